@@ -1,8 +1,8 @@
 """A tiny SDXL-family UNet with random weights, as a ComfyUI MODEL and as a diffusers UNet with the same weights.
 
-The family traits are SDXL's own: head size 64, linear projections, text_time conditioning,
-epsilon prediction on scaled-linear betas. Every parameter is random, those that a fresh network starts at zero included, so
-that no path is silent. ComfyUI and diffusers are imported where they are used.
+The family traits are SDXL's own: head size 64, linear projections, text_time conditioning, epsilon prediction on
+scaled-linear betas. Every parameter is random, those that a fresh network starts at zero included, so that no path is
+silent. ComfyUI and diffusers are imported where they are used.
 """
 
 from __future__ import annotations

@@ -1,0 +1,209 @@
+"""How steady, how lively and how true to its character a clip is.
+
+Every function takes a clip `[F, H, W, 3]` (numpy or torch; float in 0..1, or uint8) and returns plain floats or numpy arrays.
+Report `motion` wherever `flicker` or `warp_error` is reported: a still picture wins both. Optical flow is OpenCV's DIS.
+
+Sources: VBench (Huang et al. 2024) for temporal flickering and dynamic degree, both there on other flow (RAFT) and other
+frame sizes; Lai et al. 2018, "Learning Blind Video Temporal Consistency", for the warp error and its occlusion test.
+Paths of a character and its limbs are in `paths.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FLOW_MIN_SIZE = 32  # DIS needs a few pyramid levels
+
+
+class WarpError(NamedTuple):
+    """Warp error with the share of pixels it was measured on: an incoherent clip hides most of its pixels from the error."""
+
+    error: float  # mean squared colour distance of pixels that flow can follow, 0..3
+    coverage: float  # share of pixels that flow can follow, 0..1
+
+
+def as_clip(clip: Any) -> np.ndarray:
+    """Check a clip and return it as float32 `[F, H, W, 3]` in 0..1.
+
+    Raises:
+        ValueError: the shape is not a clip's, a value is not finite, or floats lie outside 0..1.
+    """
+    if hasattr(clip, "detach"):
+        clip = clip.detach().cpu().float().numpy() if clip.dtype.is_floating_point else clip.detach().cpu().numpy()
+    clip = np.asarray(clip)
+    if clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
+        raise ValueError(f"a clip has shape [frames, height, width, 3], not {list(clip.shape)}")
+    if clip.dtype == np.uint8:
+        return clip.astype(np.float32) / 255
+    clip = clip.astype(np.float32)
+    low, high = float(clip.min()), float(clip.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("the clip holds values that are not finite")
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(f"the clip's values are {low:.3g}..{high:.3g}; scale them to 0..1 (or pass uint8)")
+    return clip.clip(0, 1)
+
+
+def flicker(clip: Any) -> float:
+    """Mean absolute difference of neighbouring frames, 0..1; 0 for a still and for a single frame."""
+    frames = as_clip(clip)
+    return float(np.abs(np.diff(frames, axis=0)).mean()) if len(frames) > 1 else 0.0
+
+
+def temporal_flickering(clip: Any) -> float:
+    """VBench's temporal flickering score, (255 - mean|I_t - I_t+1|) / 255 in 8-bit units: 1 for a still."""
+    return 1.0 - flicker(clip)
+
+
+def estimate_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Dense optical flow `[H, W, 2]` (x, y in pixels): the pixel at p in `first` is found at p + flow in `second`.
+
+    Frames smaller than the estimator's pyramid are enlarged for it and the flow is scaled back.
+    """
+    import cv2
+
+    height, width = first.shape[:2]
+    scale = max(1, -(-4 * FLOW_MIN_SIZE // min(height, width)))
+    grey = []
+    for frame in (first, second):
+        luma = cv2.cvtColor((frame * 255).round().astype(np.uint8), cv2.COLOR_RGB2GRAY)
+        grey.append(
+            cv2.resize(luma, (width * scale, height * scale), interpolation=cv2.INTER_LINEAR) if scale > 1 else luma
+        )
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey[0], grey[1], None)  # type: ignore[call-overload]
+    if scale > 1:
+        flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / scale
+    return flow
+
+
+def clip_flow(clip: Any) -> np.ndarray:
+    """Flow from each frame to the next, `[F-1, H, W, 2]` in pixels (DIS)."""
+    frames = as_clip(clip)
+    if len(frames) < 2:
+        return np.zeros((0, *frames.shape[1:3], 2), np.float32)
+    return np.stack([estimate_flow(a, b) for a, b in zip(frames[:-1], frames[1:], strict=True)])
+
+
+def warp_back(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sample `image` `[H, W, C]` at p + flow(p), bilinearly; also which of those points lie inside the image `[H, W]`."""
+    import cv2
+
+    height, width = flow.shape[:2]
+    x = np.arange(width, dtype=np.float32)[None] + flow[..., 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
+    warped = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return warped, (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
+def followable(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """Pixels `[H, W]` of the first frame that are seen in both: forward flow and the flow back cancel.
+
+    The test of Lai et al. 2018 (after Ruder et al. 2016): |w + w'|^2 <= 0.01 (|w|^2 + |w'|^2) + 0.5.
+    """
+    back, inside = warp_back(backward, forward)
+    gap = np.square(forward + back).sum(-1)
+    size = np.square(forward).sum(-1) + np.square(back).sum(-1)
+    return inside & (gap <= 0.01 * size + 0.5)
+
+
+def warp_error(clip: Any, flow: Any = None, visible: Any = None) -> WarpError:
+    """How much the colours of followed pixels change between neighbouring frames (Lai et al. 2018).
+
+    For each pair, the squared RGB distance of I_t and I_t+1 warped onto it, averaged over the pixels that can be followed;
+    then the mean over pairs. Pairs in which nothing can be followed count with all their pixels, as in the authors' code.
+
+    Args:
+        clip: `[F, H, W, 3]`.
+        flow: true flow `[F-1, H, W, 2]`, pixels, from each frame to the next; estimated both ways where None.
+        visible: with `flow`, the pixels `[F-1, H, W]` still seen in the next frame; None means all that stay in the picture.
+    """
+    frames = as_clip(clip)
+    if len(frames) < 2:
+        return WarpError(0.0, 1.0)
+    if visible is not None and flow is None:
+        raise ValueError("`visible` belongs to a given `flow`; pass both or neither")
+    if flow is not None and np.shape(flow) != (len(frames) - 1, *frames.shape[1:3], 2):
+        raise ValueError(f"flow of a clip {list(frames.shape)} is [F-1, H, W, 2], not {list(np.shape(flow))}")
+    errors, coverages = [], []
+    for t, (here, there) in enumerate(zip(frames[:-1], frames[1:], strict=True)):
+        if flow is None:
+            forward = estimate_flow(here, there)
+            mask = followable(forward, estimate_flow(there, here))
+            warped, _ = warp_back(there, forward)
+        else:
+            warped, mask = warp_back(there, np.asarray(flow[t], dtype=np.float32))
+            if visible is not None:
+                mask = mask & np.asarray(visible[t], dtype=bool)
+        distance = np.square(here - warped).sum(-1)
+        coverages.append(float(mask.mean()))
+        errors.append(float(distance[mask].mean() if mask.any() else distance.mean()))
+    return WarpError(float(np.mean(errors)), float(np.mean(coverages)))
+
+
+def motion(clip: Any, flow: Any = None) -> float:
+    """Mean length of the flow between neighbouring frames, pixels a frame; estimated where `flow` `[F-1, H, W, 2]` is None."""
+    flow = clip_flow(clip) if flow is None else np.asarray(flow)
+    return float(np.linalg.norm(flow, axis=-1).mean()) if len(flow) else 0.0
+
+
+def dynamic_degree(clip: Any, flow: Any = None) -> bool:
+    """VBench's test of whether a clip moves, on DIS flow (VBench uses RAFT at 8 frames a second).
+
+    A pair is dynamic where the fastest 5 % of its pixels move more than 6 * min(H, W) / 256 pixels on average; the clip is
+    where at least round(4 F / 16) pairs are.
+    """
+    frames = as_clip(clip)
+    flow = clip_flow(frames) if flow is None else np.asarray(flow)
+    if not len(flow):
+        return False
+    speed = np.linalg.norm(flow, axis=-1).reshape(len(flow), -1)
+    fastest = np.sort(speed, axis=1)[:, -max(1, int(speed.shape[1] * 0.05)) :].mean(axis=1)
+    pairs = int((fastest > 6 * min(frames.shape[1:3]) / 256).sum())
+    return pairs >= max(1, round(4 * len(frames) / 16))
+
+
+def _directions() -> np.ndarray:
+    """Thirteen unit vectors `[13, 3]`: the axes and diagonals of the RGB cube, each once."""
+    grid = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    half = grid[len(grid) // 2 + 1 :].astype(np.float32)
+    return half / np.linalg.norm(half, axis=1, keepdims=True)
+
+
+def colour_distance(first: np.ndarray, second: np.ndarray, quantiles: int = 128) -> float:
+    """Distance of two sets of colours `[N, 3]` and `[M, 3]`, 0..1-ish and blind to where the colours lie in the picture.
+
+    Sliced Wasserstein distance (Rabin et al. 2011) along the axes and diagonals of the RGB cube, in mean colour shift per
+    axis: shifting every colour by (d, d, d) gives about d.
+    """
+    levels = (np.arange(quantiles) + 0.5) / quantiles
+    directions = _directions()
+    curves = [np.quantile(colours @ directions.T, levels, axis=0) for colours in (first, second)]
+    uniform = np.abs(directions.sum(axis=1)).mean()  # what a shift by (1, 1, 1) comes to
+    return float(np.abs(curves[0] - curves[1]).mean() / uniform)
+
+
+def identity_drift(clip: Any, region: Any = None) -> float:
+    """How far the colours of a clip, or of its character, move from those of its first frame; 0 where they stay.
+
+    The mean over later frames of `colour_distance` to the first: pixels may move freely, colours may not.
+
+    Args:
+        clip: `[F, H, W, 3]`.
+        region: mask `[F, H, W]` of the character's pixels; None takes whole frames. A frame without any such pixel has
+            lost its character, so its whole picture is compared.
+    """
+    frames = as_clip(clip)
+    if region is None:
+        colours = [frame.reshape(-1, 3) for frame in frames]
+    else:
+        region = np.asarray(region, dtype=bool)
+        if region.shape != frames.shape[:3]:
+            raise ValueError(f"region of a clip {list(frames.shape)} is [F, H, W], not {list(region.shape)}")
+        colours = [
+            frame[mask] if mask.any() else frame.reshape(-1, 3) for frame, mask in zip(frames, region, strict=True)
+        ]
+    if len(colours) < 2:
+        return 0.0
+    return float(np.mean([colour_distance(colours[0], later) for later in colours[1:]]))

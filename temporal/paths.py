@@ -1,0 +1,91 @@
+"""Where a character and its limbs are, frame by frame, found by their colours; and how far those paths travel.
+
+Flow counts flicker as motion, paths do not have to: a limb that swings draws a smooth path of the painter's amplitude.
+A path is `[F, 2]` (x, y) in pixels, with NaN in frames where its colour is not seen. Clips as in `metrics.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .metrics import as_clip
+
+
+def colour_weights(clip: Any, colour: Any, tolerance: float = 0.25) -> np.ndarray:
+    """How much each pixel is of a colour, `[F, H, W]`: 1 at the colour, falling linearly to 0 at `tolerance` away.
+
+    Args:
+        clip: `[F, H, W, 3]`.
+        colour: RGB in 0..1, `[3]`, or several `[N, 3]` of which the nearest counts.
+        tolerance: Euclidean RGB distance, 0..sqrt(3).
+    """
+    frames = as_clip(clip)
+    colours = np.asarray(colour, dtype=np.float32).reshape(-1, 3)
+    if colours.size == 0 or colours.min() < 0 or colours.max() > 1:
+        raise ValueError(f"colours are RGB in 0..1, not {np.asarray(colour).tolist()}")
+    distance = np.stack([np.linalg.norm(frames - c, axis=-1) for c in colours]).min(0)
+    return np.clip(1 - distance / tolerance, 0, None)
+
+
+def centroid_path(clip: Any, colour: Any, tolerance: float = 0.25, min_pixels: float = 1.0) -> np.ndarray:
+    """Centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN where less than `min_pixels` of it is seen."""
+    weights = colour_weights(clip, colour, tolerance)
+    height, width = weights.shape[1:]
+    total = weights.sum((1, 2))
+    seen = total >= min_pixels
+    safe = np.where(seen, total, 1)
+    x = (weights.sum(1) * np.arange(width)).sum(1) / safe
+    y = (weights.sum(2) * np.arange(height)).sum(1) / safe
+    return np.where(seen[:, None], np.stack([x, y], -1), np.nan)
+
+
+def limb_paths(
+    clip: Any, colours: Mapping[str, Any], tolerance: float = 0.25, origin: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Path of each limb by its distinctive colour; relative to `origin` `[F, 2]` (the character's centre) where given."""
+    paths = {name: centroid_path(clip, colour, tolerance) for name, colour in colours.items()}
+    return paths if origin is None else {name: path - origin for name, path in paths.items()}
+
+
+def seen_share(path: np.ndarray) -> float:
+    """Share of frames in which the path is known, 0..1."""
+    return float(np.isfinite(path).all(-1).mean())
+
+
+def path_amplitude(path: np.ndarray) -> float:
+    """How far a path swings: root mean square distance from its mean, pixels. NaN with fewer than two known frames.
+
+    A sine of amplitude A gives A / sqrt(2) over whole periods.
+    """
+    known = path[np.isfinite(path).all(-1)]
+    if len(known) < 2:
+        return float("nan")
+    return float(np.sqrt(np.square(known - known.mean(0)).sum(-1).mean()))
+
+
+def path_jerkiness(path: np.ndarray) -> float:
+    """How erratic a path is: root mean square second difference over the amplitude. NaN if unknown, 0 if it does not move.
+
+    A straight walk gives 0, a sine of n frames a period about (2 pi / n)^2, independent positions sqrt(6), about 2.4.
+    """
+    amplitude = path_amplitude(path)
+    if not amplitude > 1e-6:
+        return 0.0 if np.isfinite(amplitude) else float("nan")
+    bend = np.diff(path, n=2, axis=0)
+    bend = bend[np.isfinite(bend).all(-1)]
+    return float(np.sqrt(np.square(bend).sum(-1).mean()) / amplitude) if len(bend) else float("nan")
+
+
+def path_correlation(path: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two paths over the frames in which both are known, -1..1; NaN where one of them does not move."""
+    if path.shape != other.shape:
+        raise ValueError(f"paths of {len(path)} and {len(other)} frames cannot be compared")
+    both = np.isfinite(path).all(-1) & np.isfinite(other).all(-1)
+    if both.sum() < 3:
+        return float("nan")
+    a, b = path[both] - path[both].mean(0), other[both] - other[both].mean(0)
+    scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
+    return float((a * b).sum() / scale) if scale > 1e-9 else float("nan")

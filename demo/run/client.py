@@ -61,6 +61,10 @@ class ComfyClient:
         """The server's record of a finished prompt: `outputs` by node id and `status`; empty while it runs."""
         return self._json("GET", f"/history/{prompt_id}").get(prompt_id, {})
 
+    def system_stats(self) -> dict[str, Any]:
+        """Versions and devices of the server: `{"system": {...}, "devices": [...]}`."""
+        return self._json("GET", "/system_stats")
+
     def interrupt(self) -> None:
         """Stops the prompt that is being executed."""
         self._bytes("POST", "/interrupt", json={})
@@ -91,7 +95,8 @@ class ComfyClient:
     def events(self, prompt_id: str, timeout: float = 600.0) -> Iterator[Event]:
         """Messages `{"type", "data"}` about one prompt, up to and including the one that ends it.
 
-        timeout: seconds to wait for the next message; asyncio.TimeoutError beyond it. ConnectionError when the server goes.
+        timeout: seconds to wait for the next message. Raises asyncio.TimeoutError beyond it, ConnectionError when the
+        server goes.
         """
         while True:
             message = self._loop.run_until_complete(self._socket.receive(timeout))

@@ -3,8 +3,8 @@
     with ComfyServer(comfy_dir, flags=["--cpu"]) as server:
         client = ComfyClient(server.url)
 
-The server sees our pack and nothing else: its base directory (models, custom_nodes, input, output, temp, user) is a fresh
-temporary folder that goes away with it, so neither the user's ComfyUI nor its settings are touched.
+The server sees our pack and nothing else: its base directory (models, custom_nodes, input, output, temp, user) is a
+fresh temporary folder that goes away with it, so neither the user's ComfyUI nor its settings are touched.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -143,16 +144,13 @@ class ComfyServer:
         process, self._process = self._process, None
         try:
             if process is not None and process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
-                process.wait(timeout=5)
-        except (subprocess.TimeoutExpired, ProcessLookupError):
-            pass
+                with suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+                    process.wait(timeout=5)
         finally:  # also when a second Ctrl-C arrives during the wait
             if process is not None:
-                try:
+                with suppress(ProcessLookupError, PermissionError):  # the group is already empty
                     os.killpg(process.pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass  # the group is already empty
                 process.wait()
             if self.base != Path():
                 shutil.rmtree(self.base, ignore_errors=True)

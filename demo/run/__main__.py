@@ -1,0 +1,218 @@
+"""`make demo`: the same captions with and without the temporal adapter, rendered by a real ComfyUI server.
+
+    python -m sdxl_anime_video.demo.run                                    # the toon world, on any CPU
+    python -m sdxl_anime_video.demo.run --checkpoint sdxl.safetensors --adapter adapter.safetensors
+
+Clips, a side-by-side clip, a contact sheet, report.json and the server's log go to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ...media.video import read_clip, write_clip
+from .client import ComfyClient, Event, PromptError
+from .graph import saved_clip, variant, with_files
+from .pictures import contact_sheet, side_by_side
+from .report import figure_table, figures, mean_figures, write_bytes, write_report
+from .server import PACK_ROOT, ComfyServer, ServerError, find_comfyui, log_faults
+
+TOON_CAPTIONS = (  # none of these combinations was ever trained on
+    "girl, blue hair, white dress, sunset, run",
+    "boy, red hair, black shirt, meadow, wave",
+    "girl, green hair, red dress, snow, jump",
+)
+SDXL_CAPTIONS = (
+    "anime, 1girl, blue hair, white dress, running along a beach at sunset, cel shading, clean lines",
+    "anime, 1boy, red hair, black shirt, waving in a meadow, cel shading, clean lines",
+    "anime, 1girl, green hair, red dress, jumping in the snow, cel shading, clean lines",
+)
+VARIANTS = {"without adapter": 0.0, "with adapter": 1.0}
+
+
+@dataclass(frozen=True)
+class Take:
+    """One rendered clip."""
+
+    caption: str
+    variant: str
+    file: Path
+    frames: np.ndarray  # uint8 [F, H, W, 3], as the saved clip decodes
+    fps: float
+    seconds: float  # from queueing to the saved clip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 done, 1 failed, 130 interrupted."""
+    options = _parser().parse_args(argv)
+    if bool(options.checkpoint) != bool(options.adapter):
+        _parser().error("--checkpoint and --adapter go together")
+    console = Console()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that the server never stays behind
+        signal.signal(name, signal.default_int_handler)
+    started = time.monotonic()
+    log = out / "comfyui.log"
+    try:
+        takes, about = _render(options, console, out, log)
+    except KeyboardInterrupt:
+        console.print("Interrupted; the server is stopped.")
+        return 130
+    except (ServerError, PromptError, ConnectionError, FileNotFoundError) as error:
+        console.print(f"[bold red]The demo failed.[/] {error}", highlight=False)
+        if log.is_file():
+            console.print(f"End of {log}:\n{log.read_text(errors='replace')[-3000:]}", markup=False, highlight=False)
+        return 1
+    _publish(takes, about, started, out, console)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
+    # `make demo CHECKPOINT=... ADAPTER=...` puts both into the environment
+    parser.add_argument("--checkpoint", type=Path, default=os.environ.get("CHECKPOINT"), help="a real SDXL checkpoint")
+    parser.add_argument("--adapter", type=Path, default=os.environ.get("ADAPTER"), help="its temporal adapter")
+    parser.add_argument("--caption", action="append", help="what to render; repeat for more (default: three)")
+    parser.add_argument("--frames", type=int, help="frames a clip (default: the graph's)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the graph's)")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", default=str(PACK_ROOT / "outputs" / "demo"), help="folder for the results")
+    return parser
+
+
+def _render(options: argparse.Namespace, console: Console, out: Path, log: Path) -> tuple[list[Take], dict[str, Any]]:
+    """All takes, caption by caption, without and with the adapter; and what they were made with."""
+    name = "temporal_adapter" if options.checkpoint else "demo"
+    prompt = json.loads((PACK_ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    workflow = json.loads((PACK_ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    files: dict[str, list[Path]] = {}
+    if options.checkpoint:
+        files = {"checkpoints": [Path(options.checkpoint)], "temporal_adapters": [Path(options.adapter)]}
+        prompt = with_files(prompt, checkpoint=Path(options.checkpoint).name, adapter=Path(options.adapter).name)
+    captions = options.caption or (SDXL_CAPTIONS if options.checkpoint else TOON_CAPTIONS)
+
+    with ExitStack() as stack:
+        with console.status("Starting ComfyUI"):
+            server = ComfyServer(find_comfyui(), flags=_device_flags(), model_files=files, log_path=log)
+            stack.enter_context(server)
+        client = stack.enter_context(ComfyClient(server.url))
+        console.print(f"ComfyUI is up at {server.url}", highlight=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeElapsedColumn(),
+        )
+        progress = stack.enter_context(Progress(*columns, console=console))
+        takes = []
+        for number, caption in enumerate(captions, 1):
+            for kind, strength in VARIANTS.items():
+                job = variant(
+                    prompt,
+                    caption=caption,
+                    seed=options.seed,
+                    strength=strength,
+                    prefix=f"{number}_{kind.replace(' ', '_')}",
+                    frames=options.frames,
+                    steps=options.steps,
+                )
+                bar = progress.add_task(f"{caption}, {kind}", total=1.0)
+                takes.append(_take(client, job, workflow, (caption, kind), out, progress, bar))
+        about = _about(client.system_stats(), options)
+        faults = log_faults(server.log())
+        if faults:
+            raise ServerError("The server's log has faults:\n" + "\n".join(faults))
+        return takes, about
+
+
+def _take(
+    client: ComfyClient,
+    job: dict[str, Any],
+    workflow: dict[str, Any],
+    name: tuple[str, str],
+    out: Path,
+    progress: Progress,
+    bar: Any,
+) -> Take:
+    """Renders one prompt, brings its clip home and reads it back."""
+
+    def show(event: Event) -> None:
+        data = event["data"]
+        if event["type"] == "progress" and data["max"]:
+            progress.update(bar, completed=data["value"] / data["max"])
+
+    started = time.monotonic()
+    record = saved_clip(client.run(job, workflow, show))
+    path = out / record["filename"]
+    write_bytes(path, client.view(record))
+    seconds = time.monotonic() - started
+    progress.update(bar, completed=1.0)
+    frames, fps = read_clip(path)
+    return Take(*name, file=path, frames=np.asarray(frames), fps=float(fps), seconds=seconds)
+
+
+def _about(machine: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What the takes were made with, for the report."""
+    system = machine["system"]
+    return {
+        **{name: system.get(f"{name}_version") for name in ("comfyui", "python", "pytorch")},
+        "device": [device["name"] for device in machine["devices"]],
+        "model": Path(options.checkpoint).name if options.checkpoint else "toon",
+        "seed": options.seed,
+        "steps": options.steps,
+    }
+
+
+def _device_flags() -> list[str]:
+    import torch
+
+    return [] if torch.cuda.is_available() else ["--cpu"]
+
+
+def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: Path, console: Console) -> None:
+    """Pictures, report and table from the rendered clips."""
+    png = BytesIO()
+    contact_sheet([(f"{take.caption}   {take.variant}", take.frames) for take in takes]).save(png, "PNG")
+    write_bytes(out / "contact_sheet.png", png.getvalue())
+    cells = [(f"{take.variant}\n{take.caption}", take.frames) for take in takes]
+    width = len(VARIANTS)
+    rows = [cells[start : start + width] for start in range(0, len(cells), width)]
+    write_clip(out / "side_by_side.mp4", side_by_side(rows), takes[0].fps)
+
+    measured = [(take, figures(take.frames)) for take in takes]
+    means = {kind: mean_figures([f for take, f in measured if take.variant == kind]) for kind in VARIANTS}
+    seconds = time.monotonic() - started
+    clips = [
+        {"caption": t.caption, "variant": t.variant, "file": t.file.name, "seconds": round(t.seconds, 2), **record}
+        for t, record in measured
+    ]
+    frames = len(takes[0].frames)
+    write_report(
+        out / "report.json", {**about, "frames": frames, "seconds": round(seconds, 1), "mean": means, "clips": clips}
+    )
+    lines = [(take.caption, take.variant, record) for take, record in measured]
+    lines += [("mean", kind, record) for kind, record in means.items()]
+    console.print(figure_table(lines, "Measured on the saved clips; less flicker counts only where motion stays"))
+    console.print(f"{len(takes)} clips in {seconds:.0f} s. Look at:", highlight=False)
+    for name in ("contact_sheet.png", "side_by_side.mp4", "report.json"):
+        console.print(f"  {out / name}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The mathematics: attention, adapter file, noise, frames, metrics. Pure torch, no host."""

@@ -1,0 +1,1 @@
+"""ComfyUI as a host: attaching to a MODEL and to its sampling."""

@@ -1,0 +1,104 @@
+"""Self-attention along the frames of a clip, one spatial token at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class TemporalSelfAttention(nn.Module):
+    """`gate * proj(attention(norm(x)))` over frames, to be added to the tokens of a transformer block.
+
+    dim: channels of a token; heads: attention heads, which divide dim; max_frames: learned positions.
+    norm: a LayerNorm before the projection to q, k, v. With False the module is the plain one without it.
+    init: how a new module is silent and still learns. "proj" zeroes `proj` and leaves the gate at 1, so the first step
+        already moves a whole matrix; "gate" zeroes the gate and leaves `proj` random (give the gate its own learning
+        rate then: one number moves by about one learning rate a step, and until it does q, k and v get no gradient).
+    operations: where Linear and LayerNorm come from; ComfyUI's `comfy.ops.manual_cast` casts weights as it goes.
+
+    The learned position of a frame is split into heads and added to its queries and keys, not to its values.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        max_frames: int = 24,
+        norm: bool = True,
+        *,
+        init: str = "proj",
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{heads} heads do not divide {dim} channels")
+        if init not in ("proj", "gate"):
+            raise ValueError(f"init must be 'proj' or 'gate', not {init!r}")
+        where = {"dtype": dtype, "device": device}
+        self.heads = heads
+        self.max_frames = max_frames
+        self.norm = operations.LayerNorm(dim, **where) if norm else None
+        self.to_qkv = operations.Linear(dim, 3 * dim, **where)
+        self.proj = operations.Linear(dim, dim, **where)
+        self.pos_emb = nn.Parameter(torch.empty(max_frames, dim, **where))
+        self.gate = nn.Parameter(torch.empty(1, **where))
+        self.reset_parameters(init)
+
+    @torch.no_grad()
+    def reset_parameters(self, init: str = "proj") -> None:
+        """Fresh values, said outright because `operations` may leave its layers unfilled."""
+        if self.norm is not None:
+            self.norm.weight.fill_(1)
+            self.norm.bias.zero_()
+        bound = self.to_qkv.in_features**-0.5
+        for layer in (self.to_qkv, self.proj):
+            layer.weight.uniform_(-bound, bound)
+            layer.bias.zero_()
+        self.pos_emb.normal_(std=0.02)
+        self.gate.fill_(init == "proj")
+        if init == "proj":
+            self.proj.weight.zero_()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        num_frames: int,
+        positions: torch.Tensor | None = None,
+        *,
+        strength: float | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The residual for x `[(b f) s c]`, of the same shape; with `strength`, `x + strength * residual` in one pass.
+
+        num_frames: f, at most `max_frames` unless positions are given.
+        positions: LongTensor `[f]` of rows of `pos_emb` on its device, by default 0, 1, 2, ...
+
+        Raises ValueError if f does not divide the batch or is beyond the learned positions.
+        """
+        rows, tokens, channels = x.shape
+        clips, rest = divmod(rows, num_frames)
+        if rest:
+            raise ValueError(f"a batch of {rows} does not hold clips of {num_frames} frames")
+        if positions is None and num_frames > self.max_frames:
+            raise ValueError(f"{num_frames} frames are more than the {self.max_frames} learned positions")
+
+        qkv = self.to_qkv(x if self.norm is None else self.norm(x))  # [(b f) s (3 h d)], in token order
+        place = self.pos_emb[:num_frames] if positions is None else self.pos_emb[positions]
+        qkv = qkv.view(clips, num_frames, tokens, 3, self.heads, -1)
+        qkv[:, :, :, :2] += place.to(qkv).view(num_frames, 1, 1, self.heads, -1)
+
+        # Attention takes strided views, so nothing is copied on the way in; one call a clip, because only within
+        # a clip do the strides of [(b s) h f d] exist. The result is written as [s f h d].
+        q, k, v = qkv.permute(3, 0, 2, 4, 1, 5)  # 3 x [b s h f d]
+        mixed = [scaled_dot_product_attention(q[i], k[i], v[i]).transpose(1, 2).flatten(2) for i in range(clips)]
+        out = self.proj(torch.stack(mixed) if clips > 1 else mixed[0][None])  # [b s f c]
+
+        out = out.transpose(1, 2)  # [b f s c], a view
+        gate = self.gate.to(out)
+        if strength is None:
+            return (gate * out).reshape(x.shape)
+        return torch.addcmul(x.view(out.shape), out, gate * strength).reshape(x.shape)

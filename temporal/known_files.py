@@ -1,0 +1,80 @@
+"""Files of weights that end up in the wrong folder, recognised by their keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """what: the kind of file, with its article; remedy: a sentence on what to do with it."""
+
+    what: str
+    remedy: str
+
+
+_MOTION = "Move it to models/animatediff_models and load it with a motion module loader."
+# Tried in this order: the first pattern that one of the keys contains decides.
+_KINDS = (
+    (
+        r"motion_modules.*lora|temporal.*\.lora|lora.*motion_modules",
+        "a motion LoRA of AnimateDiff",
+        "Move it to models/animatediff_motion_lora; it goes with a motion module.",
+    ),
+    (
+        r"(^|\.)lora_(unet|te\d?|transformer)_|\.lora_(A|B|up|down)\.|lora_linear_layer|\.lora\.(up|down)\."
+        r"|\.hada_w1|\.lokr_w1|\.oft_blocks|\.dora_scale",
+        "a LoRA",
+        "Move it to models/loras and load it with LoraLoader.",
+    ),
+    (
+        r"^control_model\.|^controlnet_|^input_hint_block|^zero_convs|^lllite_|^nnet\.",
+        "a ControlNet",
+        "Move it to models/controlnet and load it with ControlNetLoader.",
+    ),
+    (r"motion_modules\.\d+\.temporal_transformer\.", "an AnimateDiff motion module", _MOTION),
+    (r"(^|\.)motion_modules\.\d+\.", "a MotionAdapter of diffusers, which is a motion module", _MOTION),
+    (r"\.temporal_attentions\.\d+\.", "Hotshot-XL's temporal layers, which are a motion module", _MOTION),
+    (
+        r"^image_proj\.|^ip_adapter\.|^image_proj_model\.",
+        "an IP-Adapter",
+        "Move it to models/ipadapter and load it with its own nodes.",
+    ),
+    (
+        r"^first_stage_model\.|^cond_stage_model\.|^conditioner\.",
+        "a full checkpoint",
+        "Move it to models/checkpoints and load it with CheckpointLoaderSimple.",
+    ),
+    (
+        r"^(model\.)?diffusion_model\.|^(input|output)_blocks\.\d|^(down|up)_blocks\.\d+\.resnets\."
+        r"|^(down|up)_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.|^time_embedding\.|_blocks\.0\.img_",
+        "a diffusion model (a UNet or transformer) on its own",
+        "Move it to models/diffusion_models and load it with UNETLoader.",
+    ),
+    (
+        r"^(encoder|decoder)\.(conv_in|conv_out|mid|down|up|mid_block|down_blocks|up_blocks)\b|^(post_)?quant_conv\.",
+        "a VAE",
+        "Move it to models/vae and load it with VAELoader.",
+    ),
+    (
+        r"text_model\.encoder\.|text_model\.embeddings\.|^transformer\.resblocks\.|^shared\.weight$|^model\.layers\.\d",
+        "a text encoder",
+        "Move it to models/text_encoders and load it with CLIPLoader.",
+    ),
+    (
+        r"^(clip_l|clip_g|emb_params|string_to_param)$",
+        "a textual inversion embedding",
+        "Move it to models/embeddings and name it in the prompt.",
+    ),
+)
+_PATTERNS = tuple((re.compile(pattern), KnownFile(what, remedy)) for pattern, what, remedy in _KINDS)
+
+
+def recognise(keys: Collection[str]) -> KnownFile | None:
+    """The kind of file that these keys come from, or None if they tell nothing."""
+    for pattern, kind in _PATTERNS:
+        if any(pattern.search(key) for key in keys):
+            return kind
+    return None

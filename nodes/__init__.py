@@ -1,6 +1,7 @@
 """What an artist sees: thin V3 nodes, one file per capability."""
 
 from ._api import ComfyExtension, io
+from .best_hq import BestHQSampler, BestHQSigmas
 
 
 class SDXLAnimeVideo(ComfyExtension):
@@ -10,4 +11,7 @@ class SDXLAnimeVideo(ComfyExtension):
         return NODES
 
 
-NODES: list[type[io.ComfyNode]] = []
+NODES: list[type[io.ComfyNode]] = [
+    BestHQSampler,
+    BestHQSigmas,
+]

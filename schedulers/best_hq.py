@@ -1,0 +1,139 @@
+"""BestHQ: DPM-Solver++(2M) on Karras noise levels, as pure functions.
+
+Two papers are cited by equation number below:
+
+* [K] Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
+* [L] Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", arXiv:2211.01095.
+
+A *sample* here is variance exploding, ``x = x0 + sigma * noise``, as in ComfyUI and k-diffusion. diffusers
+schedulers of the DDPM family keep the variance preserving ``alpha * x``; ``vp_scale`` is the factor between them.
+Every function is elementwise in the sample, so ``[F, C, H, W]`` and ``[B, F, C, H, W]`` work alike. A *sigma* is a
+0-d tensor on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+BETA_SCHEDULES = ("scaled_linear", "linear")
+
+
+def karras_sigmas(
+    n: int, sigma_min: float, sigma_max: float, rho: float = 7.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """``n`` noise levels falling from sigma_max to sigma_min, then 0: ``[n + 1]`` on the CPU ([K] eq. 5).
+
+    Raises ValueError for less than one step, or unless 0 < sigma_min <= sigma_max < inf.
+    """
+    if n < 1:
+        raise ValueError(f"karras_sigmas needs at least 1 step, got {n}")
+    if not 0 < sigma_min <= sigma_max < float("inf"):
+        raise ValueError(f"karras_sigmas needs 0 < sigma_min <= sigma_max < inf, got {sigma_min} and {sigma_max}")
+    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    ramp = torch.linspace(0, 1, n, dtype=dtype)
+    return torch.cat([(start + ramp * (end - start)) ** rho, ramp.new_zeros(1)])
+
+
+def training_sigmas(
+    beta_start: float, beta_end: float, schedule: str, steps: int, zero_terminal_snr: bool = False
+) -> Tensor:
+    """The noise level of every training timestep, ``[steps]`` float64, rising.
+
+    From the betas of DDPM: sigma^2 = (1 - abar) / abar with abar the running product of 1 - beta ([K] table 1, "VP").
+    ``zero_terminal_snr`` rescales sqrt(abar) so that the last timestep is pure noise (Lin et al., arXiv:2305.08891,
+    algorithm 1); its abar is then held at 2**-24, as diffusers does, to keep sigma finite.
+
+    Raises ValueError for an unknown schedule name.
+    """
+    if schedule == "scaled_linear":
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+    elif schedule == "linear":
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+    else:
+        raise ValueError(f"beta_schedule {schedule!r} is unknown here; use one of {', '.join(BETA_SCHEDULES)}")
+    alphas_bar = (1 - betas).cumprod(0)
+    if zero_terminal_snr:
+        root = alphas_bar.sqrt()
+        first, last = root[0], root[-1]
+        alphas_bar = ((root - last) * first / (first - last)) ** 2
+        alphas_bar[-1] = 2.0**-24
+    return ((1 - alphas_bar) / alphas_bar).sqrt()
+
+
+def nearest_timesteps(sigmas: Tensor, table: Tensor) -> Tensor:
+    """The training timestep whose log sigma is nearest to that of each of ``sigmas``: ``[n]`` int64.
+
+    A discrete model was trained on whole timesteps only; ComfyUI and diffusers round in the same way.
+    """
+    distance = (sigmas.double().log()[:, None] - table.double().log()[None, :]).abs()  # [n, steps]
+    return distance.argmin(dim=1)
+
+
+def vp_scale(sigma: Tensor) -> Tensor:
+    """alpha = 1 / sqrt(1 + sigma^2): multiplies a variance exploding sample into a variance preserving one."""
+    return 1 / (1 + sigma**2).sqrt()
+
+
+def to_denoised(prediction: Tensor, sample: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
+    """The clean sample that a network's ``prediction`` at ``sample`` stands for.
+
+    epsilon: x0 = x - sigma eps. v_prediction (Salimans and Ho, arXiv:2202.00512, appendix D, in variance exploding
+    units): x0 = alpha^2 x - alpha sigma v with alpha = ``vp_scale(sigma)``. sample: the prediction itself.
+
+    Raises ValueError for any other prediction type.
+    """
+    if prediction_type == "epsilon":
+        return sample - sigma * prediction
+    if prediction_type == "v_prediction":
+        alpha = vp_scale(sigma)
+        return alpha**2 * sample - alpha * sigma * prediction
+    if prediction_type == "sample":
+        return prediction
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown here; use one of {', '.join(PREDICTION_TYPES)}")
+
+
+def from_denoised(denoised: Tensor, sample: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
+    """The inverse of ``to_denoised``: what a network would have to predict at ``sample`` to mean ``denoised``."""
+    if prediction_type == "epsilon":
+        return (sample - denoised) / sigma
+    if prediction_type == "v_prediction":
+        alpha = vp_scale(sigma)
+        return (alpha**2 * sample - denoised) / (alpha * sigma)
+    if prediction_type == "sample":
+        return denoised
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown here; use one of {', '.join(PREDICTION_TYPES)}")
+
+
+def dpmpp_2m_step(
+    denoised: Tensor,
+    old_denoised: Tensor | None,
+    sample: Tensor,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    sigma_prev: Tensor | None,
+) -> Tensor:
+    """One step of DPM-Solver++(2M) from ``sigma`` to ``sigma_next`` ([L] algorithm 2, with alpha = 1).
+
+    With lambda = -log sigma, h = lambda_next - lambda and r = (lambda - lambda_prev) / h,
+
+        D = (1 + 1/(2r)) denoised - 1/(2r) old_denoised
+        x_next = sigma_next / sigma * x - (exp(-h) - 1) D                       [L] eq. 13 and 14
+
+    The first step has no predecessor and the step to sigma 0 has infinite h: both take D = denoised, the first
+    order solver ([L] eq. 9), which at sigma 0 returns ``denoised`` itself.
+
+    denoised, old_denoised: the clean predictions of this step and the one before (None on the first).
+    sigma_prev: the noise level of the step before, ignored when ``old_denoised`` is None.
+    """
+    # The ratio of sigmas is formed from the lambdas, not from the sigmas: that is how k-diffusion rounds,
+    # and it makes the ComfyUI sampler equal to core's to the last bit.
+    lam, lam_next = -sigma.log(), -sigma_next.log()
+    h = lam_next - lam
+    direction = denoised
+    if old_denoised is not None and sigma_prev is not None and sigma_next > 0:
+        r = (lam + sigma_prev.log()) / h
+        weight = 1 / (2 * r)
+        direction = (1 + weight) * denoised - weight * old_denoised
+    return (-lam_next).exp() / (-lam).exp() * sample - torch.expm1(-h) * direction

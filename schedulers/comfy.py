@@ -1,0 +1,56 @@
+"""BestHQ as a ComfyUI sampler: a sampler function for ``comfy.samplers.KSAMPLER``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+from ..temporal.frames import smooth_frames
+from .best_hq import dpmpp_2m_step, karras_sigmas
+
+
+@torch.no_grad()
+def sample_best_hq(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Denoise ``x`` ``[F, C, H, W]`` along ``sigmas`` ``[n + 1]``; the signature is that of k-diffusion's samplers.
+
+    model: ``model(x, sigma [F], **extra_args)`` gives the denoised frames.
+    smoothing: 0 to 1. Before every evaluation each noisy frame moves this far towards the frame before it,
+    x_t <- (1 - a) x_t + a x_{t-1}, all at once. 0 is DPM++ 2M, equal to core's ``dpmpp_2m`` to the last bit.
+
+    callback, disable: ComfyUI's progress and preview, and whether to hide the bar on the console.
+    """
+    extra_args = extra_args or {}
+    per_frame = x.new_ones([x.shape[0]])
+    old_denoised = None
+    for i in trange(len(sigmas) - 1, disable=disable):
+        if smoothing:
+            x = smooth_frames(x, smoothing)
+        denoised = model(x, sigmas[i] * per_frame, **extra_args)
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = dpmpp_2m_step(denoised, old_denoised, x, sigmas[i], sigmas[i + 1], sigmas[i - 1] if i > 0 else None)
+        old_denoised = denoised
+    return x
+
+
+def best_hq_sigmas(model_sampling: Any, steps: int, denoise: float = 1.0) -> Tensor:
+    """Karras sigmas between the ends of a ComfyUI model's own table: ``[steps + 1]`` float32 on the CPU.
+
+    denoise: as in core's BasicScheduler, the last ``steps`` of ``steps / denoise`` levels; 0 or less is no levels.
+    """
+    if denoise <= 0.0:
+        return torch.empty(0)
+    total = steps if denoise >= 1.0 else int(steps / denoise)
+    return karras_sigmas(total, float(model_sampling.sigma_min), float(model_sampling.sigma_max))[-(steps + 1) :]

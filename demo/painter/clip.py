@@ -129,7 +129,9 @@ def _character_maps(targets: Targets, joints: dict[str, np.ndarray]) -> dict[str
     return maps
 
 
-def paint_clip(spec: Spec | str, frames: int = 16, size: int | tuple[int, int] = 128, seed: int = 0, fps: float = 12) -> Clip:
+def paint_clip(
+    spec: Spec | str, frames: int = 16, size: int | tuple[int, int] = 128, seed: int = 0, fps: float = 12
+) -> Clip:
     """Paint `frames` pictures of `spec` (or of a caption) at `size` (one side, or (height, width)).
 
     The seed decides phase, placement, scale and the hills' offsets. Raises ValueError for an unknown attribute or a
@@ -138,7 +140,9 @@ def paint_clip(spec: Spec | str, frames: int = 16, size: int | tuple[int, int] =
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
     height, width = (size, size) if isinstance(size, int) else size
     if frames < 1 or height < 1 or width < 1 or fps <= 0:
-        raise ValueError(f"painter: cannot paint {frames} frames of {width}x{height} at {fps} fps; all must be positive")
+        raise ValueError(
+            f"painter: cannot paint {frames} frames of {width}x{height} at {fps} fps; all must be positive"
+        )
     stage = _Stage(spec, height, width, seed)
     raster = Raster(background_shapes(spec) + character_shapes(spec), height, width, OUTLINE)
     pictures, maps, pose = [], [], []

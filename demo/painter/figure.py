@@ -85,7 +85,9 @@ def _body(character: str, cloth: tuple) -> list[Shape]:
 
 def _back_hair(character: str, hair: tuple) -> list[Shape]:
     if character == "girl":
-        tail = np.array([[-0.02, -0.03], [0.04, -0.02], [0.075, 0.08], [0.055, 0.20], [0.01, 0.27], [-0.03, 0.19], [-0.045, 0.08]])
+        tail = np.array(
+            [[-0.02, -0.03], [0.04, -0.02], [0.075, 0.08], [0.055, 0.20], [0.01, 0.27], [-0.03, 0.19], [-0.045, 0.08]]
+        )
         return [
             Shape("left_tail", tail * [-1, 1], hair, "left_tail", LINE),
             Shape("right_tail", tail, hair, "right_tail", LINE),
@@ -93,7 +95,9 @@ def _back_hair(character: str, hair: tuple) -> list[Shape]:
     if character == "cat":
         bob = np.array([[-0.2, -0.05], [0.2, -0.05], [0.225, 0.12], [0.19, 0.17], [-0.19, 0.17], [-0.225, 0.12]])
         return [Shape("hair_back", bob, hair, "hair_back", LINE)]
-    spikes = np.array([[-0.19, 0.10], [-0.245, 0.06], [-0.2, 0.0], [0.2, 0.0], [0.245, 0.06], [0.19, 0.10], [0.0, 0.15]])
+    spikes = np.array(
+        [[-0.19, 0.10], [-0.245, 0.06], [-0.2, 0.0], [0.2, 0.0], [0.245, 0.06], [0.19, 0.10], [0.0, 0.15]]
+    )
     return [Shape("hair_back", spikes, hair, "hair_back", LINE)]
 
 
@@ -120,8 +124,24 @@ def _front_hair(character: str, hair: tuple) -> list[Shape]:
     else:
         outer = np.stack([0.212 * np.cos(angle), 0.205 * np.sin(angle)], axis=1)
     fringe = {
-        "girl": [[0.20, 0.05], [0.16, -0.05], [0.08, -0.035], [0.0, -0.09], [-0.08, -0.035], [-0.16, -0.05], [-0.20, 0.05]],
-        "boy": [[0.20, 0.03], [0.14, -0.07], [0.10, -0.01], [0.03, -0.08], [-0.04, -0.01], [-0.12, -0.08], [-0.20, 0.03]],
+        "girl": [
+            [0.20, 0.05],
+            [0.16, -0.05],
+            [0.08, -0.035],
+            [0.0, -0.09],
+            [-0.08, -0.035],
+            [-0.16, -0.05],
+            [-0.20, 0.05],
+        ],
+        "boy": [
+            [0.20, 0.03],
+            [0.14, -0.07],
+            [0.10, -0.01],
+            [0.03, -0.08],
+            [-0.04, -0.01],
+            [-0.12, -0.08],
+            [-0.20, 0.03],
+        ],
         "cat": [[0.205, 0.12], [0.165, -0.03], [0.0, -0.045], [-0.165, -0.03], [-0.205, 0.12]],
     }[character]
     cap = np.concatenate([outer, fringe])
@@ -130,7 +150,11 @@ def _front_hair(character: str, hair: tuple) -> list[Shape]:
         for sign in (-1, 1):
             ear = np.array([[0.05, -0.17], [0.16, -0.285], [0.195, -0.10]]) * [sign, 1]
             shapes.append(Shape("hair", ear, hair, "ears", LINE))
-        shapes += [Shape("hair", (s.points - s.points.mean(0)) * 0.45 + s.points.mean(0), SKIN, "inner_ears") for s in shapes]
+        shapes += [
+            Shape("hair", (s.points - s.points.mean(0)) * 0.45 + s.points.mean(0), SKIN, "inner_ears") for s in shapes
+        ]
     if character == "girl":
-        shapes += [Shape("hair", _ellipse(sign * 0.2, -0.09, 0.035, 0.045), MOUTH, f"bow{sign}", LINE) for sign in (-1, 1)]
+        shapes += [
+            Shape("hair", _ellipse(sign * 0.2, -0.09, 0.035, 0.045), MOUTH, f"bow{sign}", LINE) for sign in (-1, 1)
+        ]
     return shapes + [Shape("hair", cap, hair, "hair", LINE)]

@@ -94,4 +94,6 @@ def part_flow(part: np.ndarray, names: list[str], now: dict, then: dict) -> np.n
         table[i, :, 2] = then[name][:, 2] - linear @ now[name][:, 2]
     y, x = np.mgrid[:height, :width] + 0.5
     rows = table[part].astype(np.float32)
-    return rows[..., 0] * x[..., None].astype(np.float32) + rows[..., 1] * y[..., None].astype(np.float32) + rows[..., 2]
+    return (
+        rows[..., 0] * x[..., None].astype(np.float32) + rows[..., 1] * y[..., None].astype(np.float32) + rows[..., 2]
+    )

@@ -89,7 +89,9 @@ class Spec:
         """Inverse of `caption`. Raises ValueError that shows the expected form."""
         words = [part.split() for part in caption.split(",")]
         if [len(part) for part in words] != [1, 2, 2, 1, 1]:
-            raise ValueError(f"toon world: cannot read {caption!r}; write e.g. 'girl, blue hair, red dress, sunset, run'")
+            raise ValueError(
+                f"toon world: cannot read {caption!r}; write e.g. 'girl, blue hair, red dress, sunset, run'"
+            )
         return cls(words[0][0], words[1][0], words[2][0], words[3][0], words[4][0])
 
 

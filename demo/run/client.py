@@ -65,6 +65,10 @@ class ComfyClient:
         """Versions and devices of the server: `{"system": {...}, "devices": [...]}`."""
         return self._json("GET", "/system_stats")
 
+    def set_setting(self, name: str, value: Any) -> None:
+        """Changes one of the editor's settings, for pages that are opened afterwards."""
+        self._bytes("POST", f"/settings/{name}", json=value)
+
     def interrupt(self) -> None:
         """Stops the prompt that is being executed."""
         self._bytes("POST", "/interrupt", json={})

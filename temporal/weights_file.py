@@ -15,25 +15,23 @@ from pathlib import Path
 from typing import Any
 
 MAX_HEADER = 8 << 20  # bytes; a whole SDXL checkpoint needs 0.4 MB
-DTYPE_BYTES = {
-    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1},
-    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1},
-}
+_DTYPES = {8: "F64 I64 U64", 4: "F32 I32 U32", 2: "F16 BF16 I16 U16", 1: "F8_E4M3 F8_E5M2 I8 U8 BOOL"}
+DTYPE_BYTES = {name: width for width, names in _DTYPES.items() for name in names.split()}
 DOWNLOAD_AGAIN = "Download the file itself again and compare its size with the one given by its publisher."
 # first bytes -> what the file is, what to do
 _SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file that it points to", "Run `git lfs pull` there."),
-    (b"GGUF", "a GGUF file of quantised weights", "Adapters are safetensors files."),
-    (b"\x89PNG", "a PNG picture", "Choose the adapter's safetensors file."),
-    (b"\xff\xd8\xff", "a JPEG picture", "Choose the adapter's safetensors file."),
-    (b"RIFF", "a WebP picture or an AVI or WAV file", "Choose the adapter's safetensors file."),
-    (b"GIF8", "a GIF picture", "Choose the adapter's safetensors file."),
-    (b"\x93NUMPY", "a NumPy array", "Choose the adapter's safetensors file."),
-    (b"\x89HDF", "an HDF5 file", "Adapters are safetensors files."),
+    (b"GGUF", "a GGUF file of quantised weights", "Only safetensors files can be read here."),
+    (b"\x89PNG", "a PNG picture", "Choose the safetensors file of weights."),
+    (b"\xff\xd8\xff", "a JPEG picture", "Choose the safetensors file of weights."),
+    (b"RIFF", "a WebP picture or an AVI or WAV file", "Choose the safetensors file of weights."),
+    (b"GIF8", "a GIF picture", "Choose the safetensors file of weights."),
+    (b"\x93NUMPY", "a NumPy array", "Choose the safetensors file of weights."),
+    (b"\x89HDF", "an HDF5 file", "Only safetensors files can be read here."),
     (b"\x1f\x8b", "a gzip archive", "Unpack it and choose the safetensors file inside."),
     (b"7z\xbc\xaf", "a 7z archive", "Unpack it and choose the safetensors file inside."),
     (b"Rar!", "a RAR archive", "Unpack it and choose the safetensors file inside."),
-    (b"%PDF", "a PDF document", "Choose the adapter's safetensors file."),
+    (b"%PDF", "a PDF document", "Choose the safetensors file of weights."),
 )
 
 
@@ -107,7 +105,7 @@ def _not_safetensors(path: Path, start: bytes, size: int, length: int) -> Weight
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return WeightsFileError("is a Python pickle, as torch.save used to write it, not safetensors.", pickle=True)
     if start[4:8] == b"ftyp" or start.startswith(b"\x1aE\xdf\xa3"):
-        return WeightsFileError("is a video. Choose the adapter's safetensors file.")
+        return WeightsFileError("is a video. Choose the safetensors file of weights.")
     if start[8:9] == b"{":
         return WeightsFileError(
             f"declares a safetensors header of {length:,} bytes in a file of {size:,} (the limit is {MAX_HEADER:,}): "
@@ -150,10 +148,11 @@ def _parse(content: Any, data_bytes: int) -> Header:
     for name, entry in content.items():
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            sound = all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, begin, end)) and len(shape) < 9
+            size = math.prod(shape) * DTYPE_BYTES[dtype] if sound else -1
         except (KeyError, TypeError, ValueError):
             sound = False
-        if not sound or end - begin != math.prod(shape) * DTYPE_BYTES.get(dtype, -1):
+        if not sound or end - begin != size:
             raise WeightsFileError(f"describes the tensor {name!r} wrongly: {_short(entry)}. {DOWNLOAD_AGAIN}")
         tensors[name] = TensorInfo(dtype, shape)
         spans.append((begin, end))

@@ -1,0 +1,278 @@
+"""The temporal adapter: a TemporalSelfAttention for every transformer block of an SDXL UNet, and its file.
+
+The file is safetensors; `adapter_format` says what is in it. Loading checks the file in itself, and everything that can
+be known from its header before a tensor is read. Whether an adapter fits a model is the hosts' question.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .adapter_format import (
+    CONVERT,
+    DTYPES,
+    FORMAT,
+    VERSION,
+    AdapterConfig,
+    AdapterError,
+    check_metadata,
+    check_tensors,
+    require_uniform_heads,
+    split_key,
+)
+from .attention import TemporalSelfAttention
+from .weights_file import TensorInfo, WeightsFileError, read_header
+
+__all__ = [
+    "AdapterConfig",
+    "AdapterError",
+    "TemporalAdapter",
+    "convert_adapter",
+    "inspect_adapter",
+    "load_adapter",
+    "save_adapter",
+]
+
+_TORCH_DTYPES = dict(zip(DTYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
+# What wrapping modules put before or into the names of a state dict.
+_WRAPPERS = re.compile(
+    r"^.*?(?=(?:down_blocks|mid_block|up_blocks)\.)|_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\."
+)
+
+
+class TemporalAdapter(nn.Module):
+    """One TemporalSelfAttention at each site, under the names that the file has.
+
+    config: sites, learned positions, whether there is a norm
+    metadata: what the file said beyond that, or will say
+    keywords: as for TemporalSelfAttention
+    """
+
+    def __init__(self, config: AdapterConfig, metadata: Mapping[str, str] | None = None, **keywords: Any):
+        super().__init__()
+        require_uniform_heads(config.sites)
+        self.config = config
+        self.metadata = dict(metadata or {})
+        for path, (dim, heads) in config.sites.items():
+            parent: nn.Module = self
+            for name in path.split("."):
+                if name not in parent._modules:
+                    parent.add_module(name, nn.Module())
+                parent = parent.get_submodule(name)
+            parent.add_module(
+                "temporal_attn", TemporalSelfAttention(dim, heads, config.max_frames, config.norm, **keywords)
+            )
+
+    @classmethod
+    def create(
+        cls, sites: Mapping[str, tuple[int, int]], max_frames: int = 24, norm: bool = True, **keywords: Any
+    ) -> TemporalAdapter:
+        """A new adapter, silent until it is trained. sites: diffusers block path -> (channels, heads).
+
+        Raises AdapterError if heads differ in size from site to site.
+        """
+        return cls(AdapterConfig(dict(sites), max_frames, norm), **keywords)
+
+    def site(self, path: str) -> TemporalSelfAttention:
+        """The module for the transformer block at this diffusers path."""
+        return self.get_submodule(f"{path}.temporal_attn")  # type: ignore[return-value]
+
+    @property
+    def trained_frames(self) -> int | None:
+        """Frames a clip had in training, None if the file does not say."""
+        text = self.metadata.get("trained_frames")
+        return int(text) if text else None
+
+    def loudness(self) -> dict[str, float]:
+        """Site path -> largest |gate * proj|: 0 where the site adds nothing whatever it sees."""
+        loudness = {}
+        for path in self.config.sites:
+            site = self.site(path)
+            proj = max(float(value.detach().abs().max()) for value in (site.proj.weight, site.proj.bias))
+            loudness[path] = abs(float(site.gate)) * proj
+        return loudness
+
+    def describe(self) -> str:
+        """A summary in lines of text."""
+        config = self.config
+        widths = Counter(dim for dim, _ in config.sites.values())
+        sites = ", ".join(f"{count} of {dim} channels" for dim, count in sorted(widths.items()))
+        dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in self.parameters()})
+        loudness = self.loudness()
+        gates = [float(self.site(path).gate) for path in config.sites]
+        lines = [
+            f"{self.metadata.get('modelspec.title', 'SDXL temporal adapter')} (format {VERSION})",
+            f"sites: {len(config.sites)} ({sites}), heads of {config.head_dim}",
+            f"parameters: {sum(value.numel() for value in self.parameters()):,} in {', '.join(dtypes)}",
+            f"frames: up to {config.max_frames}, trained on {self.trained_frames or 'an unknown number'}",
+            f"norm before attention: {'yes' if config.norm else 'no'}",
+            f"gates: {min(gates):.4g} to {max(gates):.4g}; "
+            f"sites that add nothing: {sum(value == 0 for value in loudness.values())}",
+        ]
+        lines += [f"{key}: {value}" for key, value in sorted(self.metadata.items()) if key.startswith("trained_")]
+        if not any(loudness.values()):
+            lines.append("warning: every gate or projection is zero, so this adapter cannot move anything")
+        return "\n".join(lines)
+
+
+def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.dtype | None = None) -> TemporalAdapter:
+    """Load an adapter file on the CPU, in `dtype` or else the widest dtype in the file; warn if it is silent.
+
+    Raises AdapterError, naming the file, if it is anything but a sound adapter.
+    """
+    path = Path(path)
+    try:
+        header = read_header(path)
+        check_metadata(header.metadata)
+        config = check_tensors(header.tensors, header.metadata)
+        if dtype is None:
+            dtype = _widest(header.tensors)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            weights = {key: file.get_tensor(key).to(dtype, copy=True) for key in header.tensors}
+        _require_finite(weights)
+    except WeightsFileError as error:
+        raise AdapterError(f"{path.name} {error}{' ' + CONVERT if error.pickle else ''}") from None
+    except AdapterError as error:
+        raise AdapterError(f"{path.name} {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path.name} cannot be read: {error}") from error
+    adapter = _assemble(config, header.metadata, weights, operations)
+    if not any(adapter.loudness().values()):
+        logging.warning("%s: every gate or projection is zero, so this adapter cannot move anything.", path.name)
+    return adapter
+
+
+def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the adapter as safetensors, whole or not at all. metadata: added to the adapter's own.
+
+    Raises AdapterError for a tensor that is not finite: a file that exists is then left as it was.
+    """
+    path = Path(path)
+    weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
+    try:
+        _require_finite(weights)
+    except AdapterError as error:
+        raise AdapterError(f"{path.name} is not written: it {error}") from None
+    said = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/temporal-adapter",
+        "modelspec.implementation": "sdxl-anime-video",
+        "modelspec.title": "SDXL temporal adapter",
+        **adapter.metadata,
+        **(metadata or {}),
+        "format": FORMAT,
+        "format_version": VERSION,
+        "max_frames": str(adapter.config.max_frames),
+        "head_dim": str(adapter.config.head_dim),
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(weights, part, said)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def inspect_adapter(path: str | os.PathLike) -> str:
+    """Check a file as loading does and describe it. Raises AdapterError."""
+    return load_adapter(path).describe()
+
+
+def convert_adapter(
+    source: str | os.PathLike, target: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> str:
+    """Turn a file by torch.save, or safetensors without metadata, into an adapter file; describe the result.
+
+    source: a state dict of the adapter or of a whole UNet that holds it, perhaps inside a dictionary or under
+    prefixes that wrappers add. It is read with `weights_only=True`: no code in it is ever run.
+
+    Raises AdapterError.
+    """
+    source, target = Path(source), Path(target)
+    found, own = _read_any(source)
+    weights: dict[str, torch.Tensor] = {}
+    for key, value in found.items():
+        name = _WRAPPERS.sub("", key)
+        if split_key(name) is None:
+            continue
+        if name in weights:
+            raise AdapterError(f"{source.name} holds {name} more than once. Save one state dict, not a collection.")
+        weights[name] = value
+    said = {**own, **(metadata or {})}
+    names = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
+    infos = {key: TensorInfo(names.get(v.dtype, str(v.dtype)), tuple(v.shape)) for key, v in weights.items()}
+    try:
+        config = check_tensors(infos or {key: TensorInfo("", ()) for key in found}, said)
+        adapter = _assemble(config, said, weights, nn)
+        save_adapter(adapter, target)
+    except AdapterError as error:
+        raise AdapterError(f"{source.name} {error}") from None
+    return adapter.describe()
+
+
+def _read_any(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors or torch.save file."""
+    try:
+        header = read_header(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in header.tensors}, header.metadata
+    except WeightsFileError as error:
+        if not error.pickle:
+            raise AdapterError(f"{path.name} {error}") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever it meets in a damaged file
+        raise AdapterError(
+            f"{path.name} cannot be read as tensors alone ({str(error).splitlines()[0]}). Save it again with "
+            "torch.save(model.state_dict(), ...) where it was made."
+        ) from None
+    states = list(_state_dicts(content))
+    if not states:
+        raise AdapterError(f"{path.name} holds no state dict of tensors. Save model.state_dict() where it was made.")
+    return next((state for state in states if any(".temporal_attn." in key for key in state)), states[0]), {}
+
+
+def _state_dicts(content: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Every dictionary of tensors inside nested dictionaries, the outermost first."""
+    if isinstance(content, dict):
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        if tensors:
+            yield tensors
+        for value in content.values():
+            yield from _state_dicts(value)
+
+
+def _assemble(
+    config: AdapterConfig, metadata: Mapping[str, str], weights: dict[str, torch.Tensor], operations: Any
+) -> TemporalAdapter:
+    """An adapter around tensors that have been checked."""
+    adapter = TemporalAdapter(config, metadata, operations=operations, device="meta")
+    weights = {key: value.reshape(1) if key.endswith(".gate") else value for key, value in weights.items()}
+    adapter.load_state_dict(weights, assign=True)
+    return adapter
+
+
+def _widest(tensors: Mapping[str, TensorInfo]) -> torch.dtype:
+    """The dtype that holds every dtype of the file."""
+    dtype = torch.float16 if any(info.dtype == "F16" for info in tensors.values()) else torch.bfloat16
+    for info in tensors.values():
+        dtype = torch.promote_types(dtype, _TORCH_DTYPES[info.dtype])
+    return dtype
+
+
+def _require_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise AdapterError that names every tensor with NaN or infinity."""
+    bad = [key for key, value in weights.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise AdapterError(f"holds NaN or infinity in {', '.join(bad)}: its training diverged or the file is damaged.")

@@ -1,20 +1,24 @@
 """A small blocking client for ComfyUI's HTTP and WebSocket interface.
 
-It uses aiohttp, which every ComfyUI installation has, on an event loop of its own.
+It uses aiohttp, which every ComfyUI installation has, on an event loop in a thread of its own, so that it can also be
+called where another loop runs (Playwright, notebooks).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 Event = dict[str, Any]
+T = TypeVar("T")
 _LAST_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -37,7 +41,9 @@ class ComfyClient:
         self.url = url.rstrip("/")
         self.client_id = uuid.uuid4().hex
         self._loop = asyncio.new_event_loop()
-        self._session, self._socket = self._loop.run_until_complete(self._connect())
+        self._thread = threading.Thread(target=self._loop.run_forever, name="comfy-client", daemon=True)
+        self._thread.start()
+        self._session, self._socket = self._do(self._connect())
 
     def __enter__(self) -> ComfyClient:
         return self
@@ -49,8 +55,10 @@ class ComfyClient:
         """Closes the connection; harmless when repeated."""
         if self._loop.is_closed():
             return
-        self._loop.run_until_complete(self._socket.close())
-        self._loop.run_until_complete(self._session.close())
+        self._do(self._socket.close())
+        self._do(self._session.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
 
     def object_info(self, node_id: str = "") -> dict[str, Any]:
@@ -103,7 +111,7 @@ class ComfyClient:
         server goes.
         """
         while True:
-            message = self._loop.run_until_complete(self._socket.receive(timeout))
+            message = self._do(self._socket.receive(timeout))
             if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
                 raise ConnectionError("ComfyUI closed the connection: see its log.")
             if message.type != aiohttp.WSMsgType.TEXT:
@@ -147,7 +155,7 @@ class ComfyClient:
             entry = self.history(prompt_id)
             if entry:
                 return entry
-            self._loop.run_until_complete(asyncio.sleep(0.05))
+            time.sleep(0.05)
         raise ConnectionError(f"ComfyUI ended prompt {prompt_id} but keeps no history of it.")
 
     async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
@@ -160,6 +168,9 @@ class ComfyClient:
             raise
         return session, socket
 
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
     def _json(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         return json.loads(self._bytes(method, path, **kwargs))
 
@@ -171,7 +182,7 @@ class ComfyClient:
                     raise ConnectionError(f"{method} {path}: {answer.status} {body[:300].decode(errors='replace')}")
                 return body
 
-        return self._loop.run_until_complete(ask())
+        return self._do(ask())
 
 
 def _refusal(prompt: dict[str, Any], answer: dict[str, Any]) -> str:

@@ -1,7 +1,11 @@
 """What an artist sees: thin V3 nodes, one file per capability."""
 
 from ._api import ComfyExtension, io
+from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
+from .latent import EmptyVideoLatent
+from .noise import CorrelatedNoise
+from .smoothing import FrameSmoothing
 
 
 class SDXLAnimeVideo(ComfyExtension):
@@ -14,4 +18,8 @@ class SDXLAnimeVideo(ComfyExtension):
 NODES: list[type[io.ComfyNode]] = [
     BestHQSampler,
     BestHQSigmas,
+    EmptyVideoLatent,
+    CorrelatedNoise,
+    FrameSmoothing,
+    KeyframeAnchor,
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from typing import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -42,13 +42,14 @@ def correlate(
     """Correlated initial noise from the sampler's own.
 
     noise: `[F, C, H, W]`, unit normal, frame i seeded by the sampler. seed: the sampler's. See `mix_frames` for the
-    modes and their covariance. Correlation 0 returns `noise` itself, and all-zero noise (a sampler told to add none)
-    stays as it is. Raises ValueError for an unknown mode, a correlation outside 0 to 1, or noise that is not 4-d.
+    modes and their covariance. Correlation 0 and a single frame return `noise` itself, and so does all-zero noise (of
+    a sampler told to add none). Raises ValueError for an unknown mode, a correlation outside 0 to 1, or noise that is
+    not 4-d.
     """
     if noise.ndim != 4:
         raise ValueError(f"noise must be [F, C, H, W], not {list(noise.shape)}")
     check_settings(mode, correlation, window, overlap)
-    if correlation == 0 or torch.count_nonzero(noise) == 0:
+    if correlation == 0 or len(noise) == 1 or torch.count_nonzero(noise) == 0:
         return noise
     base = torch.randn(noise.shape[1:], generator=generator_for(seed, "initial", BASE)).to(noise)
     return mix_frames(noise, base, mode, correlation, seed=seed, window=window, overlap=overlap)
@@ -90,7 +91,7 @@ def mix_frames(
     else:
         sources = freenoise_sources(len(noise), window, overlap, seed)
     frames: list[torch.Tensor] = []
-    for own, source in zip(noise, sources):
+    for own, source in zip(noise, sources, strict=True):
         frames.append(own if source < 0 else r * frames[source] + math.sqrt(1 - r * r) * own)
     return torch.stack(frames)
 

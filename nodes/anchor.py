@@ -1,0 +1,103 @@
+"""Keyframes that hold a clip together, for any sampler."""
+
+from __future__ import annotations
+
+from ..temporal.frames import parse_positions
+from ..temporal.hosts.comfy.contract import Pin, Places, Pull
+from ..temporal.hosts.comfy.sampling import record
+from ._api import io
+from ._ranges import check_range, percent_inputs
+
+
+class KeyframeAnchor(io.ComfyNode):
+    """Records pinned frames, or a pull toward the first frame, on a MODEL."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SAV_KeyframeAnchor",
+            display_name="Keyframe Anchor",
+            category="SDXL Anime Video/sampling",
+            description="Keeps a clip from drifting. With a latent: its frames are pinned into the clip and the others "
+            "are sampled around them. Without: every Nth frame is drawn toward the first.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to be sampled."),
+                io.Int.Input(
+                    "every",
+                    default=4,
+                    min=1,
+                    max=4096,
+                    tooltip="Distance of the anchored frames: 0, every, 2 x every and so on. Not used if positions "
+                    "are given.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0 changes nothing. Pinned frames: 1 keeps the given latent exactly, less lets it change. "
+                    "Without a latent: share of the first frame in the anchored frames' prediction at each step.",
+                ),
+                io.Combo.Input(
+                    "band",
+                    options=["low", "all"],
+                    default="low",
+                    tooltip="Without a latent. low: only what varies slowly over the picture is drawn to the first "
+                    "frame, so colour and identity hold while motion goes on. all: the whole frame is, and at "
+                    "strength 1 it repeats the first.",
+                ),
+                *percent_inputs("anchoring"),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Frames to pin, VAE-encoded at the clip's size: one per anchored place in order, or a "
+                    "whole clip of which the anchored frames are taken. A single start image goes to frame 0.",
+                ),
+                io.String.Input(
+                    "positions",
+                    default="",
+                    optional=True,
+                    tooltip="Anchored frames, instead of every: frame numbers or percentages with commas, such as "
+                    "0, 25%, -1 (-1 is the last frame). First and last image: 0, -1.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "patched_model",
+                    display_name="model",
+                    tooltip="The model with anchored frames, for any sampler, KSampler included.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        every: int,
+        strength: float,
+        band: str,
+        start_percent: float,
+        end_percent: float,
+        latent: dict | None = None,
+        positions: str = "",
+    ) -> io.NodeOutput:
+        check_range("SAV_KeyframeAnchor", start_percent, end_percent)
+        if not 0 <= strength <= 1:
+            raise ValueError(f"SAV_KeyframeAnchor: strength is {strength:g}; it must lie between 0 and 1")
+        if every < 1:
+            raise ValueError(f"SAV_KeyframeAnchor: every is {every}; it must be 1 or more")
+        places = Places(every, parse_positions(positions, "SAV_KeyframeAnchor"))
+        if strength == 0:
+            return io.NodeOutput(model)
+        if latent is None:
+            pull = Pull(places, strength, band, start_percent, end_percent)
+            return io.NodeOutput(record(model, lambda contract: contract.with_pull(pull)))
+        if latent["samples"].ndim != 4:
+            raise ValueError(
+                f"SAV_KeyframeAnchor: the given latent is {list(latent['samples'].shape)}, not [frames, channels, "
+                "height, width]; encode images with the VAE of an SDXL model"
+            )
+        pin = Pin(latent["samples"], places, strength, start_percent, end_percent)
+        return io.NodeOutput(record(model, lambda contract: contract.with_pin(pin)))

@@ -1,0 +1,80 @@
+"""Noise that frames share, for any sampler."""
+
+from __future__ import annotations
+
+from ..temporal.hosts.comfy.contract import NoiseSettings
+from ..temporal.hosts.comfy.sampling import record
+from ..temporal.noise import MODES, check_settings
+from ._api import io
+
+
+class CorrelatedNoise(io.ComfyNode):
+    """Records correlated noise on a MODEL."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SAV_CorrelatedNoise",
+            display_name="Correlated Noise",
+            category="SDXL Anime Video/sampling",
+            description="Gives the frames of a clip noise that they share, at the start and in every step of "
+            "ancestral, SDE and LCM samplers. The sampler's seed still decides which noise.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to be sampled."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="shared",
+                    tooltip="shared: every frame mixes one common noise with its own. additive: the common noise plus "
+                    "a little of its own, not rescaled; for correlation near 1. progressive: each frame's noise "
+                    "follows from the one before, so distant frames differ. freenoise: beyond the first window, "
+                    "frames reuse earlier noise in shuffled order; for long clips in windows.",
+                ),
+                io.Float.Input(
+                    "correlation",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    tooltip="Correlation of neighbouring frames' noise. 0: independent frames, the same result as "
+                    "without this node. 1: the same noise for all frames. 0.9991 is a common noise plus 0.03 of each "
+                    "frame's own, 0.9975 plus 0.05. High values calm a clip but also still it. For freenoise, "
+                    "correlation with the frame that is reused.",
+                ),
+                io.Int.Input(
+                    "window",
+                    default=16,
+                    min=2,
+                    max=4096,
+                    optional=True,
+                    tooltip="freenoise only: frames with noise of their own before reuse begins; the length of your "
+                    "context windows.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=4,
+                    min=0,
+                    max=4095,
+                    optional=True,
+                    tooltip="freenoise only: frames that neighbouring windows have in common. Must be below window.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "patched_model",
+                    display_name="model",
+                    tooltip="The model with correlated noise, for any sampler, KSampler included.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, mode: str, correlation: float, window: int = 16, overlap: int = 4) -> io.NodeOutput:
+        try:
+            check_settings(mode, correlation, window, overlap)
+        except ValueError as error:
+            raise ValueError(f"SAV_CorrelatedNoise: {error}") from None
+        if correlation == 0:
+            return io.NodeOutput(model)
+        settings = NoiseSettings(mode, correlation, window, overlap)
+        return io.NodeOutput(record(model, lambda contract: contract.with_noise(settings)))

@@ -1,0 +1,195 @@
+"""The one place where the frame contract is carried out: an OUTER_SAMPLE wrapper around ComfyUI's sampling.
+
+Our nodes record settings on a MODEL (`record`). When a sampler runs that MODEL, `carry_out` applies them to the whole
+clip in a fixed order, initial noise and then pinned frames, and lets the steps run with `ClipRun` at hand, which
+publishes what every frame of the batch is and edits the denoised prediction. All state of a run lives in that object,
+reachable from the run's own copy of the model options only, so an interrupted run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from ...frames import FRAMES_KEY, FrameInfo, pull_to_reference, smooth_frames
+from ...noise import brownian_stream, correlate, normal_stream, seed_from, step_noise
+from .contract import CONTRACT_KEY, FrameContract, NoiseSettings, Pull, contract_of
+from .pinning import PinnedFrames, clip_mask
+
+
+def record(model, change: Callable[[FrameContract], FrameContract]):
+    """A clone of the MODEL (a ModelPatcher) with `change` made to its frame contract."""
+    model = model.clone()
+    model.model_options[CONTRACT_KEY] = change(contract_of(model.model_options))
+    if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, CONTRACT_KEY):
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, CONTRACT_KEY, carry_out)
+    return model
+
+
+def carry_out(
+    executor,
+    noise: torch.Tensor,
+    latent_image: torch.Tensor,
+    sampler,
+    sigmas: torch.Tensor,
+    denoise_mask: torch.Tensor | None = None,
+    callback: Callable | None = None,
+    disable_pbar: bool = False,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """OUTER_SAMPLE wrapper: samples the clip `[F, C, h, w]` under the contract recorded on the guider's MODEL."""
+    guider = executor.class_obj
+    contract = contract_of(guider.model_options)
+    if noise.ndim != 4:
+        raise ValueError(
+            f"SDXL Anime Video nodes work on latents [frames, channels, height, width], but this MODEL samples "
+            f"{list(noise.shape)}; use an SDXL model, and SAV_EmptyVideoLatent for the clip"
+        )
+    seed = seed_from(noise) if seed is None else seed
+    shape, device = noise.shape, guider.model_patcher.load_device
+    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sigmas)
+
+    if contract.noise is not None and shape[0] > 1:
+        noise = correlate(noise, **vars(contract.noise), seed=seed)
+        sampler = with_step_noise(sampler, contract.noise, range(shape[0]), shape[1:], device, seed)
+
+    pinned = None
+    own_mask = None if denoise_mask is None else clip_mask(denoise_mask, shape, device)
+    if contract.pins:
+        pinned = PinnedFrames(contract.pins, shape, schedule.in_range)
+        own_mask = clip_mask(denoise_mask, shape, device)
+        latent_image = pinned.put_latents(latent_image)
+        noise = pinned.put_noise(noise, seed)
+        denoise_mask = pinned.mask(own_mask, float(sigmas[0]))
+        previous = guider.model_options.get("denoise_mask_function")
+        guider.model_options["denoise_mask_function"] = pinned.mask_function(own_mask, previous)
+
+    run = ClipRun(contract, schedule, FrameInfo.whole(shape[0]), own_mask, pinned)
+    guider.model_options["transformer_options"][FRAMES_KEY] = run.info_at(float(sigmas[0]))
+    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTRACT_KEY, run.predict, guider.model_options, True)
+
+    samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+    if pinned is not None and float(sigmas[-1]) == 0:
+        samples = pinned.put_exact(samples)
+    return samples
+
+
+class Ranged(Protocol):
+    """A setting that is in force over a part of the schedule."""
+
+    @property
+    def start_percent(self) -> float: ...
+
+    @property
+    def end_percent(self) -> float: ...
+
+
+class Schedule:
+    """Noise levels of a run: which step a level belongs to, and which settings are in force there."""
+
+    def __init__(self, model_sampling, sigmas: torch.Tensor):
+        self._percent_to_sigma = cache(model_sampling.percent_to_sigma)
+        self._sigmas = sigmas.tolist()
+
+    def step(self, sigma: float) -> int:
+        """Index of the step that evaluates the model at `sigma`; levels inside a step belong to its beginning."""
+        started = sum(level >= sigma * (1 - 1e-5) for level in self._sigmas[:-1])
+        return max(started - 1, 0)
+
+    def in_range(self, setting: Ranged, sigma: float) -> bool:
+        """True from start_percent to end_percent of the model's own schedule, as core's conditioning ranges are."""
+        return self._percent_to_sigma(setting.end_percent) <= sigma <= self._percent_to_sigma(setting.start_percent)
+
+
+class ClipRun:
+    """One run of a sampler over a clip: publishes the frames and edits the denoised prediction at every step."""
+
+    def __init__(
+        self,
+        contract: FrameContract,
+        schedule: Schedule,
+        frames: FrameInfo,
+        own_mask: torch.Tensor | None,
+        pinned: PinnedFrames | None,
+    ):
+        self._contract, self._schedule, self._frames, self._pinned = contract, schedule, frames, pinned
+        self._pulls = [(pull, _pull_rows(pull, frames)) for pull in contract.pulls]
+        masked = torch.zeros_like(frames.known) if own_mask is None else own_mask.amax(dim=(1, 2, 3)).cpu() == 0
+        self._known = frames.known | masked
+
+    def info_at(self, sigma: float) -> FrameInfo:
+        """What is published while the model runs at this noise level."""
+        known = self._known
+        if self._pinned is not None:
+            known = known | self._pinned.held(sigma, len(known))
+        return FrameInfo(self._frames.index, self._frames.length, known, self._schedule.step(sigma))
+
+    def predict(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options=None, seed=None, **kwargs: Any):
+        """PREDICT_NOISE wrapper: the denoised clip `[F, C, h, w]`, after every other extension's CFG functions."""
+        sigma = float(timestep.max())
+        options = dict(model_options or {})
+        options["transformer_options"] = {**options.get("transformer_options", {}), FRAMES_KEY: self.info_at(sigma)}
+        denoised = executor(x, timestep, options, seed, **kwargs)
+        return self._edit(denoised, sigma)
+
+    def _edit(self, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
+        for smoothing in self._contract.smoothings:
+            if self._schedule.in_range(smoothing, sigma):
+                denoised = smooth_frames(denoised, smoothing.amount)
+        for pull, rows in self._pulls:
+            if self._schedule.in_range(pull, sigma):
+                denoised = pull_to_reference(denoised, rows, denoised[0], pull.strength, pull.band)
+        return denoised
+
+
+def _pull_rows(pull: Pull, frames: FrameInfo) -> torch.Tensor:
+    """Rows of the batch that a pull moves: its places but the first frame, which they are moved toward."""
+    places = pull.places.rows(frames.length, "SAV_KeyframeAnchor")
+    return torch.isin(frames.index, torch.tensor([place for place in places if place > 0])).nonzero()[:, 0]
+
+
+def with_step_noise(
+    sampler, settings: NoiseSettings, index: Iterable[int], shape: torch.Size, device: torch.device, seed: int
+):
+    """The sampler with correlated noise at its steps; samplers that take no `noise_sampler` are returned as they are.
+
+    index: the frames' places in the clip; shape: one frame's, `[C, h, w]`; device: where the sampler computes.
+    The SAMPLER itself may be shared with other graphs and stays as it is.
+    """
+    function = getattr(sampler, "sampler_function", None)
+    if function is None or not _takes_noise_sampler(function):
+        return sampler
+    stream = brownian_stream if _asks_overlapping_intervals(function) else normal_stream
+    draw = step_noise(
+        index,
+        settings.mode,
+        settings.correlation,
+        lambda frame: stream(seed, frame, shape),
+        seed=seed,
+        window=settings.window,
+        overlap=settings.overlap,
+    )
+    changed = copy.copy(sampler)
+    changed.extra_options = {
+        **sampler.extra_options,
+        "noise_sampler": lambda sigma, sigma_next: draw(float(sigma), float(sigma_next)).to(device),
+    }
+    return changed
+
+
+def _takes_noise_sampler(function: Callable) -> bool:
+    # Core hides dpm_adaptive's parameters behind a function that passes all of them on.
+    return "noise_sampler" in inspect.signature(function).parameters or function.__name__ == "dpm_adaptive_function"
+
+
+def _asks_overlapping_intervals(function: Callable) -> bool:
+    # The DPM++ SDE family draws from a Brownian path in core too; the others draw afresh for each interval.
+    name = getattr(function, "__name__", "")
+    return name.startswith("sample_dpmpp") and "sde" in name

@@ -1,0 +1,120 @@
+"""A real Chromium on a real ComfyUI server.
+
+Without a browser these tests are skipped, and say so. `SAV_CHROMIUM` names another executable.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sdxl_anime_video.demo.run.client import ComfyClient
+from sdxl_anime_video.demo.run.server import ComfyServer, find_comfyui
+
+CHROMIUM = os.environ.get("SAV_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+_READY = """() => window.app?.extensionManager && window.app?.graph
+    && Object.keys(window.LiteGraph.registered_node_types).includes('SAV_DemoModel')"""
+
+
+@pytest.fixture(scope="session")
+def server():
+    """ComfyUI with our pack, on the CPU."""
+    with ComfyServer(find_comfyui(), flags=["--cpu"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: `apt-get install chromium`, or set SAV_CHROMIUM")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["classic", "nodes2"])
+def editor(request, chromium, server):
+    """ComfyUI's editor, open and idle, in classic and in Nodes 2.0 rendering."""
+    nodes2 = request.param == "nodes2"
+    with ComfyClient(server.url) as client:
+        client.set_setting("Comfy.VueNodes.Enabled", nodes2)
+        client.set_setting("Comfy.TutorialCompleted", True)
+    page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(60_000)
+    editor = Editor(page)
+    try:
+        page.goto(server.url)
+        page.wait_for_function(_READY)
+        if nodes2 and page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')") is not True:
+            pytest.skip("this front end has no Nodes 2.0 rendering")
+        editor.faults.clear()  # a fresh server lacks the user's files, which the page logs as errors while it loads
+        yield editor
+    finally:
+        page.close()
+
+
+class Editor:
+    """The page, with what it complained about."""
+
+    def __init__(self, page):
+        self.page = page
+        self.faults = []
+        page.on("pageerror", lambda error: self.faults.append(f"page error: {error}"))
+        page.on("console", self._console)
+
+    def _console(self, message):
+        if message.type == "error":
+            self.faults.append(f"console: {message.text} {message.location.get('url', '')}")
+
+    def load(self, graph, name):
+        """Opens a graph as the user does from a file."""
+        self.page.evaluate("([graph, name]) => app.loadGraphData(graph, true, true, name)", [graph, name])
+        self.page.wait_for_timeout(500)  # drawing, and toasts that follow it
+
+    def missing_types(self, graph):
+        """Node types of a graph that the front end does not know."""
+        types = sorted({node["type"] for node in graph["nodes"]})
+        return self.page.evaluate("types => types.filter(type => !(type in LiteGraph.registered_node_types))", types)
+
+    def prompt(self):
+        """What the page would send to /prompt."""
+        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+
+    def complaints(self):
+        """Error toasts, error dialogs, marked nodes, console and page errors."""
+        shown = self.page.locator(".p-toast-message-error, .node-error, .comfy-error-report, .comfy-missing-nodes")
+        return self.faults + shown.all_inner_texts()
+
+    def set_widget(self, node_type, widget, value):
+        """Sets a widget of the one node of a type."""
+        self.page.evaluate(
+            """([type, name, value]) => {
+                const node = app.graph.nodes.find(node => node.type === type);
+                node.widgets.find(widget => widget.name === name).value = value;
+            }""",
+            [node_type, widget, value],
+        )
+
+
+@pytest.fixture(scope="session")
+def graphs(repository: Path):
+    """Our graphs by name: (editor graph, API twin)."""
+    folder = repository / "workflows"
+    return {
+        path.stem: (json.loads(path.read_text("utf-8")), json.loads((folder / "api" / path.name).read_text("utf-8")))
+        for path in folder.glob("*.json")
+    }

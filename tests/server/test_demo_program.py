@@ -1,0 +1,125 @@
+"""`python -m sdxl_anime_video.demo.run`, as `make demo` calls it, on few frames and steps."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import av
+import pytest
+from PIL import Image
+
+CAPTION = "girl, blue hair, white dress, sunset, run"
+
+
+def command(out, *more):
+    return [sys.executable, "-u", "-m", "sdxl_anime_video.demo.run", "--caption", CAPTION, "--out", str(out), *more]
+
+
+def answers(url):
+    """Whether a server is there."""
+    try:
+        with urllib.request.urlopen(url + "/system_stats", timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def processes_with(text):
+    """Process ids whose command line contains a text."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as line:
+                    if text.encode() in line.read():
+                        found.append(int(entry))
+            except OSError:
+                continue  # it has ended meanwhile
+    return found
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A temporary folder of its own, by which the server of this run can be told from others."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    env = {key: value for key, value in os.environ.items() if key not in ("CHECKPOINT", "ADAPTER")}
+    return scratch, {**env, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
+
+
+def test_it_renders_measures_and_cleans_up(tmp_path, environment):
+    scratch, env = environment
+    out = tmp_path / "out"
+    done = subprocess.run(
+        command(out, "--frames", "3", "--steps", "2"),
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warp error" in done.stdout
+    assert "contact_sheet.png" in done.stdout
+
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert [clip["variant"] for clip in report["clips"]] == ["without adapter", "with adapter"]
+    assert (report["frames"], report["steps"]) == (3, 2)
+    for clip in report["clips"]:
+        assert {"flicker", "warp_error", "identity_drift", "motion"} <= clip.keys()
+        with av.open(str(out / clip["file"])) as container:
+            assert len(list(container.decode(video=0))) == 3
+    with av.open(str(out / "side_by_side.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 3
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width >= 3 * 128
+    assert list(out.glob("*.part")) == []
+    assert list(scratch.glob("sav-comfy-*")) == []
+    assert processes_with(str(scratch)) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_stopping_it_stops_the_server(tmp_path, environment, name):
+    scratch, env = environment
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        command(out, "--steps", "900"),
+        env=env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        try:
+            assert running.stdout is not None
+            url = next(
+                found.group() for line in running.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+", line))
+            )
+            deadline = time.monotonic() + 60  # in the midst of sampling
+            while "got prompt" not in (out / "comfyui.log").read_text() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1)
+            assert answers(url)
+            running.send_signal(getattr(signal, name))
+            assert running.wait(timeout=30) == 130
+        finally:
+            running.kill()
+    assert not answers(url)
+    assert processes_with(str(scratch)) == []
+    assert list(scratch.glob("sav-comfy-*")) == []
+
+
+def test_a_missing_checkpoint_is_named(tmp_path, environment):
+    _, env = environment
+    files = ["--checkpoint", str(tmp_path / "none.safetensors"), "--adapter", str(tmp_path / "no.safetensors")]
+    done = subprocess.run(
+        command(tmp_path / "out", *files), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "none.safetensors" in done.stdout.replace("\n", "")

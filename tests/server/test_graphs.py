@@ -1,0 +1,172 @@
+"""The demo graph on a real server: registration, clip, caching, neutral settings, bad files, interrupts."""
+
+import copy
+import io
+import json
+import shutil
+
+import av
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdxl_anime_video.demo.run.client import ComfyClient, PromptError, PromptInterrupted
+from sdxl_anime_video.demo.run.graph import only, saved_clip
+from sdxl_anime_video.demo.run.server import log_faults
+
+NODES = {
+    "SAV_DemoModel",
+    "SAV_LoadTemporalAdapter",
+    "SAV_ApplyTemporalAdapter",
+    "SAV_EmptyVideoLatent",
+    "SAV_CorrelatedNoise",
+    "SAV_FrameSmoothing",
+    "SAV_KeyframeAnchor",
+    "SAV_BestHQSigmas",
+    "SAV_BestHQSampler",
+    "SAV_SaveClip",
+}
+
+
+def node_id(prompt, class_type):
+    """Number of the one node of a class."""
+    (found,) = (number for number, node in prompt.items() if node["class_type"] == class_type)
+    return found
+
+
+def latents_of(running, prompt, name):
+    """Runs a prompt, less its decoding, with SaveLatent at the end, and returns the latents [F, 4, h, w]."""
+    prompt = {
+        n: node for n, node in copy.deepcopy(prompt).items() if node["class_type"] not in ("VAEDecode", "SAV_SaveClip")
+    }
+    sampler = [n for n, node in prompt.items() if node["class_type"] in ("SamplerCustom", "KSampler")]
+    inputs = {"samples": [sampler[0], 0], "filename_prefix": name}
+    prompt["save"] = {"class_type": "SaveLatent", "inputs": inputs}
+    with ComfyClient(running.url) as client:
+        (record,) = client.run(prompt)["save"]["latents"]
+    return load_file(running.output / record["subfolder"] / record["filename"])["latent_tensor"]
+
+
+def files_of(running):
+    """Everything in the output folder."""
+    return sorted(path for path in running.output.rglob("*") if path.is_file())
+
+
+def test_the_server_starts_without_a_complaint(server):
+    assert log_faults(server.log()) == []
+
+
+def test_our_nodes_are_registered(client):
+    assert {name for name in client.object_info() if name.startswith("SAV_")} >= NODES
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_demo_yields_a_clip_that_carries_its_graph(client, demo_prompt, demo_workflow):
+    record = saved_clip(client.run(demo_prompt, demo_workflow))
+    with av.open(io.BytesIO(client.view(record))) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert (stream.average_rate, stream.width, stream.height) == (12, 64, 64)
+        assert len(list(container.decode(stream))) == 4
+        metadata = {key.lower(): value for key, value in container.metadata.items()}
+    assert json.loads(metadata["workflow"]) == demo_workflow
+    assert json.loads(metadata["prompt"]) == demo_prompt
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_cached_requeued_and_uncached_runs_give_the_same_latents(server, server_without_cache, demo_prompt):
+    first = latents_of(server, demo_prompt, "first")
+    assert torch.isfinite(first).all()
+    assert first.std() > 0.1
+    assert torch.equal(latents_of(server, demo_prompt, "from_cache"), first)
+
+    only(demo_prompt, "SamplerCustom")["noise_seed"] += 1
+    other = latents_of(server, demo_prompt, "other_seed")
+    assert not torch.equal(other, first)
+
+    only(demo_prompt, "SamplerCustom")["noise_seed"] -= 1
+    assert torch.equal(latents_of(server, demo_prompt, "again"), first)
+    assert torch.equal(latents_of(server_without_cache, demo_prompt, "uncached"), first)
+    assert torch.equal(latents_of(server_without_cache, demo_prompt, "uncached_again"), first)
+
+
+@pytest.mark.usefixtures("quiet_log")
+@pytest.mark.parametrize("sampler_name", ["dpmpp_2m", "euler_ancestral"])
+def test_neutral_settings_equal_vanilla(server, demo_prompt, sampler_name):
+    sampling = only(demo_prompt, "SamplerCustom")
+    loader, adapted = node_id(demo_prompt, "SAV_DemoModel"), node_id(demo_prompt, "SAV_ApplyTemporalAdapter")
+    noise = node_id(demo_prompt, "SAV_CorrelatedNoise")
+    demo_prompt[adapted]["inputs"]["strength"] = 0.0
+    demo_prompt[noise]["inputs"]["correlation"] = 0.0
+    plain = {
+        "model": [loader, 0],
+        "seed": 11,
+        "steps": 2,
+        "cfg": 3.0,
+        "sampler_name": sampler_name,
+        "scheduler": "karras",
+        "denoise": 1.0,
+        **{name: sampling[name] for name in ("positive", "negative", "latent_image")},
+    }
+    for name in ("SamplerCustom", "SAV_BestHQSigmas", "SAV_BestHQSampler"):
+        del demo_prompt[node_id(demo_prompt, name)]
+    demo_prompt["k"] = {"class_type": "KSampler", "inputs": plain}
+    vanilla = latents_of(server, demo_prompt, "vanilla")
+
+    demo_prompt["k"]["inputs"]["model"] = [noise, 0]
+    assert torch.equal(latents_of(server, demo_prompt, "neutral"), vanilla)
+
+    demo_prompt[noise]["inputs"]["correlation"] = 0.9
+    assert not torch.equal(latents_of(server, demo_prompt, "correlated"), vanilla)
+
+
+def _not_an_adapter(path):
+    save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, path)
+
+
+def _truncated(path):
+    save_file({"x": torch.zeros(64)}, path)
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("spoil", [_not_an_adapter, _truncated])
+def test_a_bad_adapter_is_explained_and_leaves_nothing(server, client, demo_prompt, spoil):
+    folder = server.base / "models" / "temporal_adapters"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{spoil.__name__}.safetensors"
+    spoil(path)
+    only(demo_prompt, "SAV_LoadTemporalAdapter")["adapter_name"] = path.name
+    before = files_of(server)
+    try:
+        with pytest.raises(PromptError, match=path.name) as refusal:
+            client.run(demo_prompt)
+    finally:
+        shutil.rmtree(folder)
+    assert refusal.value.details["node_type"] == "SAV_LoadTemporalAdapter"
+    assert files_of(server) == before
+
+
+def test_an_unknown_adapter_is_refused_before_anything_runs(client, demo_prompt):
+    only(demo_prompt, "SAV_LoadTemporalAdapter")["adapter_name"] = "nowhere.safetensors"
+    with pytest.raises(PromptError, match=r"SAV_LoadTemporalAdapter.*nowhere\.safetensors"):
+        client.queue(demo_prompt)
+
+
+def test_an_interrupt_stops_within_a_step(server, client, demo_prompt):
+    only(demo_prompt, "SAV_BestHQSigmas")["steps"] = 500
+    before = files_of(server)
+    steps = []
+
+    def stop_at_third_step(event):
+        if event["type"] == "progress":
+            steps.append(event["data"]["value"])
+            if event["data"]["value"] == 3:
+                client.interrupt()
+
+    with pytest.raises(PromptInterrupted):
+        client.wait(client.queue(demo_prompt), stop_at_third_step)
+    # the steps that were under way while the request travelled, and one more
+    assert 3 <= max(steps) < 40
+    assert files_of(server) == before
+    only(demo_prompt, "SAV_BestHQSigmas")["steps"] = 2
+    assert saved_clip(client.run(demo_prompt))  # the server goes on working

@@ -9,6 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import av
 import pytest
@@ -33,14 +35,10 @@ def answers(url):
 def processes_with(text):
     """Process ids whose command line contains a text."""
     found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as line:
-                    if text.encode() in line.read():
-                        found.append(int(entry))
-            except OSError:
-                continue  # it has ended meanwhile
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if text.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
     return found
 
 
@@ -56,14 +54,8 @@ def environment(tmp_path):
 def test_it_renders_measures_and_cleans_up(tmp_path, environment):
     scratch, env = environment
     out = tmp_path / "out"
-    done = subprocess.run(
-        command(out, "--frames", "3", "--steps", "2"),
-        env=env,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    short = command(out, "--frames", "3", "--steps", "2")
+    done = subprocess.run(short, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warp error" in done.stdout
     assert "contact_sheet.png" in done.stdout
@@ -88,13 +80,9 @@ def test_it_renders_measures_and_cleans_up(tmp_path, environment):
 def test_stopping_it_stops_the_server(tmp_path, environment, name):
     scratch, env = environment
     out = tmp_path / "out"
+    long = command(out, "--steps", "900")
     with subprocess.Popen(
-        command(out, "--steps", "900"),
-        env=env,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        long, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as running:
         try:
             assert running.stdout is not None

@@ -36,12 +36,11 @@ def node_id(prompt, class_type):
 
 def latents_of(running, prompt, name):
     """Runs a prompt, less its decoding, with SaveLatent at the end, and returns the latents [F, 4, h, w]."""
-    prompt = {
-        n: node for n, node in copy.deepcopy(prompt).items() if node["class_type"] not in ("VAEDecode", "SAV_SaveClip")
-    }
-    sampler = [n for n, node in prompt.items() if node["class_type"] in ("SamplerCustom", "KSampler")]
-    inputs = {"samples": [sampler[0], 0], "filename_prefix": name}
-    prompt["save"] = {"class_type": "SaveLatent", "inputs": inputs}
+    prompt = copy.deepcopy(prompt)
+    for last in ("VAEDecode", "SAV_SaveClip"):
+        del prompt[node_id(prompt, last)]
+    (sampler,) = (number for number, node in prompt.items() if node["class_type"] in ("SamplerCustom", "KSampler"))
+    prompt["save"] = {"class_type": "SaveLatent", "inputs": {"samples": [sampler, 0], "filename_prefix": name}}
     with ComfyClient(running.url) as client:
         (record,) = client.run(prompt)["save"]["latents"]
     return load_file(running.output / record["subfolder"] / record["filename"])["latent_tensor"]

@@ -15,7 +15,7 @@ VAE_WIDTHS = (32, 64, 64, 128)
 VAE_GROUPS = 8  # groups of every GroupNorm: 32 groups of one channel would erase flat colours
 UNET_WIDTHS = (128, 128)
 HEAD = 64
-# Sequence lengths, special tokens and padding are CLIP's own; width, layers, feed-forward width and activation are ours.
+# Lengths, special tokens and padding are CLIP's own; widths, layers and activations are ours.
 LENGTH, START, END = 77, 49406, 49407
 TOWERS = {
     "clip_l": {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 256, "hidden_act": "quick_gelu"},
@@ -52,8 +52,9 @@ TOKENS: dict[str, int] = {
     "pan": 7437,
     "zoom": 13909,
 }
-# Rows of the stored token embeddings. Every other CLIP token reads as a row of zeros (index 0).
-ROWS: tuple[int, ...] = (-1, START, END, 0, *TOKENS.values())
+# Rows of the stored token embeddings. Every other CLIP token reads as a row of zeros (index 0). The end token must not
+# be row 2: transformers takes an end token 2 for an old configuration and pools at the largest id instead.
+ROWS: tuple[int, ...] = (-1, START, 0, END, *TOKENS.values())
 
 
 def tokenise(text: str, pad: int) -> list[int]:

@@ -28,6 +28,7 @@ from .adapter_format import (
     AdapterError,
     check_metadata,
     check_tensors,
+    reject_other_files,
     require_uniform_heads,
     split_key,
 )
@@ -100,7 +101,7 @@ class TemporalAdapter(nn.Module):
         for path in self.config.sites:
             site = self.site(path)
             proj = max(float(value.detach().abs().max()) for value in (site.proj.weight, site.proj.bias))
-            loudness[path] = abs(float(site.gate)) * proj
+            loudness[path] = abs(site.gate.item()) * proj
         return loudness
 
     def describe(self) -> str:
@@ -110,7 +111,7 @@ class TemporalAdapter(nn.Module):
         sites = ", ".join(f"{count} of {dim} channels" for dim, count in sorted(widths.items()))
         dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in self.parameters()})
         loudness = self.loudness()
-        gates = [float(self.site(path).gate) for path in config.sites]
+        gates = [self.site(path).gate.item() for path in config.sites]
         lines = [
             f"{self.metadata.get('modelspec.title', 'SDXL temporal adapter')} (format {VERSION})",
             f"sites: {len(config.sites)} ({sites}), heads of {config.head_dim}",
@@ -134,6 +135,7 @@ def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.
     path = Path(path)
     try:
         header = read_header(path)
+        reject_other_files(header.tensors)
         check_metadata(header.metadata)
         config = check_tensors(header.tensors, header.metadata)
         if dtype is None:
@@ -213,7 +215,8 @@ def convert_adapter(
     names = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
     infos = {key: TensorInfo(names.get(v.dtype, str(v.dtype)), tuple(v.shape)) for key, v in weights.items()}
     try:
-        config = check_tensors(infos or {key: TensorInfo("", ()) for key in found}, said)
+        reject_other_files(infos or found)
+        config = check_tensors(infos, said)
         adapter = _assemble(config, said, weights, nn)
         save_adapter(adapter, target)
     except AdapterError as error:

@@ -8,7 +8,7 @@ whatever else the trainer records as `trained_*`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .known_files import recognise
@@ -61,6 +61,20 @@ def require_uniform_heads(sites: Mapping[str, tuple[int, int]]) -> None:
         raise AdapterError(f"heads must all have one size; here: {'; '.join(odd) or sorted(sizes)}.")
 
 
+def reject_other_files(keys: Collection[str]) -> None:
+    """Raise AdapterError for a file of another kind, and for an adapter saved inside a whole model."""
+    others = [key for key in keys if split_key(key) is None]
+    kind = recognise(others)
+    alone = len(others) == len(keys)
+    if kind and alone:
+        raise AdapterError(f"is {kind.what}, not a temporal adapter. {kind.remedy}")
+    if kind:
+        raise AdapterError(f"holds an adapter together with {kind.what}, as a model's state_dict does. {CONVERT}")
+    if alone:
+        names = ", ".join(others[:3]) or "none at all"
+        raise AdapterError(f"has no key of a temporal adapter (its keys: {names}). Choose the adapter's file.")
+
+
 def check_metadata(metadata: Mapping[str, str]) -> None:
     """Raise AdapterError unless the metadata declare this format in a version that is read here."""
     if metadata.get("format") != FORMAT:
@@ -77,20 +91,17 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> AdapterConfig:
     """The configuration that the tensors and the numbers in the metadata describe.
 
-    Raises AdapterError that says which other kind of file this is, or names every key that is missing, unexpected,
-    misshapen or of a wrong dtype, and every number in the metadata that disagrees.
+    Raises AdapterError that names every key that is missing, unexpected, misshapen or of a wrong dtype, and every
+    number in the metadata that disagrees.
     """
     sites: dict[str, dict[str, TensorInfo]] = {}
-    others = []
+    problems = []
     for key, info in tensors.items():
         place = split_key(key)
         if place is None:
-            others.append(key)
+            problems.append(f"unexpected key {key}")
         else:
             sites.setdefault(place[0], {})[place[1]] = info
-    _reject_other_files(sites, others)
-
-    problems = [f"unexpected key {key}" for key in others]
     head_dim = _number(metadata, "head_dim", HEAD_DIM, problems)
     frames = {parts["pos_emb"].shape[0] for parts in sites.values() if len(parts.get("pos_emb", _NONE).shape) == 2}
     norm = any(part in parts for parts in sites.values() for part in NORM_PARTS)
@@ -113,18 +124,6 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
 
 
 _NONE = TensorInfo("", ())
-
-
-def _reject_other_files(sites: Mapping, others: Iterable[str]) -> None:
-    """Raise AdapterError for a file of another kind, and for an adapter saved inside a whole model."""
-    kind = recognise(others)
-    if sites and kind:
-        raise AdapterError(f"holds an adapter together with {kind.what}, as a model's state_dict does. {CONVERT}")
-    if kind:
-        raise AdapterError(f"is {kind.what}, not a temporal adapter. {kind.remedy}")
-    if not sites:
-        names = ", ".join(list(others)[:3]) or "none at all"
-        raise AdapterError(f"has no key of a temporal adapter (its keys: {names}). Choose the adapter's file.")
 
 
 def _channels(parts: Mapping[str, TensorInfo]) -> int:

@@ -1,1 +1,1 @@
-"""Video in and out."""
+"""Clips in and out of files, by PyAV: no external program, bounded memory, nothing half-written."""

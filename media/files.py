@@ -1,0 +1,32 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_or_nothing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary neighbour ``<path>.part`` to write, file or folder, and rename it to ``path`` at the end.
+
+    If the block fails or is interrupted the neighbour is removed and ``path`` stays as it was. A neighbour that an
+    earlier, killed run has left is removed first.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    _remove(part)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""Tags of a clip: how a ComfyUI graph is written into an mp4 so that the page can load it again.
+
+ComfyUI's page reads the first 64 MiB of a dropped mp4, finds moov/udta/meta, and takes the JSON under the keys
+``workflow`` and ``prompt`` (its source: ``src/scripts/metadata/isobmff.ts``). FFmpeg writes free keys there with
+``use_metadata_tags``, and ``faststart`` moves moov to the front, without which clips above 64 MiB would not load.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MOVFLAGS = "use_metadata_tags+faststart"
+
+
+def to_tags(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """Values as text: strings as they are, anything else as JSON.
+
+    NaN and infinities become null, because JavaScript's JSON parser refuses the whole document for one of them, and
+    ComfyUI puts NaN into prompts itself (``is_changed`` of nodes that always run).
+    """
+    return {
+        key: value if isinstance(value, str) else json.dumps(_finite(value)) for key, value in (metadata or {}).items()
+    }
+
+
+def from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
+    """The inverse for what ``to_tags`` has written as JSON objects or lists; other tags stay text."""
+    return {key: _parsed(text) for key, text in tags.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _parsed(text: str) -> Any:
+    if text[:1] not in ("{", "["):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

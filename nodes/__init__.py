@@ -3,6 +3,7 @@
 from ._api import ComfyExtension, io
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
+from .demo_model import DemoModel
 from .latent import EmptyVideoLatent
 from .noise import CorrelatedNoise
 from .smoothing import FrameSmoothing
@@ -16,6 +17,7 @@ class SDXLAnimeVideo(ComfyExtension):
 
 
 NODES: list[type[io.ComfyNode]] = [
+    DemoModel,
     BestHQSampler,
     BestHQSigmas,
     EmptyVideoLatent,

@@ -53,7 +53,7 @@ def to_api(graph: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]
             source = wiring.source(socket["link"])
             if source is not None:
                 inputs[socket["name"]] = list(source)
-        title = node.get("title") or schema["display_name"]
+        title = node.get("title") or schema["display_name"] or node["type"]
         prompt[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     return prompt
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdxl_anime_video.demo.run.client import ComfyClient, PromptError, PromptInterrupted
-from sdxl_anime_video.demo.run.graph import only, saved_clip
+from sdxl_anime_video.demo.run.graph import only, saved_clip, with_files
 from sdxl_anime_video.demo.run.server import log_faults
 
 NODES = {
@@ -149,6 +149,19 @@ def test_an_unknown_adapter_is_refused_before_anything_runs(client, demo_prompt)
     only(demo_prompt, "SAV_LoadTemporalAdapter")["adapter_name"] = "nowhere.safetensors"
     with pytest.raises(PromptError, match=r"SAV_LoadTemporalAdapter.*nowhere\.safetensors"):
         client.queue(demo_prompt)
+
+
+def test_the_sdxl_graph_takes_other_files_and_is_valid(server, client, repository):
+    prompt = json.loads((repository / "workflows" / "api" / "temporal_adapter.json").read_text("utf-8"))
+    names = {"checkpoints": "my_sdxl.safetensors", "temporal_adapters": "my_adapter.safetensors"}
+    for folder, name in names.items():
+        (server.base / "models" / folder).mkdir(exist_ok=True)
+        (server.base / "models" / folder / name).touch()
+    prompt = with_files(prompt, checkpoint=names["checkpoints"], adapter=names["temporal_adapters"])
+    queued = client.queue(prompt)  # raises when any value or link is invalid
+    with pytest.raises(PromptError) as refusal:  # the files are empty
+        client.wait(queued)
+    assert refusal.value.details["node_type"] in ("CheckpointLoaderSimple", "SAV_LoadTemporalAdapter")
 
 
 def test_an_interrupt_stops_within_a_step(server, client, demo_prompt):

@@ -1,0 +1,288 @@
+"""The contract under real ComfyUI samplers: neutral is vanilla, wiring order leaves no trace, frames are published."""
+
+import itertools
+
+import comfy.model_management
+import comfy_extras.nodes_custom_sampler as custom
+import nodes
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from clip_sampling import (
+    FRAMES,
+    NEGATIVE,
+    POSITIVE,
+    SIZE,
+    anchored,
+    correlated,
+    empty,
+    given,
+    ksample,
+    model,
+    sigmas_of,
+    smoothed,
+)
+from sdxl_anime_video.nodes.latent import EmptyVideoLatent
+from sdxl_anime_video.temporal.frames import frames_of, pull_to_reference, smooth_frames
+from sdxl_anime_video.temporal.hosts.comfy.contract import CONTRACT_KEY, Smoothing, contract_of
+from sdxl_anime_video.temporal.hosts.comfy.sampling import Schedule
+
+SETTINGS = {
+    "noise": lambda m: correlated(m, "progressive", 0.7),
+    "smoothing": lambda m: smoothed(m, 0.3, 0.0, 0.8),
+    "second smoothing": lambda m: smoothed(m, 0.1, 0.2, 1.0),
+    "pull": lambda m: anchored(m, every=2, strength=0.5),
+    "pin": lambda m: anchored(m, latent=given(1), positions="-1"),
+}
+
+
+def by_ksampler(model, latent):
+    return nodes.KSampler().sample(model, 5, 4, 2.0, "euler_ancestral", "karras", POSITIVE, NEGATIVE, latent)[0]
+
+
+def by_ksampler_part_denoised(model, latent):
+    filled = {**latent, "samples": given(len(latent["samples"]))["samples"]}
+    return nodes.KSampler().sample(model, 5, 4, 2.0, "dpmpp_2m", "karras", POSITIVE, NEGATIVE, filled, 0.5)[0]
+
+
+def by_two_stages(model, latent):
+    sample = nodes.KSamplerAdvanced().sample
+    rest = (POSITIVE, NEGATIVE)
+    half = sample(model, "enable", 5, 4, 2.0, "euler", "karras", *rest, latent, 0, 2, "enable")[0]
+    return sample(model, "disable", 5, 4, 2.0, "euler", "karras", *rest, half, 2, 10000, "disable")[0]
+
+
+def by_sampler_custom(model, latent):
+    sampler = custom.KSamplerSelect.execute("dpmpp_2m_sde").result[0]
+    return custom.SamplerCustom.execute(
+        model, True, 5, 2.0, POSITIVE, NEGATIVE, sampler, sigmas_of(model, 4), latent
+    ).result[0]
+
+
+def by_sampler_custom_advanced(model, latent):
+    guider = custom.CFGGuider.execute(model, POSITIVE, NEGATIVE, 2.0).result[0]
+    sampler = custom.KSamplerSelect.execute("lcm").result[0]
+    noise = custom.RandomNoise.execute(5).result[0]
+    return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas_of(model, 4), latent).result[0]
+
+
+ENTRY_POINTS = [by_ksampler, by_ksampler_part_denoised, by_two_stages, by_sampler_custom, by_sampler_custom_advanced]
+
+
+@pytest.mark.parametrize("run", ENTRY_POINTS)
+@pytest.mark.parametrize("kind", ["plain", "masked", "batch_index"])
+def test_neutral_settings_equal_vanilla(run, kind):
+    plain = model()
+    latent = {"samples": empty(3)}
+    if kind == "masked":
+        latent["noise_mask"] = torch.rand(3, SIZE * 8, SIZE * 8)
+    if kind == "batch_index":
+        latent["batch_index"] = [1, 3, 4]
+    neutral = anchored(smoothed(correlated(plain, correlation=0.0), amount=0.0), strength=0.0, latent=given(1))
+    # A contract that is recorded but asks for nothing publishes its frames and moves no bit either.
+    quiet = smoothed(plain, amount=0.5, start=1.0, end=1.0)
+    vanilla = run(plain, latent)["samples"]
+    assert torch.equal(run(neutral, latent)["samples"], vanilla)
+    assert torch.equal(run(quiet, latent)["samples"], vanilla)
+    assert torch.equal(run(plain, latent)["samples"], vanilla)
+
+
+def test_one_frame_equals_vanilla():
+    plain = model()
+    patched = anchored(smoothed(correlated(plain)), strength=0.5)
+    assert torch.equal(ksample(patched, "euler_ancestral", frames=1), ksample(plain, "euler_ancestral", frames=1))
+
+
+@pytest.mark.parametrize("run", ENTRY_POINTS)
+def test_every_entry_point_carries_the_contract_out(run):
+    plain = model()
+    latent = {"samples": empty(), "noise_mask": torch.ones(1, SIZE * 8, SIZE * 8)}
+    pin = given(1)
+    patched = anchored(smoothed(correlated(plain)), latent=pin, positions="2")
+    result = run(patched, latent)["samples"]
+    vanilla = run(plain, latent)["samples"]
+    assert torch.equal(result[2], pin["samples"][0])
+    assert not any(torch.allclose(result[f], vanilla[f], atol=1e-2) for f in range(FRAMES))
+    assert torch.count_nonzero(latent["samples"]) == 0 and (latent["noise_mask"] == 1).all()  # inputs stay
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_sde"])
+def test_wiring_order_leaves_no_trace(sampler):
+    plain = model()
+    orders = list(itertools.permutations(SETTINGS))
+    results = []
+    for order in [*orders[::17], orders[-1]]:
+        patched = plain
+        for name in order:
+            patched = SETTINGS[name](patched)
+        assert len(patched.get_wrappers(WrappersMP.OUTER_SAMPLE, CONTRACT_KEY)) == 1
+        results.append(ksample(patched, sampler, steps=3))
+    assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_every_wiring_order_records_the_same():
+    plain = model()
+    pins = set()
+    contracts = set()
+    for order in itertools.permutations(SETTINGS):
+        patched = plain
+        for name in order:
+            patched = SETTINGS[name](patched)
+        contract = contract_of(patched.model_options)
+        contracts.add((contract.noise, contract.smoothings, contract.pulls))
+        pins.add(tuple((pin.places, pin.strength) for pin in contract.pins))
+    assert len(contracts) == len(pins) == 1
+    assert CONTRACT_KEY not in plain.model_options  # clones leave their origin alone
+
+
+def test_branches_of_one_model_do_not_see_each_other():
+    plain = model()
+    trunk = correlated(plain)
+    left, right = smoothed(trunk, 0.3), anchored(trunk, strength=0.5)
+    before = ksample(trunk)
+    ksample(left), ksample(right)
+    assert torch.equal(ksample(trunk), before)
+    assert contract_of(left.model_options).pulls == () and contract_of(right.model_options).smoothings == ()
+
+
+def test_repeated_and_cloned_runs_are_equal():
+    patched = anchored(smoothed(correlated(model())), strength=0.5)
+    first = ksample(patched, "dpmpp_2m_sde")
+    assert torch.equal(ksample(patched, "dpmpp_2m_sde"), first)
+    assert torch.equal(ksample(patched.clone().clone(), "dpmpp_2m_sde"), first)
+    comfy.model_management.unload_all_models()
+    assert torch.equal(ksample(patched, "dpmpp_2m_sde"), first)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_sde"])
+def test_an_interrupt_leaves_nothing_behind(sampler):
+    patched = anchored(smoothed(correlated(model())), latent=given(1))
+    before = ksample(patched, sampler)
+    options = {key: dict(value) if isinstance(value, dict) else value for key, value in patched.model_options.items()}
+
+    def interrupt(step, x0, x, total_steps):
+        if step == 1:
+            raise comfy.model_management.InterruptProcessingException()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        ksample(patched, sampler, callback=interrupt)
+    assert patched.model_options == options
+    assert torch.equal(ksample(patched, sampler), before)
+
+
+class FrameRecorder:
+    """A core `middle_patch` that notes what is published, once per evaluation of the model."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __call__(self, x, options):
+        if options["block"] == ("middle", 0) and options["block_index"] == 0:
+            self.seen.append(frames_of(options, len(x)))
+        return x
+
+
+@pytest.mark.parametrize(
+    "sampler, steps",
+    [("euler", [0, 1, 2, 3]), ("dpmpp_2m", [0, 1, 2, 3]), ("dpmpp_sde", [0, 0, 1, 1, 2, 2, 3]), ("lcm", [0, 1, 2, 3])],
+)
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_frames_are_published_at_every_step(sampler, steps, cfg):
+    recorder = FrameRecorder()
+    patched = anchored(model(), latent=given(2), positions="0, -1")
+    patched.set_model_patch(recorder, "middle_patch")
+    ksample(patched, sampler, cfg=cfg)
+    assert [info.step for info in recorder.seen] == steps
+    for info in recorder.seen:
+        assert info.index.tolist() == list(range(FRAMES)) and info.length == FRAMES
+        assert info.known.tolist() == [True, False, False, False, True]
+
+
+def test_known_frames_follow_the_mask_and_the_range():
+    recorder = FrameRecorder()
+    patched = anchored(model(), latent=given(1), positions="1", start=0.0, end=0.5)
+    patched.set_model_patch(recorder, "middle_patch")
+    mask = torch.ones(FRAMES, SIZE, SIZE)
+    mask[3] = 0
+    mask[4, 2:] = 0
+    ksample(patched, mask=mask, latent=given(FRAMES)["samples"])
+    assert recorder.seen[0].known.tolist() == [False, True, False, True, False]
+    assert recorder.seen[-1].known.tolist() == [False, False, False, True, False]
+
+
+def one_step(model):
+    """The denoised prediction of a single Euler step from pure noise."""
+    return ksample(model, steps=1)
+
+
+def test_smoothing_acts_on_the_denoised_prediction():
+    plain = model()
+    expected = smooth_frames(one_step(plain), 0.3)
+    assert torch.allclose(one_step(smoothed(plain, 0.3)), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("band", ["low", "all"])
+@pytest.mark.parametrize("places", [{"every": 2}, {"positions": "2, 100%"}])
+def test_anchoring_pulls_the_denoised_prediction(band, places):
+    plain = model()
+    vanilla = one_step(plain)
+    expected = pull_to_reference(vanilla, torch.tensor([2, 4]), vanilla[0], 0.6, band)
+    result = one_step(anchored(plain, strength=0.6, band=band, **places))
+    assert torch.allclose(result, expected, atol=1e-3)
+    assert not torch.allclose(result, vanilla, atol=1e-2)
+
+
+@pytest.mark.parametrize("start, end, active", [(0.0, 1.0, 4), (0.0, 0.5, 2), (0.5, 1.0, 2), (1.0, 1.0, 0)])
+def test_ranges_follow_the_models_schedule(start, end, active):
+    sampling = model().get_model_object("model_sampling")
+    percents = [0.0, 0.3, 0.7, 0.9]
+    sigmas = torch.tensor([float(sampling.sigma_max), *(sampling.percent_to_sigma(p) for p in percents[1:]), 0.0])
+    schedule = Schedule(sampling, sigmas)
+    setting = Smoothing(0.1, start, end)
+    assert sum(schedule.in_range(setting, float(sigma)) for sigma in sigmas[:-1]) == active
+
+
+def test_the_range_of_a_setting_limits_its_effect():
+    plain = model()
+    early, late, full = (ksample(smoothed(plain, 0.3, *r)) for r in ((0.0, 0.4), (0.4, 1.0), (0.0, 1.0)))
+    vanilla = ksample(plain)
+    assert not any(torch.allclose(a, b, atol=1e-2) for a, b in itertools.combinations([early, late, full, vanilla], 2))
+
+
+def test_two_different_noises_on_one_model_are_an_error():
+    patched = correlated(model(), "shared", 0.8)
+    correlated(patched, "shared", 0.8)
+    with pytest.raises(ValueError, match="SAV_CorrelatedNoise: this MODEL already has shared noise"):
+        correlated(patched, "progressive", 0.8)
+
+
+def test_latents_of_other_families_are_refused():
+    with pytest.raises(ValueError, match=r"\[1, 4, 2, 8, 8\]; use an SDXL model"):
+        ksample(correlated(model()), latent=torch.zeros(1, 4, 2, SIZE, SIZE))
+
+
+def test_node_errors_name_the_node_and_the_value():
+    plain = model()
+    for call, message in [
+        (lambda: correlated(plain, "freenoise", window=4, overlap=4), "SAV_CorrelatedNoise: freenoise overlap is 4"),
+        (lambda: correlated(plain, correlation=2.0), "SAV_CorrelatedNoise: correlation is 2"),
+        (lambda: smoothed(plain, 0.1, 0.8, 0.2), "SAV_FrameSmoothing: start_percent 0.8 is after end_percent 0.2"),
+        (lambda: smoothed(plain, 1.5), "SAV_FrameSmoothing: amount is 1.5"),
+        (lambda: anchored(plain, strength=-1.0), "SAV_KeyframeAnchor: strength is -1"),
+        (lambda: anchored(plain, every=0), "SAV_KeyframeAnchor: every is 0"),
+        (lambda: anchored(plain, positions="one"), "SAV_KeyframeAnchor: cannot read position 'one'"),
+        (lambda: anchored(plain, latent={"samples": torch.zeros(1, 4, 2, 8, 8)}), "SAV_KeyframeAnchor: the given"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_empty_video_latent():
+    latent, frames = EmptyVideoLatent.execute(768, 512, 7).result
+    assert latent["samples"].shape == (7, 4, 64, 96) and not latent["samples"].any()
+    assert frames == 7
+    schema = EmptyVideoLatent.define_schema()
+    assert not {i.id for i in schema.inputs} & {o.id for o in schema.outputs}

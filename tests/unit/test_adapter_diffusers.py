@@ -1,0 +1,162 @@
+"""The adapter on diffusers' UNet: the right place, exact attach and detach, training."""
+
+import types
+
+import pytest
+import tiny
+import torch
+
+from sdxl_anime_video.temporal.adapter import AdapterError, TemporalAdapter
+from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
+
+FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return tiny.diffusers_unet()
+
+
+@pytest.fixture(scope="module")
+def adapter(unet):
+    made = TemporalAdapter.create(unet_sites(unet), max_frames=8)
+    tiny.randomise(made, seed=5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rows = 2 * FRAMES
+    return {
+        "sample": tiny.latent(rows, 8, 8),
+        "timestep": torch.tensor(400),
+        "encoder_hidden_states": torch.randn(rows, 77, 64),
+        "added_cond_kwargs": {"text_embeds": torch.randn(rows, 64), "time_ids": torch.full((rows, 6), 64.0)},
+        "return_dict": False,
+    }
+
+
+def call(model, inputs, **keywords):
+    with torch.no_grad():
+        return model(**inputs, **keywords)[0]
+
+
+def with_reference_blocks(unet, adapter, frames):
+    """The UNet with every block's forward written out, the adapter's residual between attn1 and attn2."""
+    for path in unet_sites(unet):
+        block, site = unet.get_submodule(path), adapter.site(path)
+
+        def forward(self, hidden_states, encoder_hidden_states=None, _site=site, **_):
+            h = hidden_states + self.attn1(self.norm1(hidden_states))
+            h = h + _site(h, frames)
+            h = h + self.attn2(self.norm2(h), encoder_hidden_states=encoder_hidden_states)
+            return h + self.ff(self.norm3(h))
+
+        block.forward = types.MethodType(forward, block)
+    return unet
+
+
+def test_residual_sits_between_the_attentions(unet, adapter, inputs):
+    expected = call(with_reference_blocks(tiny.diffusers_unet(), adapter, FRAMES), inputs)
+    plain = call(unet, inputs)
+    with TemporalUNet(unet, adapter) as temporal:
+        got = call(temporal, inputs, num_frames=FRAMES)
+    assert (got - expected).norm() / expected.norm() < 1e-5
+    assert (got - plain).norm() / plain.norm() > 1e-2
+
+
+def test_neutral_settings_are_vanilla(unet, adapter, inputs):
+    plain = call(unet, inputs)
+    with TemporalUNet(unet, adapter) as temporal:
+        assert torch.equal(call(temporal, inputs, num_frames=1), plain)
+        assert torch.equal(call(unet, inputs), plain)  # on its own the UNet stays vanilla
+    with TemporalUNet(unet, adapter, strength=0.0) as temporal:
+        assert torch.equal(call(temporal, inputs, num_frames=FRAMES), plain)
+    with TemporalUNet(unet, TemporalAdapter.create(unet_sites(unet))) as temporal:
+        assert torch.equal(call(temporal, inputs, num_frames=FRAMES), plain)
+
+
+def picture(unet):
+    """Everything of a UNet that attaching might touch."""
+    return {
+        name: (id(module), list(module.__dict__), [len(v) for k, v in module.__dict__.items() if "hooks" in k])
+        for name, module in unet.named_modules()
+    }
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_detach_is_the_inverse_of_attach(unet, adapter, inputs, fail):
+    before, names, plain = picture(unet), list(unet.state_dict()), call(unet, inputs)
+    temporal = TemporalUNet(unet, adapter)
+    assert list(unet.state_dict()) == names
+    assert {name: entry[2] for name, entry in picture(unet).items()} == {name: e[2] for name, e in before.items()}
+    if fail:
+        with pytest.raises(ValueError, match="does not hold clips of 4 frames"):
+            call(temporal, inputs, num_frames=4)
+    else:
+        call(temporal, inputs, num_frames=FRAMES)
+    assert temporal.detach() is unet
+    temporal.detach()
+    assert picture(unet) == before
+    assert torch.equal(call(unet, inputs), plain)
+
+
+def test_context_manager_detaches_after_an_exception(unet, adapter):
+    before = picture(unet)
+    with pytest.raises(ZeroDivisionError), TemporalUNet(unet, adapter):
+        assert picture(unet) != before
+        raise ZeroDivisionError
+    assert picture(unet) == before
+
+
+def test_a_second_adapter_is_refused(unet, adapter):
+    with TemporalUNet(unet, adapter):
+        attached = picture(unet)
+        with pytest.raises(ValueError, match="Detach that one"):
+            TemporalUNet(unet, adapter)
+        assert picture(unet) == attached
+
+
+def test_misfit_names_every_site(unet):
+    sites = unet_sites(unet)
+    first, second, *_ = sites
+    wrong = {**sites, "up_blocks.7.attentions.0.transformer_blocks.0": (64, 1), second: (64, 1)}
+    del wrong[first]
+    before = picture(unet)
+    with pytest.raises(AdapterError) as caught:
+        TemporalUNet(unet, TemporalAdapter.create(wrong))
+    message = str(caught.value)
+    assert "UNet2DConditionModel" in message
+    assert f"missing from the adapter: {first}" in message
+    assert "not in the model: up_blocks.7" in message
+    assert f"{second} has 64 channels in 1 heads in the adapter and {sites[second][0]} channels" in message
+    assert picture(unet) == before
+
+
+def test_positions(unet, adapter, inputs):
+    with TemporalUNet(unet, adapter) as temporal:
+        whole = call(temporal, inputs, num_frames=FRAMES)
+        assert torch.equal(call(temporal, inputs, num_frames=FRAMES, positions=torch.arange(FRAMES)), whole)
+        assert not torch.allclose(call(temporal, inputs, num_frames=FRAMES, positions=torch.tensor([4, 5, 6])), whole)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trains_the_adapter_alone(inputs, checkpointing):
+    unet = tiny.diffusers_unet().requires_grad_(False).train()
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    adapter = TemporalAdapter.create(unet_sites(unet))
+    tiny.randomise(adapter, seed=5)
+    temporal = TemporalUNet(unet, adapter)
+    assert {name.split(".")[0] for name, p in temporal.named_parameters() if p.requires_grad} == {"adapter"}
+    out = temporal(**inputs, num_frames=FRAMES)[0]
+    out.square().mean().backward()
+    assert all(p.grad is None for p in unet.parameters())
+    gradients = {name: p.grad for name, p in adapter.named_parameters()}
+    assert all(g is not None and g.isfinite().all() and g.abs().max() > 0 for g in gradients.values())
+    if checkpointing:
+        plain = tiny.diffusers_unet().requires_grad_(False).train()
+        adapter.zero_grad()
+        TemporalUNet(plain, adapter)(**inputs, num_frames=FRAMES)[0].square().mean().backward()
+        for name, parameter in adapter.named_parameters():
+            assert torch.allclose(gradients[name], parameter.grad, rtol=1e-4, atol=1e-7)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .model import (
     CONTEXT,
-    HEAD,
     PAD,
     POOLED,
     ROWS,
@@ -98,7 +97,7 @@ def _load_clip(stored: dict[str, Tensor]):
     return clip
 
 
-def ToonTokenizer(embedding_directory=None, tokenizer_data=None):  # noqa: N802 - stands where ComfyUI wants a class
+def ToonTokenizer(embedding_directory=None, tokenizer_data=None):
     """SDXL's own tokenizers; textual-inversion embeddings are expected at the towers' widths."""
     import comfy.sdxl_clip
 

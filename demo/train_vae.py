@@ -141,9 +141,8 @@ def train_vae(
         clock.step += 1
         if clock.step % 50 == 0:
             plain = float((output.detach().float() - target).abs().mean())
-            say(
-                f"vae step {clock.step} ({clock.progress:.0%}, {clock.elapsed:.0f} s): loss {loss:.4f}, error {plain:.4f}"
-            )
+            done = f"{clock.progress:.0%}, {clock.elapsed:.0f} s"
+            say(f"vae step {clock.step} ({done}): loss {loss:.4f}, error {plain:.4f}")
         if clock.step % 200 == 0 or clock.progress >= 1:
             state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
             torch.save(state | {"step": clock.step, "seconds": clock.elapsed}, checkpoint.with_suffix(".part"))

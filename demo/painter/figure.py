@@ -113,7 +113,7 @@ def _head(character: str, hair: tuple) -> list[Shape]:
     eye.sort(key=lambda shape: shape.group, reverse=True)
     mouth = Shape("face", np.array([[-0.03, 0.115], [0.03, 0.115], [0.0, 0.14]]), MOUTH, "mouth")
     shapes = [Shape("head", _ellipse(0.0, 0.0, 0.195, 0.18), SKIN, "head", LINE)]
-    return shapes + [mouth] + eye + _front_hair(character, hair)
+    return [*shapes, mouth, *eye, *_front_hair(character, hair)]
 
 
 def _front_hair(character: str, hair: tuple) -> list[Shape]:
@@ -157,4 +157,4 @@ def _front_hair(character: str, hair: tuple) -> list[Shape]:
         shapes += [
             Shape("hair", _ellipse(sign * 0.2, -0.09, 0.035, 0.045), MOUTH, f"bow{sign}", LINE) for sign in (-1, 1)
         ]
-    return shapes + [Shape("hair", cap, hair, "hair", LINE)]
+    return [*shapes, Shape("hair", cap, hair, "hair", LINE)]

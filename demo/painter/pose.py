@@ -135,7 +135,7 @@ def skeleton(targets: Targets) -> dict[str, np.ndarray]:
     hip = np.array(targets.hip)
     chest = hip + rotation @ CHEST
     joints = {"hip": hip, "chest": chest, "head": hip + rotation @ HEAD}
-    for side, sign in _SIDES:
+    for side in ("near", "far"):
         shoulder = chest + rotation @ SHOULDER[side]
         socket = hip + HIP[side]
         joints[f"{side}_shoulder"], joints[f"{side}_socket"] = shoulder, socket

@@ -79,7 +79,7 @@ class Raster:
         if shape.period:
             # Only the copies near the middle of the picture exist: move by whole periods.
             middle = np.linalg.solve(matrix[:, :2], np.array([self.width, self.height]) / 2 - matrix[:, 2])
-            points = points + [np.floor(middle[0] / shape.period) * shape.period, 0.0]
+            points = points + np.array([np.floor(middle[0] / shape.period) * shape.period, 0.0])
         pixels = points @ matrix[:, :2].T + matrix[:, 2]
         return np.round((pixels * SUPERSAMPLE - 0.5) * (1 << _SHIFT)).astype(np.int32)
 

@@ -75,8 +75,9 @@ def carry_out(
     guider.model_options["transformer_options"][FRAMES_KEY] = run.info_at(float(sigmas[0]))
     add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTRACT_KEY, run.predict, guider.model_options, True)
 
+    finishes = float(sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
     samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
-    if pinned is not None and float(sigmas[-1]) == 0:
+    if pinned is not None and finishes:
         samples = pinned.put_exact(samples)
     return samples
 

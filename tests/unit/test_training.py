@@ -1,0 +1,267 @@
+"""The trainer on a handful of painted clips and the toon base, through its command line where it can be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.temporal.adapter import load_adapter
+from sdxl_anime_video.training import cli, data
+from sdxl_anime_video.training.base import load_base
+from sdxl_anime_video.training.config import TrainConfig
+from sdxl_anime_video.training.loop import Trainer, describe_noise
+
+STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def clips_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    assert paint_clips.main([str(folder), "--count", "3", "--frames", "5", "--size", "64"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toon():
+    torch.manual_seed(0)
+    return load_base("toon")
+
+
+@pytest.fixture
+def config_file(tmp_path, clips_folder):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"clips: {clips_folder}\noutput: {tmp_path / 'run'}\nresolution: 64\nlearning_rate: 1.0e-3\nclips_per_step: 2\n"
+    )
+    return path
+
+
+@pytest.fixture
+def trainer(toon, clips_folder, tmp_path):
+    def make(**fields) -> Trainer:
+        settings = {
+            "clips": clips_folder,
+            "output": tmp_path / "run",
+            "frames": [4],
+            "resolution": 64,
+            "warmup_steps": 0,
+        }
+        config = TrainConfig(**{**settings, **fields})
+        config.output.mkdir(exist_ok=True)
+        return Trainer(config, toon, data.load_clips(clips_folder, toon, 64))
+
+    return make
+
+
+def losses(folder: Path) -> list[float]:
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [event["loss"] for event in events if "loss" in event]
+
+
+def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(config_file, tmp_path):
+    command = [sys.executable, "-m", "sdxl_anime_video", "train", str(config_file), *STEPS, "--validation-clips", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "4 steps" in done.stderr
+    adapter = load_adapter(tmp_path / "run" / "adapter.safetensors")
+    said = adapter.metadata
+    assert (said["trained_frames"], said["trained_noise"], said["trained_steps"]) == ("4", "independent", "4")
+    assert (said["trained_fps"], said["trained_resolution"], said["trained_clips"]) == ("12", "64x64", "3")
+    assert any(adapter.loudness().values())
+    assert len(losses(tmp_path / "run")) == 4
+    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert first["validation"] > 0
+    inspected = subprocess.run(
+        [sys.executable, "-m", "sdxl_anime_video", "inspect", str(tmp_path / "run" / "adapter.safetensors")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "trained_steps: 4" in inspected.stdout
+
+
+def test_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path):
+    options = [*STEPS, "--ema", "0.9", "--noise-correlation", "0.5", "--accumulation", "2"]
+    assert cli.main([str(config_file), *options, "--keep-checkpoints", "9"]) == 0
+    whole, cut = tmp_path / "run", tmp_path / "cut"
+    cut.mkdir()
+    (cut / "checkpoint-00000002.safetensors").write_bytes((whole / "checkpoint-00000002.safetensors").read_bytes())
+    assert cli.main([str(config_file), *options, "--output", str(cut), "--resume", "latest"]) == 0
+    assert losses(cut) == losses(whole)[2:]
+    one, two = (load_adapter(folder / "adapter.safetensors").state_dict() for folder in (whole, cut))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_only_the_adapter_gets_gradients(trainer, toon):
+    run = trainer(precision="fp32")
+    before = {name: value.clone() for name, value in toon.unet.state_dict().items()}
+    silent = {name: value.clone() for name, value in run.adapter.state_dict().items()}
+    for _ in range(2):
+        run.train_step()
+    assert all(p.grad is None and not p.requires_grad for p in toon.unet.parameters())
+    assert set(before) == set(toon.unet.state_dict())
+    assert all(torch.equal(before[name], value) for name, value in toon.unet.state_dict().items())
+    moved = {name for name, value in run.adapter.state_dict().items() if not torch.equal(silent[name], value)}
+    assert moved == set(silent)  # after two steps even what sits behind the zero projection
+    assert {value.dtype for value in run.adapter.state_dict().values()} == {torch.float32}
+    run.unet.detach()
+
+
+def test_an_untrained_adapter_has_the_base_loss(trainer, toon):
+    run = trainer(precision="fp32", validation_clips=1)
+    untrained = run.validate()
+    run.unet.strength = 0
+    assert run.validate() == untrained
+    run.unet.detach()
+
+
+def test_training_lowers_the_loss_of_what_it_saw(trainer):
+    run = trainer(steps=12, learning_rate=3e-3, precision="fp32", caption_dropout=0, random_positions=False)
+    run.held_out = [0, 1]
+    before = run.validate()["validation"]
+    run.run()
+    assert run.validate()["validation"] < before
+    run.unet.detach()
+
+
+def test_gradient_checkpointing_changes_no_loss(trainer, toon):
+    plain = trainer(precision="fp32")
+    expected = [plain.train_step() for _ in range(2)]
+    plain.unet.detach()
+    try:
+        saving = trainer(precision="fp32", gradient_checkpointing=True)
+        assert [saving.train_step() for _ in range(2)] == pytest.approx(expected, rel=1e-5)
+        saving.unet.detach()
+    finally:
+        toon.unet.disable_gradient_checkpointing()
+        toon.unet.eval()
+
+
+def test_learning_rates_by_part(trainer):
+    run = trainer(learning_rate=1e-3, gate_learning_rate=1e-2, position_learning_rate=3e-3, weight_decay=0.1)
+    names = {id(p): name for name, p in run.adapter.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in run.optimizer.param_groups for p in g["params"]}
+    assert len(found) == len(names)
+    for name, settings in found.items():
+        expected = {"gate": (1e-2, 0), "pos_emb": (3e-3, 0), "bias": (1e-3, 0)}.get(name.rsplit(".", 1)[-1])
+        assert settings == (expected or (1e-3, 0 if ".norm." in name else 0.1)), name
+    run.unet.detach()
+
+
+def test_noise_of_a_clip_is_correlated_as_asked(trainer):
+    run = trainer(noise_correlation=0.7, noise_probability=0.5)
+    assert describe_noise(run.config) == "shared 0.7 in 50% of clips, else independent"
+    noise = run.draw_noise(torch.Size((200, 4, 4, 16, 16)), torch.Generator().manual_seed(0)).flatten(2)
+    assert noise.var() == pytest.approx(1, abs=0.02)
+    correlation = (noise[:, 0] * noise[:, 1]).mean(1)
+    mixed = correlation > 0.35
+    assert correlation[mixed].mean() == pytest.approx(0.7, abs=0.02)
+    assert correlation[~mixed].mean() == pytest.approx(0, abs=0.02)
+    assert 0.35 < mixed.float().mean() < 0.65
+    run.unet.detach()
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_clips(trainer):
+    run = trainer()
+    with torch.no_grad():
+        run.adapter.site(next(iter(run.adapter.config.sites))).proj.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 0, clips .*\.mp4"):
+        run.train_step()
+    run.unet.detach()
+
+
+def test_latents_are_encoded_once(toon, clips_folder):
+    data.load_clips(clips_folder, toon, 64)
+    calls = []
+    again = data.load_clips(clips_folder, toon, 64, lambda done, total: calls.append(done))
+    assert calls == []
+    assert [latent.shape for latent in again.latents] == [(5, 4, 8, 8)] * 3
+    assert again.fps == 12
+    data.load_clips(clips_folder, toon, 48, lambda done, total: calls.append(done))
+    assert calls == [1, 2, 3]  # another size, other latents
+
+
+def test_batches_are_cut_from_clips_of_one_size():
+    latents = [
+        torch.full((length, 4, h, 8), float(i)) for i, (length, h) in enumerate([(9, 8), (5, 8), (9, 4), (9, 8)])
+    ]
+    clips = data.Clips(latents, [1, 2, 3, 4], torch.zeros(5, 1, 1), torch.zeros(5, 1), ["a", "b", "c", "d"], 12)
+    assert clips.buckets() == [[2], [0, 1, 3]]
+    seen = set()
+    for seed in range(40):
+        batch, captions, chosen = data.draw_batch(
+            clips, clips.buckets(), 2, [4, 8], torch.Generator().manual_seed(seed)
+        )
+        assert batch[:, 0, 0, 0, 0].tolist() == chosen
+        assert captions.tolist() == [i + 1 for i in chosen]
+        assert batch.shape[1] in (4, 8) or (1 in chosen and batch.shape[1] == 5)
+        seen |= set(chosen)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_pictures_are_scaled_and_cropped():
+    frames = np.zeros((2, 100, 210, 3), np.uint8)
+    assert data.fit(frames, None, 16).shape == (2, 96, 208, 3)
+    assert data.fit(frames, 48, 16).shape == (2, 48, 96, 3)
+
+
+def test_captions_come_from_json_or_text(tmp_path):
+    video = tmp_path / "a.mp4"
+    with pytest.raises(data.DataError, match=r"a.txt beside the video"):
+        data.read_caption(video)
+    video.with_suffix(".txt").write_text(" from text\n")
+    assert data.read_caption(video) == "from text"
+    video.with_suffix(".json").write_text(json.dumps({"caption": "from json"}))
+    assert data.read_caption(video) == "from json"
+    video.with_suffix(".json").write_text("[1]")
+    with pytest.raises(data.DataError, match="not a JSON object"):
+        data.read_caption(video)
+
+
+def spoil_video(folder: Path) -> None:
+    (folder / "bad.mp4").write_bytes(b"no video")
+    (folder / "bad.txt").write_text("x")
+
+
+def spoil_caption(folder: Path) -> None:
+    spoil_video(folder)
+    (folder / "bad.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda folder: None, [], "no video"),
+        (spoil_video, [], "bad.mp4: cannot be read"),
+        (spoil_caption, [], "bad.mp4: no caption"),
+        (lambda folder: None, ["--clips", "/nowhere"], "/nowhere does not exist"),
+        (lambda folder: None, ["--base", "/nowhere"], "neither 'toon' nor a diffusers folder"),
+        (lambda folder: None, ["--stps", "1"], "did you mean 'steps'"),
+    ],
+)
+def test_user_errors_are_one_line_without_a_traceback(config_file, tmp_path, capsys, spoil, options, message):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    spoil(folder)
+    assert cli.main([str(config_file), "--clips", str(folder), *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("kind", ["missing", "foreign", "truncated"])
+def test_what_cannot_be_resumed_from_is_named(config_file, tmp_path, capsys, kind):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "other.safetensors"
+    if kind != "missing":
+        save_file({"a": torch.zeros(3)}, path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-8])
+    assert cli.main([str(config_file), *STEPS, "--resume", str(path)]) == 1
+    assert "resume: " + str(path) in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""The frozen SDXL that an adapter is trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Text = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Base:
+    """A diffusers UNet and VAE, a text encoder, and the noise schedule they were trained with."""
+
+    unet: Any
+    vae: Any
+    encode_text: Callable[[list[str]], Text]  # captions -> tokens [N, T, C] and pooled [N, P]
+    sigmas: torch.Tensor  # [training timesteps], rising
+    prediction: str
+    scheduler_config: dict[str, Any]
+
+    def freeze(self) -> Base:
+        for module in (self.unet, self.vae):
+            module.requires_grad_(False).eval()
+        return self
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor, batch: int = 16) -> torch.Tensor:
+        """Posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
+        where = {"device": self.vae.device, "dtype": self.vae.dtype}
+        pictures = (frames.permute(0, 3, 1, 2) / 127.5 - 1).to(**where)
+        means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
+        return torch.cat(means) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
+        """Pictures `[F, H, W, 3]` float 0..1 of latents `[F, 4, H/8, W/8]`."""
+        latents = (latents / self.vae.config.scaling_factor).to(device=self.vae.device, dtype=self.vae.dtype)
+        pictures = torch.cat([self.vae.decode(some).sample.float().cpu() for some in latents.split(batch)])
+        return (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def time_ids(height: int, width: int, rows: int) -> torch.Tensor:
+    """SDXL's size conditioning `[rows, 6]`: original, crop offset and target, each height before width; no crop."""
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(rows, 1)
+
+
+def load_base(name: str) -> Base:
+    """`toon`, or a diffusers pipeline folder of an SDXL checkpoint; never looks on the network.
+
+    Raises ValueError if it is neither.
+    """
+    if name == "toon":
+        return _toon()
+    if not (Path(name) / "unet" / "config.json").exists():
+        raise ValueError(f"base: {name!r} is neither 'toon' nor a diffusers folder with a unet/config.json")
+    return _folder(name)
+
+
+def _sigmas(config: dict[str, Any]) -> torch.Tensor:
+    from ..schedulers.best_hq import training_sigmas
+
+    return training_sigmas(
+        config.get("beta_start", 0.00085),
+        config.get("beta_end", 0.012),
+        config.get("beta_schedule", "scaled_linear"),
+        config.get("num_train_timesteps", 1000),
+        config.get("rescale_betas_zero_snr", False),
+    )
+
+
+def _folder(name: str) -> Base:
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(name, local_files_only=True)
+
+    @torch.no_grad()
+    def encode_text(captions: list[str]) -> Text:
+        tokens, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
+        return tokens, pooled
+
+    config = dict(pipe.scheduler.config)
+    prediction = config.get("prediction_type", "epsilon")
+    return Base(pipe.unet, pipe.vae, encode_text, _sigmas(config), prediction, config).freeze()
+
+
+def _toon() -> Base:
+    from ..demo.model import load_toon_diffusers
+
+    unet, vae, text = load_toon_diffusers()
+    return Base(unet, vae, text, _sigmas({}), "epsilon", {}).freeze()

@@ -1,0 +1,121 @@
+"""`sdxl-anime-video train CONFIG.yaml [--field value ...]`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from .config import ConfigError, TrainConfig, describe_fields, parse_overrides, read_config
+
+USAGE = """usage: sdxl-anime-video train CONFIG.yaml [--field value ...]
+
+Trains a temporal adapter on a folder of captioned clips. Fields of the config, all of which can be overridden here:
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + describe_fields() + "\n")
+        return 0 if arguments else 2
+    try:
+        config = read_config(Path(arguments[0]), parse_overrides(arguments[1:]))
+        train(config)
+    except (ValueError, FloatingPointError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; go on with --resume latest\n")
+        return 130
+    return 0
+
+
+def git_revision() -> str:
+    """Short hash of the checkout that this program runs from, or `unknown`."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def train(config: TrainConfig) -> Path:
+    """One run into `config.output`: config.yaml, log.jsonl, checkpoints, adapter.safetensors (returned)."""
+    import torch
+    import yaml
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from .base import load_base
+    from .data import load_clips
+    from .loop import Trainer
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    config.output.mkdir(parents=True, exist_ok=True)
+    written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
+    (config.output / "config.yaml").write_text(written, encoding="utf-8")
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    base = load_base(config.base)
+    with Progress(*columns, console=console) as bars, (config.output / "log.jsonl").open("a", encoding="utf-8") as log:
+        encoding = bars.add_task("encode clips")
+        clips = load_clips(
+            config.clips, base, config.resolution, lambda done, all_: bars.update(encoding, completed=done, total=all_)
+        )
+        bars.update(encoding, completed=len(clips), total=len(clips))
+        training = bars.add_task("train")
+        recent: deque[float] = deque(maxlen=50)
+
+        def report(event: dict[str, Any]) -> None:
+            log.write(json.dumps(event) + "\n")
+            log.flush()
+            if "loss" in event:
+                recent.append(event["loss"])
+                total = config.steps
+                if config.minutes and event["seconds"] > 0:
+                    total = min(total, round(event["step"] / event["seconds"] * 60 * config.minutes))
+                mean = sum(recent) / len(recent)
+                bars.update(training, description=f"train, loss {mean:.5f}", completed=event["step"], total=total)
+            if "validation" in event:
+                console.print(f"step {event['step']}: validation loss {event['validation']:.6f}")
+
+        trainer = Trainer(config, base, clips, report)
+        bars.update(training, completed=trainer.step, total=config.steps)
+        trainer.run()
+        sizes = sorted({f"{latent.shape[-1] * 8}x{latent.shape[-2] * 8}" for latent in clips.latents})
+        adapter = config.output / "adapter.safetensors"
+        trainer.save(
+            adapter,
+            {
+                "trained_base": config.base,
+                "trained_dataset": config.dataset or config.clips.name,
+                "trained_clips": str(len(clips)),
+                "trained_fps": f"{clips.fps:g}",
+                "trained_resolution": ", ".join(sizes),
+                "trained_revision": git_revision(),
+            },
+        )
+    console.print(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
+    return adapter
+
+
+__all__ = ["ConfigError", "main", "train"]

@@ -1,0 +1,183 @@
+"""What a training run is told: a typed YAML file whose every field can be overridden on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class ConfigError(ValueError):
+    """A training config that cannot be honoured; the message names the field and the remedy."""
+
+
+class TrainConfig(BaseModel):
+    """Settings of `sdxl-anime-video train`."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    clips: Path
+    """Folder of video files, each with its caption in a .txt or .json file of the same name beside it."""
+    output: Path
+    """Run folder: config, log, checkpoints and adapter.safetensors go here."""
+    base: str = "toon"
+    """`toon`, or a diffusers folder of an SDXL checkpoint."""
+    resolution: PositiveInt | None = None
+    """Shorter side of the training pictures in pixels; clips are scaled to it. None keeps each clip's own size."""
+    dataset: str = ""
+    """Name of the clips, recorded in the adapter's metadata."""
+
+    max_frames: PositiveInt = 24
+    """Frame positions that the adapter has."""
+    frames: list[PositiveInt] = [8, 10, 12]
+    """Frames a clip has in a step; each step takes one of these."""
+    random_positions: bool = True
+    """Place the frames of a step anywhere within max_frames, so that every position is trained."""
+    norm: bool = True
+    """LayerNorm before the attention."""
+    init: Literal["proj", "gate"] = "proj"
+    """What keeps a new adapter silent: a zero output projection, or a zero gate (then raise gate_learning_rate)."""
+
+    steps: PositiveInt = 10000
+    """Optimizer steps."""
+    minutes: PositiveFloat | None = None
+    """Time limit. The learning rate then follows steps or minutes, whichever is further along."""
+    clips_per_step: PositiveInt = 2
+    """Clips in one forward pass; all share size and number of frames."""
+    accumulation: PositiveInt = 1
+    """Forward passes to one optimizer step."""
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate of AdamW."""
+    gate_learning_rate: PositiveFloat | None = None
+    """Peak rate of the gates; None takes learning_rate."""
+    position_learning_rate: PositiveFloat | None = None
+    """Peak rate of the learned positions; None takes learning_rate."""
+    weight_decay: NonNegative = 1e-4
+    """Decay of matrices; gates, positions, norms and biases have none."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """AdamW's decay rates of its first and second moment."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps over which the learning rate rises; after them it falls to zero along a cosine."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is saved; 0 for none."""
+
+    min_snr_gamma: PositiveFloat | None = 5.0
+    """Min-SNR: the weight of a clip's x0 error is its SNR, at most this. None for no bound."""
+    snr_floor: NonNegative = 0.0
+    """The weight of x0 error is at least this; lifts the high noise levels, where motion is decided. 0 for none."""
+    high_noise_bias: NonNegative = 0.0
+    """0 draws noise levels evenly; b > 0 draws timesteps with density rising as t^b."""
+    noise_mode: Literal["shared", "progressive"] = "shared"
+    """How the noise of a clip's frames is correlated, where it is."""
+    noise_correlation: Share = 0.0
+    """Correlation of neighbouring frames' noise; 0 for independent noise."""
+    noise_probability: Share = 1.0
+    """Share of clips that get correlated noise; the others get independent noise."""
+    caption_dropout: Share = 0.1
+    """Share of clips that are trained without their caption, for classifier-free guidance."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the forward pass; the adapter's own weights are always fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    threads: PositiveInt | None = None
+    """CPU threads; None leaves PyTorch's choice."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+
+    checkpoint_steps: PositiveInt | None = 1000
+    """Save a checkpoint every so many steps."""
+    checkpoint_minutes: PositiveFloat | None = 10.0
+    """Save a checkpoint every so many minutes."""
+    keep_checkpoints: PositiveInt = 2
+    """Older checkpoints are removed."""
+    resume: str | None = None
+    """`latest`, or a checkpoint file to go on from. `latest` starts afresh where there is none."""
+    validation_clips: Annotated[int, Field(ge=0)] = 0
+    """Clips kept out of training for the validation loss."""
+    validation_steps: PositiveInt = 500
+    """Measure the validation loss every so many steps."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if not self.frames:
+            raise ValueError("frames: is empty; give at least one number of frames, such as [8, 12, 16]")
+        if max(self.frames) > self.max_frames:
+            raise ValueError(f"frames: {max(self.frames)} is more than max_frames {self.max_frames}; raise max_frames")
+        if self.min_snr_gamma is not None and self.snr_floor > self.min_snr_gamma:
+            raise ValueError(f"snr_floor: {self.snr_floor} is above min_snr_gamma {self.min_snr_gamma}; lower it")
+        return self
+
+
+def check_fields(values: Any, source: str) -> dict[str, Any]:
+    """The mapping of a config file. Raises ConfigError for anything else and for fields that do not exist."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected `field: value` lines, found {type(values).__name__}")
+    known = list(TrainConfig.model_fields)
+    for field in values:
+        if field not in known:
+            near = difflib.get_close_matches(str(field), known, n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown field {field!r}; {hint}")
+    return values
+
+
+def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a YAML config; `overrides` win over the file. Relative paths are relative to the working directory.
+
+    Raises ConfigError that names the file, the field and what is wrong with it.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"config {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from None
+    values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors()]
+        raise ConfigError(f"{path}: " + "; ".join(problems)) from None
+
+
+def parse_overrides(words: list[str]) -> dict[str, Any]:
+    """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and YAML values.
+
+    Raises ConfigError for a word that is no `--field value` pair.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        field, equals, value = word.partition("=")
+        if not field.startswith("--") or not (equals or rest):
+            raise ConfigError(f"command line: cannot read {word!r}; write --field value, such as --steps 500")
+        field = field[2:].replace("-", "_")
+        check_fields({field: value}, "command line")
+        parsed = yaml.safe_load(value if equals else rest.pop(0))
+        # YAML 1.1 reads 1e-3 as text; the field's own type reads it as a number.
+        values[field] = parsed
+    return values
+
+
+def describe_fields() -> str:
+    """Every field with its default and meaning."""
+    lines = []
+    for name, field in TrainConfig.model_fields.items():
+        default = "required" if field.is_required() else field.default
+        lines.append(f"  --{name.replace('_', '-')} ({default})\n      {field.description}")
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""Clips with captions from a folder, encoded once into latents that stay in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .base import Base
+
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
+
+
+class DataError(ValueError):
+    """A folder or file that cannot be trained on; the message names it."""
+
+
+@dataclass
+class Clips:
+    """Encoded clips: latents `[F, 4, h, w]` each (half precision), and which caption each has."""
+
+    latents: list[torch.Tensor]
+    caption: list[int]  # index into tokens and pooled; row 0 is the empty caption
+    tokens: torch.Tensor  # [captions, T, C]
+    pooled: torch.Tensor  # [captions, P]
+    names: list[str]
+    fps: float
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def buckets(self) -> list[list[int]]:
+        """Clips that can share a batch: those of one picture size."""
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for i, latent in enumerate(self.latents):
+            sizes.setdefault(tuple(latent.shape[1:]), []).append(i)
+        return [sizes[size] for size in sorted(sizes)]
+
+
+def find_clips(folder: Path) -> list[Path]:
+    """Video files of a folder and its subfolders, by name. Raises DataError if there are none."""
+    if not folder.is_dir():
+        raise DataError(f"clips: folder {folder} does not exist")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise DataError(f"clips: no video ({', '.join(sorted(VIDEO_SUFFIXES))}) in {folder}")
+    return files
+
+
+def read_caption(video: Path) -> str:
+    """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if there is neither."""
+    if (path := video.with_suffix(".json")).exists():
+        try:
+            caption = json.loads(path.read_text(encoding="utf-8")).get("caption")
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path}: not a JSON object: {error}") from None
+        if isinstance(caption, str):
+            return caption.strip()
+    if (path := video.with_suffix(".txt")).exists():
+        return path.read_text(encoding="utf-8").strip()
+    raise DataError(
+        f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
+    )
+
+
+def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray:
+    """Scale uint8 `[F, H, W, 3]` so that the shorter side is `resolution`, then crop the middle to multiples."""
+    import cv2
+
+    height, width = frames.shape[1:3]
+    if resolution is not None and min(height, width) != resolution:
+        scale = resolution / min(height, width)
+        height, width = round(height * scale), round(width * scale)
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        frames = np.stack([cv2.resize(frame, (width, height), interpolation=how) for frame in frames])
+    rows, columns = height // multiple * multiple, width // multiple * multiple
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return frames[:, top : top + rows, left : left + columns]
+
+
+def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None) -> str:
+    """Changes with the files, the VAE's weights and the size: with whatever makes stored latents stale."""
+    digest = hashlib.sha256(f"1/{resolution}/{base.vae.config.scaling_factor}".encode())
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}".encode())
+    for name, weight in base.vae.state_dict().items():
+        digest.update(f"{name}/{tuple(weight.shape)}/{weight.double().sum().item()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def load_clips(
+    folder: Path, base: Base, resolution: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Clips:
+    """Read, scale and encode every clip of a folder, or take the latents that an earlier run left there.
+
+    They are kept in `.latents-<fingerprint>.npz` in the folder. Raises DataError that names the file for one that cannot
+    be read, is smaller than a latent, or has no caption.
+    """
+    files = find_clips(folder)
+    captions = [read_caption(file) for file in files]
+    cache = folder / f".latents-{_fingerprint(files, base, resolution)}.npz"
+    if cache.exists():
+        with np.load(cache) as stored:
+            arrays, fps = [stored[f"clip{i}"] for i in range(len(files))], float(stored["fps"])
+    else:
+        arrays, fps = _encode(files, base, resolution, progress)
+        part = cache.with_suffix(".part.npz")
+        np.savez(part, fps=fps, **{f"clip{i}": array for i, array in enumerate(arrays)})
+        part.replace(cache)
+    known = ["", *sorted(set(captions) - {""})]
+    encoded = [base.encode_text(known[i : i + 32]) for i in range(0, len(known), 32)]
+    tokens, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    return Clips(
+        latents=[torch.from_numpy(array) for array in arrays],
+        caption=[known.index(caption) for caption in captions],
+        tokens=tokens.cpu(),
+        pooled=pooled.cpu(),
+        names=[file.name for file in files],
+        fps=fps,
+    )
+
+
+def _encode(
+    files: list[Path], base: Base, resolution: int | None, progress: Callable[[int, int], None] | None
+) -> tuple[list[np.ndarray], float]:
+    from ..media.video import read_clip
+
+    multiple = 2 ** (len(base.vae.config.block_out_channels) - 1) * 2 ** (len(base.unet.config.block_out_channels) - 1)
+    arrays, rates = [], []
+    for i, file in enumerate(files):
+        try:
+            frames, fps = read_clip(file)
+        except Exception as error:
+            raise DataError(f"{file}: cannot be read: {error}") from error
+        frames = fit(frames, resolution, multiple)
+        if 0 in frames.shape:
+            raise DataError(f"{file}: smaller than {multiple} x {multiple} pixels")
+        arrays.append(base.encode(torch.from_numpy(frames)).half().numpy())
+        rates.append(float(fps))
+        if progress:
+            progress(i + 1, len(files))
+    return arrays, float(np.median(rates))
+
+
+def draw_batch(
+    clips: Clips, buckets: list[list[int]], count: int, frame_choices: list[int], generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """`count` random clips of one size, cut to one length from the list at random places.
+
+    Returns latents `[count, F, 4, h, w]` fp32, caption indices `[count]` and clip indices. Where a drawn clip is shorter
+    than the length, all are cut to its length.
+    """
+
+    def integer(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    sizes = torch.tensor([len(bucket) for bucket in buckets], dtype=torch.float32)
+    bucket = buckets[int(torch.multinomial(sizes, 1, generator=generator))]
+    if len(bucket) >= count:
+        chosen = [bucket[i] for i in torch.randperm(len(bucket), generator=generator)[:count].tolist()]
+    else:
+        chosen = [bucket[integer(len(bucket))] for _ in range(count)]
+    frames = min([frame_choices[integer(len(frame_choices))], *(len(clips.latents[i]) for i in chosen)])
+    cut = []
+    for i in chosen:
+        start = integer(len(clips.latents[i]) - frames + 1)
+        cut.append(clips.latents[i][start : start + frames].float())
+    return torch.stack(cut), torch.tensor([clips.caption[i] for i in chosen]), chosen

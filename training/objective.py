@@ -1,0 +1,51 @@
+"""The denoising objective as small pure functions. Noise levels are sigma, SNR = 1 / sigma^2."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def loss_weight(sigma: torch.Tensor, prediction: str, gamma: float | None = 5.0, floor: float = 0.0) -> torch.Tensor:
+    """Weight of a clip's mean squared error at its noise level, of the shape of `sigma`.
+
+    In terms of the clean picture the weight is SNR kept within `floor`..`gamma`; the error of epsilon is SNR times that
+    of the clean picture, the error of v is SNR + 1 times. So epsilon gets min(SNR, gamma) / SNR and v gets
+    min(SNR, gamma) / (SNR + 1), the Min-SNR weights of Hang et al. 2023. A floor of 1 is the truncated SNR weight of
+    Salimans & Ho 2022. Raises ValueError for another prediction type, or for epsilon at zero SNR.
+    """
+    snr = sigma.pow(-2)
+    target = snr.clamp(min=floor, max=math.inf if gamma is None else gamma)
+    if prediction == "epsilon":
+        if (snr == 0).any():
+            raise ValueError("epsilon says nothing about the picture at zero SNR; use a base that predicts v")
+        return target / snr
+    if prediction == "v_prediction":
+        return target / (snr + 1)
+    raise ValueError(f"the base predicts {prediction!r}; epsilon and v_prediction can be trained")
+
+
+def timesteps(uniform: torch.Tensor, count: int, high_noise_bias: float = 0.0) -> torch.Tensor:
+    """Training timesteps 0..count-1 from uniform numbers in [0, 1); density proportional to t^bias."""
+    return (uniform.double() ** (1 / (1 + high_noise_bias)) * count).long().clamp(max=count - 1)
+
+
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Variance preserving noisy latents `[B, F, C, H, W]` at noise levels sigma `[B]`."""
+    sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
+    return (latents + sigma * noise) / (1 + sigma**2).sqrt()
+
+
+def training_target(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, prediction: str) -> torch.Tensor:
+    """What the model is to predict: the noise, or v = alpha noise - alpha sigma latents (Salimans & Ho 2022)."""
+    if prediction == "epsilon":
+        return noise
+    sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
+    return (noise - sigma * latents) / (1 + sigma**2).sqrt()
+
+
+def learning_rate_scale(step: int, warmup: int, progress: float) -> float:
+    """Linear warm-up over `warmup` steps, times a cosine from 1 at progress 0 to 0 at progress 1."""
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

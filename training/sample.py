@@ -1,0 +1,46 @@
+"""Sampling clips with a diffusers UNet: one loop for validation and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from .base import Base, Text, time_ids
+
+
+@torch.no_grad()
+def sample_clip(
+    base: Base,
+    unet: Any,
+    noise: torch.Tensor,
+    text: Text,
+    *,
+    steps: int = 28,
+    cfg: float = 5.0,
+    temporal: bool = True,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+) -> torch.Tensor:
+    """Latents `[F, 4, h, w]` of a clip by BestHQ with classifier-free guidance.
+
+    unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
+    noise: unit normal `[F, 4, h, w]`. text: two rows, the empty caption's and the caption's, as `encode_text` gives them.
+    """
+    from ..schedulers.diffusers import SDXLAnime_BestHQScheduler
+
+    scheduler = SDXLAnime_BestHQScheduler.from_config({**base.scheduler_config, "prediction_type": base.prediction})
+    scheduler.set_timesteps(steps)
+    frames, _, height, width = noise.shape
+    factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
+    tokens, pooled = (rows.repeat_interleave(frames, 0) for rows in text)
+    added = {"text_embeds": pooled, "time_ids": time_ids(height * factor, width * factor, 2 * frames).to(noise)}
+    extra = {"num_frames": frames} if temporal else {}
+    latents = noise
+    for t in scheduler.timesteps:
+        with precision():
+            both = unet(torch.cat([latents, latents]), t, tokens, added_cond_kwargs=added, **extra).sample.float()
+        empty, wanted = both.chunk(2)
+        latents = scheduler.step(empty + cfg * (wanted - empty), t, latents).prev_sample
+    return latents

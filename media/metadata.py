@@ -16,14 +16,17 @@ MOVFLAGS = "use_metadata_tags+faststart"
 
 
 def to_tags(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """Values as text: strings as they are, anything else as JSON.
+    """Values as text: strings as they are, anything else as JSON."""
+    return {key: value if isinstance(value, str) else to_json(value) for key, value in (metadata or {}).items()}
 
-    NaN and infinities become null, because JavaScript's JSON parser refuses the whole document for one of them, and
-    ComfyUI puts NaN into prompts itself (``is_changed`` of nodes that always run).
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON in ASCII, with null for NaN and infinities.
+
+    JavaScript's parser refuses the whole document for one NaN, and ComfyUI puts NaN into prompts itself
+    (``is_changed`` of nodes that always run).
     """
-    return {
-        key: value if isinstance(value, str) else json.dumps(_finite(value)) for key, value in (metadata or {}).items()
-    }
+    return json.dumps(_finite(value), indent=indent)
 
 
 def from_tags(tags: Mapping[str, str]) -> dict[str, Any]:

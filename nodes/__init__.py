@@ -6,6 +6,7 @@ from .best_hq import BestHQSampler, BestHQSigmas
 from .demo_model import DemoModel
 from .latent import EmptyVideoLatent
 from .noise import CorrelatedNoise
+from .save_clip import SaveClip
 from .smoothing import FrameSmoothing
 
 
@@ -24,4 +25,5 @@ NODES: list[type[io.ComfyNode]] = [
     CorrelatedNoise,
     FrameSmoothing,
     KeyframeAnchor,
+    SaveClip,
 ]

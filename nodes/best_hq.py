@@ -81,4 +81,6 @@ class BestHQSampler(io.ComfyNode):
     def execute(cls, smoothing=0.0) -> io.NodeOutput:
         from comfy.samplers import KSAMPLER
 
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"SAV_BestHQSampler: smoothing is {smoothing:g}; it must lie between 0 and 1")
         return io.NodeOutput(KSAMPLER(sample_best_hq, {"smoothing": smoothing}))

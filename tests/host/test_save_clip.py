@@ -1,0 +1,179 @@
+"""SAV_SaveClip in the real ComfyUI: files, graph, preview, and what is refused."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from fractions import Fraction
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from clips import painted
+from comfy.cli_args import args
+from comfy_api.latest import io
+from PIL import Image
+
+from sdxl_anime_video.media.video import probe_clip, read_clip
+from sdxl_anime_video.nodes.save_clip import SaveClip
+
+PROMPT = {"7": {"class_type": "SAV_SaveClip", "inputs": {"fps": 12.0}, "is_changed": [float("nan")]}}
+WORKFLOW = {"nodes": [{"id": 7, "type": "SAV_SaveClip"}], "links": [], "version": 0.4}
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An output folder of the test's own."""
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_output_directory(before)
+
+
+def images(frames=4, height=32, width=48):
+    return torch.from_numpy(painted(frames, height, width)) / 255
+
+
+def save(*values, **named) -> io.NodeOutput:
+    """Run the node as ComfyUI does: on a copy of the class that holds the hidden inputs."""
+    hidden = {io.Hidden.prompt: PROMPT, io.Hidden.extra_pnginfo: {"workflow": WORKFLOW}}
+    wrapped = "v3_data" in inspect.signature(SaveClip.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
+    ready = SaveClip.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wrapped else hidden)
+    return ready.execute(*values, **named)
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_saves_plays_and_hands_on(output):
+    result = save(images(), 8.5, "video/night")
+    path = output / "video" / "night_00001_.mp4"
+    assert names(output) == ["video/night_00001_.mp4"]
+    assert result.ui.as_dict() == {
+        "images": [{"filename": path.name, "subfolder": "video", "type": "output"}],
+        "animated": (True,),
+    }
+    clip, fps = read_clip(path)
+    assert clip.shape == (4, 32, 48, 3) and fps == Fraction(17, 2)
+    video = result.args[0]
+    assert video.get_dimensions() == (48, 32)
+    parts = video.get_components()
+    assert parts.images.shape == (4, 32, 48, 3) and parts.frame_rate == Fraction(17, 2) and parts.audio is None
+    assert (parts.images - images()).abs().mean() < 0.05, "core must read our colours as we meant them"
+
+
+def test_numbers_go_up(output):
+    for _ in range(3):
+        save(images(), 12, "clip")
+    assert names(output) == [f"clip_0000{n}_.mp4" for n in (1, 2, 3)]
+
+
+def test_graph_is_in_the_file(output):
+    save(images(), 12, "clip")
+    tags = probe_clip(output / "clip_00001_.mp4").metadata
+    assert tags["workflow"] == WORKFLOW
+    assert tags["prompt"] == {**PROMPT, "7": {**PROMPT["7"], "is_changed": [None]}}
+
+
+def test_disable_metadata_is_honoured(output, monkeypatch):
+    monkeypatch.setattr(args, "disable_metadata", True)
+    save(images(), 12, "clip", save_frames=True)
+    assert not {"workflow", "prompt"} & set(probe_clip(output / "clip_00001_.mp4").metadata)
+    assert not {"workflow", "prompt"} & set(json.loads((output / "clip_00001_.json").read_text()))
+    assert not Image.open(output / "clip_00001_frames" / "frame_00000.png").text
+
+
+def test_frames_are_saved_beside_the_clip(output):
+    save(images(3, 31, 47), 23.976, "clip", 20, True)
+    assert names(output) == [
+        "clip_00001_.json",
+        "clip_00001_.mp4",
+        *(f"clip_00001_frames/frame_0000{n}.png" for n in range(3)),
+    ]
+    facts = json.loads((output / "clip_00001_.json").read_text())
+    assert (facts["frames"], facts["fps"], facts["width"], facts["height"], facts["crf"]) == (
+        3,
+        "24000/1001",
+        47,
+        31,
+        20,
+    )
+    assert facts["workflow"] == WORKFLOW and facts["clip"] == "clip_00001_.mp4"
+    for index, frame in enumerate(painted(3, 31, 47)):
+        picture = Image.open(output / (facts["stills"] % index))
+        assert np.array_equal(np.asarray(picture), frame), "PNG is lossless and of the true size"
+        assert json.loads(picture.text["workflow"]) == WORKFLOW
+    save(images(), 12, "clip")
+    assert (output / "clip_00002_.mp4").is_file(), "the folder of frames counts as the same number"
+
+
+def test_sound(output):
+    sound = {"waveform": torch.sin(torch.arange(44100) / 10).expand(1, 2, -1), "sample_rate": 44100}
+    result = save(images(6), 12, "clip", audio=sound)
+    heard = result.args[0].get_components().audio
+    assert heard["sample_rate"] == 44100 and heard["waveform"].shape[1] == 2
+    assert abs(heard["waveform"].shape[2] / 44100 - 0.5) < 0.06
+
+
+def test_progress_is_shown(output):
+    seen = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: seen.append((value, total)))
+    try:
+        save(images(5), 12, "clip")
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert seen == [(n, 5) for n in range(1, 6)]
+
+
+def test_interrupt_leaves_nothing(output):
+    def interrupt_at_two(value, total, preview, node_id=None):
+        if value == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    comfy.utils.set_progress_bar_global_hook(interrupt_at_two)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            save(images(5), 12, "clip", save_frames=True)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+    assert list(output.iterdir()) == []
+
+
+def broken():
+    pictures = images()
+    pictures[2, 0, 0, 0] = float("nan")
+    return pictures
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ((broken(), 12, "clip"), "SAV_SaveClip: frame 2 holds NaN.*fp32-vae"),
+        ((images(0), 12, "clip"), "SAV_SaveClip: images has shape.*at least one frame"),
+        ((images()[0], 12, "clip"), "SAV_SaveClip: images has shape"),
+        ((images()[..., :1], 12, "clip"), "SAV_SaveClip: frame 0 has shape"),
+        ((images(), 0, "clip"), "SAV_SaveClip: fps must be a number above 0, got 0"),
+        ((images(), -1.0, "clip"), "SAV_SaveClip: fps must be"),
+        ((images(), float("nan"), "clip"), "SAV_SaveClip: fps must be"),
+        ((images(), 12, "clip", 99), "SAV_SaveClip: crf must be"),
+        ((images(), 12, ""), "SAV_SaveClip: filename_prefix ''"),
+        ((images(), 12, "./"), "SAV_SaveClip: filename_prefix"),
+    ],
+)
+@pytest.mark.parametrize("save_frames", [False, True])
+def test_refused(output, values, words, save_frames):
+    with pytest.raises(ValueError, match=words):
+        save(*values, save_frames=save_frames)
+    assert list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize("prefix", ["../escape", "a/../../escape", "/tmp/escape"])
+def test_output_folder_is_not_left(output, prefix):
+    with pytest.raises(Exception, match="outside the output folder"):
+        save(images(), 12, prefix)
+    assert list(output.iterdir()) == [] and not list(output.parent.glob("escape*"))

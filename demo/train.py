@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -94,13 +93,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=None, help="training steps (default 3000 for vae, 6000 for base)")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time even if steps are left")
-    parser.add_argument("--batch", type=int, default=48, help="latents a step (base only)")
+    parser.add_argument("--batch", type=int, default=32, help="latents a step (base only)")
     parser.add_argument("--cache", type=Path, default=Path("outputs/toon"), help="painted frames, checkpoints, samples")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="weights file to write")
     options = parser.parse_args(arguments)
     options.frames = options.frames or {"vae": 8000, "base": 16000}[options.what]
     options.steps = options.steps or {"vae": 3000, "base": 6000}[options.what]
-    options.command = shlex.join(["python", "-m", "sdxl_anime_video.demo.train", *(arguments or sys.argv[1:])])
+    told = {"seed": options.seed, "frames": options.frames, "steps": options.steps, "minutes": options.minutes}
+    told |= {"batch": options.batch} if options.what == "base" else {}
+    flags = " ".join(f"--{name} {value}" for name, value in told.items() if value is not None)
+    options.command = f"python -m sdxl_anime_video.demo.train {options.what} {flags}"
     options.cache.mkdir(parents=True, exist_ok=True)
     {"vae": run_vae, "base": run_base}[options.what](options)
 

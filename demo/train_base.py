@@ -48,7 +48,7 @@ def train_base(
     say: Callable[[str], None],
     show: Callable[[Base, int], None],
     show_every: int = 500,
-    batch: int = 48,
+    batch: int = 32,
     peak: float = 1e-3,
 ) -> tuple[Base, dict[str, str]]:
     """Train (or resume from `checkpoint`) on latents `[N,4,h,w]` (unscaled) and their captions; every `show_every`

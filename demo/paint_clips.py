@@ -1,8 +1,8 @@
 """`python -m sdxl_anime_video.demo.paint_clips OUT --count N`: a folder of captioned toon clips, ready to train on.
 
 Each clip is three files: NAME.mp4, NAME.txt with its caption, and NAME.json with caption, seed and the truth of every
-frame that fits in a text file (joints and centroid in pixels of the painted size, colours). Held-out captions are painted
-only when asked for.
+frame that fits in a text file (joints and centroid in pixels of the painted size, colours). Held-out captions are
+painted only when asked for.
 """
 
 from __future__ import annotations

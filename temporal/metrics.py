@@ -1,15 +1,17 @@
 """How steady, how lively and how true to its character a clip is.
 
-Every function takes a clip `[F, H, W, 3]` (numpy or torch; float in 0..1, or uint8) and returns plain floats or numpy arrays.
-Report `motion` wherever `flicker` or `warp_error` is reported: a still picture wins both. Optical flow is OpenCV's DIS.
+Every function takes a clip `[F, H, W, 3]` (numpy or torch; float in 0..1, or uint8) and returns plain numbers or numpy
+arrays. Report `motion` wherever `flicker` or `warp_error` is reported: a still picture wins both. Optical flow is
+OpenCV's DIS.
 
-Sources: VBench (Huang et al. 2024) for temporal flickering and dynamic degree, both there on other flow (RAFT) and other
-frame sizes; Lai et al. 2018, "Learning Blind Video Temporal Consistency", for the warp error and its occlusion test.
-Paths of a character and its limbs are in `paths.py`.
+Sources: VBench (Huang et al. 2024) for temporal flickering and dynamic degree, both there on other flow (RAFT) and
+other frame sizes; Lai et al. 2018, "Learning Blind Video Temporal Consistency", for the warp error and its occlusion
+test. Paths of a character and its limbs are in `paths.py`.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ FLOW_MIN_SIZE = 32  # DIS needs a few pyramid levels
 
 
 class WarpError(NamedTuple):
-    """Warp error with the share of pixels it was measured on: an incoherent clip hides most of its pixels from the error."""
+    """Warp error, and the share of pixels it was measured on: an incoherent clip hides most of its pixels from it."""
 
     error: float  # mean squared colour distance of pixels that flow can follow, 0..3
     coverage: float  # share of pixels that flow can follow, 0..1
@@ -83,11 +85,11 @@ def clip_flow(clip: Any) -> np.ndarray:
     frames = as_clip(clip)
     if len(frames) < 2:
         return np.zeros((0, *frames.shape[1:3], 2), np.float32)
-    return np.stack([estimate_flow(a, b) for a, b in zip(frames[:-1], frames[1:], strict=True)])
+    return np.stack([estimate_flow(a, b) for a, b in pairwise(frames)])
 
 
 def warp_back(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sample `image` `[H, W, C]` at p + flow(p), bilinearly; also which of those points lie inside the image `[H, W]`."""
+    """Sample `image` `[H, W, C]` at p + flow(p), bilinearly; also which of those points are inside it, `[H, W]`."""
     import cv2
 
     height, width = flow.shape[:2]
@@ -111,13 +113,14 @@ def followable(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
 def warp_error(clip: Any, flow: Any = None, visible: Any = None) -> WarpError:
     """How much the colours of followed pixels change between neighbouring frames (Lai et al. 2018).
 
-    For each pair, the squared RGB distance of I_t and I_t+1 warped onto it, averaged over the pixels that can be followed;
-    then the mean over pairs. Pairs in which nothing can be followed count with all their pixels, as in the authors' code.
+    For each pair, the squared RGB distance of I_t and I_t+1 warped onto it, averaged over the pixels that can be
+    followed; then the mean over pairs. Pairs in which nothing can be followed count with all their pixels, as in the
+    authors' code.
 
     Args:
         clip: `[F, H, W, 3]`.
         flow: true flow `[F-1, H, W, 2]`, pixels, from each frame to the next; estimated both ways where None.
-        visible: with `flow`, the pixels `[F-1, H, W]` still seen in the next frame; None means all that stay in the picture.
+        visible: with `flow`, the pixels `[F-1, H, W]` still seen in the next frame; None means all that stay inside.
     """
     frames = as_clip(clip)
     if len(frames) < 2:
@@ -127,7 +130,7 @@ def warp_error(clip: Any, flow: Any = None, visible: Any = None) -> WarpError:
     if flow is not None and np.shape(flow) != (len(frames) - 1, *frames.shape[1:3], 2):
         raise ValueError(f"flow of a clip {list(frames.shape)} is [F-1, H, W, 2], not {list(np.shape(flow))}")
     errors, coverages = [], []
-    for t, (here, there) in enumerate(zip(frames[:-1], frames[1:], strict=True)):
+    for t, (here, there) in enumerate(pairwise(frames)):
         if flow is None:
             forward = estimate_flow(here, there)
             mask = followable(forward, estimate_flow(there, here))
@@ -143,7 +146,7 @@ def warp_error(clip: Any, flow: Any = None, visible: Any = None) -> WarpError:
 
 
 def motion(clip: Any, flow: Any = None) -> float:
-    """Mean length of the flow between neighbouring frames, pixels a frame; estimated where `flow` `[F-1, H, W, 2]` is None."""
+    """Mean length of the flow between neighbouring frames, pixels a frame; `flow` `[F-1, H, W, 2]` or else DIS."""
     flow = clip_flow(clip) if flow is None else np.asarray(flow)
     return float(np.linalg.norm(flow, axis=-1).mean()) if len(flow) else 0.0
 
@@ -151,8 +154,8 @@ def motion(clip: Any, flow: Any = None) -> float:
 def dynamic_degree(clip: Any, flow: Any = None) -> bool:
     """VBench's test of whether a clip moves, on DIS flow (VBench uses RAFT at 8 frames a second).
 
-    A pair is dynamic where the fastest 5 % of its pixels move more than 6 * min(H, W) / 256 pixels on average; the clip is
-    where at least round(4 F / 16) pairs are.
+    A pair is dynamic where the fastest 5 % of its pixels move more than 6 * min(H, W) / 256 pixels on average; the clip
+    is where at least round(4 F / 16) pairs are.
     """
     frames = as_clip(clip)
     flow = clip_flow(frames) if flow is None else np.asarray(flow)
@@ -172,10 +175,10 @@ def _directions() -> np.ndarray:
 
 
 def colour_distance(first: np.ndarray, second: np.ndarray, quantiles: int = 128) -> float:
-    """Distance of two sets of colours `[N, 3]` and `[M, 3]`, 0..1-ish and blind to where the colours lie in the picture.
+    """Distance of two sets of colours `[N, 3]` and `[M, 3]`, blind to where in the picture the colours lie.
 
-    Sliced Wasserstein distance (Rabin et al. 2011) along the axes and diagonals of the RGB cube, in mean colour shift per
-    axis: shifting every colour by (d, d, d) gives about d.
+    Sliced Wasserstein distance (Rabin et al. 2011) along the axes and diagonals of the RGB cube, in mean colour shift
+    per axis: shifting every colour by (d, d, d) gives d.
     """
     levels = (np.arange(quantiles) + 0.5) / quantiles
     directions = _directions()

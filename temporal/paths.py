@@ -30,9 +30,16 @@ def colour_weights(clip: Any, colour: Any, tolerance: float = 0.25) -> np.ndarra
     return np.clip(1 - distance / tolerance, 0, None)
 
 
-def centroid_path(clip: Any, colour: Any, tolerance: float = 0.25, min_pixels: float = 1.0) -> np.ndarray:
-    """Centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN where less than `min_pixels` of it is seen."""
+def centroid_path(
+    clip: Any, colour: Any, tolerance: float = 0.25, min_pixels: float = 1.0, region: Any = None
+) -> np.ndarray:
+    """Centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN where less than `min_pixels` of it is seen.
+
+    region: mask `[H, W]` or `[F, H, W]` outside of which pixels do not count.
+    """
     weights = colour_weights(clip, colour, tolerance)
+    if region is not None:
+        weights = weights * np.asarray(region, dtype=bool)
     height, width = weights.shape[1:]
     total = weights.sum((1, 2))
     seen = total >= min_pixels
@@ -45,7 +52,7 @@ def centroid_path(clip: Any, colour: Any, tolerance: float = 0.25, min_pixels: f
 def limb_paths(
     clip: Any, colours: Mapping[str, Any], tolerance: float = 0.25, origin: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Path of each limb by its distinctive colour; relative to `origin` `[F, 2]` (the character's centre) where given."""
+    """Path of each limb by its distinctive colour; relative to `origin` `[F, 2]` (the body's centre) where given."""
     paths = {name: centroid_path(clip, colour, tolerance) for name, colour in colours.items()}
     return paths if origin is None else {name: path - origin for name, path in paths.items()}
 
@@ -67,7 +74,7 @@ def path_amplitude(path: np.ndarray) -> float:
 
 
 def path_jerkiness(path: np.ndarray) -> float:
-    """How erratic a path is: root mean square second difference over the amplitude. NaN if unknown, 0 if it does not move.
+    """How erratic a path is: root mean square second difference over amplitude. NaN if unknown, 0 for a still one.
 
     A straight walk gives 0, a sine of n frames a period about (2 pi / n)^2, independent positions sqrt(6), about 2.4.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def save_checkpoint(
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata={"progress": json.dumps(progress)})
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_checkpoint(

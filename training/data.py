@@ -99,8 +99,8 @@ def load_clips(
 ) -> Clips:
     """Read, scale and encode every clip of a folder, or take the latents that an earlier run left there.
 
-    They are kept in `.latents-<fingerprint>.npz` in the folder. Raises DataError that names the file for one that cannot
-    be read, is smaller than a latent, or has no caption.
+    They are kept in `.latents-<fingerprint>.npz` in the folder. Raises DataError that names the file for one that
+    cannot be read, is smaller than a latent, or has no caption.
     """
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
@@ -153,8 +153,8 @@ def draw_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """`count` random clips of one size, cut to one length from the list at random places.
 
-    Returns latents `[count, F, 4, h, w]` fp32, caption indices `[count]` and clip indices. Where a drawn clip is shorter
-    than the length, all are cut to its length.
+    Returns latents `[count, F, 4, h, w]` fp32, caption indices `[count]` and clip indices. Where a drawn clip is
+    shorter than the length, all are cut to its length.
     """
 
     def integer(high: int) -> int:

@@ -62,6 +62,10 @@ class Trainer:
             sites, max_frames=config.max_frames, norm=config.norm, init=config.init
         ).to(self.device)
         self.unet = TemporalUNet(base.unet.to(self.device, memory_format=torch.channels_last), self.adapter)
+        if self.device.type == "cpu":
+            from diffusers.models.attention_processor import AttnProcessor
+
+            base.unet.set_attn_processor(AttnProcessor())  # the backward pass of fused attention is slow on CPUs
         if config.gradient_checkpointing:
             base.unet.enable_gradient_checkpointing()
             base.unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout

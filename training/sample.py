@@ -26,7 +26,7 @@ def sample_clip(
     """Latents `[F, 4, h, w]` of a clip by BestHQ with classifier-free guidance.
 
     unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
-    noise: unit normal `[F, 4, h, w]`. text: two rows, the empty caption's and the caption's, as `encode_text` gives them.
+    noise: unit normal `[F, 4, h, w]`. text: rows as `encode_text` gives them, for the empty caption and the caption.
     """
     from ..schedulers.diffusers import SDXLAnime_BestHQScheduler
 

@@ -1,0 +1,206 @@
+"""`python -m sdxl_anime_video.demo.evaluate`: the toon world's figures for an adapter and for ways to start the noise.
+
+Samples held-out captions with the diffusers loop (BestHQ, classifier-free guidance) and compares each way ("arm") with
+clips that the painter painted for the same captions. Writes table.md, results.json and sheet.png. Slow: each clip takes
+seconds, and there are pairs x arms of them. With `--clips FOLDER` the captions are those of a training folder instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .judge import COLUMNS, Judge, mean_scores
+from .painter import ACTIONS, HELD_OUT, paint_clip
+
+# As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
+DEFAULT_ARMS = (
+    "real",
+    "real decoded",
+    "independent",
+    "shared 0.9",
+    "additive 0.9991",
+    "adapter",
+    "adapter + shared 0.5",
+    "adapter + shared 0.9",
+    "adapter + additive 0.9991",
+    "adapter + progressive 0.9",
+    "adapter + freenoise 1",
+)
+FREENOISE_WINDOW = {"window": 8, "overlap": 4}  # half of a clip, so that there is something to repeat
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make a clip: with or without the adapter, from noise of a mode and correlation."""
+
+    adapter: bool = False
+    mode: str = "shared"
+    correlation: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """`independent`, `adapter`, `shared 0.9`, `adapter + progressive 0.9`. Raises ValueError for anything else."""
+        first, plus, rest = (part.strip() for part in text.partition("+"))
+        if text.strip() in ("independent", "adapter"):
+            return cls(adapter=text.strip() == "adapter")
+        words = (rest if plus else first).split()
+        if (plus and first != "adapter") or len(words) != 2:
+            raise ValueError(f"arm {text!r} is none of: real, independent, MODE R, adapter, adapter + MODE R")
+        return cls(bool(plus), words[0], float(words[1]))
+
+
+def held_out_pairs(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """`count` held-out (caption, seed) pairs, as many of one action as of another."""
+    random = np.random.default_rng(seed)
+    captions = [HELD_OUT[i] for i in random.permutation(len(HELD_OUT))]
+    by_action = [[caption for caption in captions if caption.endswith(f", {action}")] for action in ACTIONS]
+    return [(by_action[i % len(ACTIONS)][i // len(ACTIONS)], 1000 + i) for i in range(count)]
+
+
+def folder_pairs(folder: Path) -> list[tuple[str, int]]:
+    """(caption, seed) of the clips that paint_clips wrote to a folder."""
+    pairs = []
+    for path in sorted(folder.glob("*.json")):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        pairs.append((said["caption"], int(said["seed"])))
+    if not pairs:
+        raise ValueError(f"no painted clips in {folder}; make some with python -m sdxl_anime_video.demo.paint_clips")
+    return pairs
+
+
+class Sampler:
+    """Makes the clip of an arm for a caption and a seed."""
+
+    def __init__(self, adapter: Path | None, frames: int, size: int, steps: int, cfg: float) -> None:
+        from ..temporal.adapter import load_adapter
+        from ..training.base import load_base
+
+        self.base = load_base("toon")
+        self.adapter = load_adapter(adapter) if adapter else None
+        self.frames, self.size, self.steps, self.cfg = frames, size, steps, cfg
+
+    def decoded(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures `[F, H, W, 3]` through the VAE and back: what a perfect UNet would look like."""
+        return self.base.decode(self.base.encode(torch.from_numpy(pictures))).numpy()
+
+    def clip(self, arm: Arm, caption: str, seed: int) -> np.ndarray:
+        """`[F, H, W, 3]`, 0..1."""
+        from ..temporal.hosts.diffusers import TemporalUNet
+        from ..temporal.noise import correlate
+        from ..training.sample import sample_clip
+
+        if arm.adapter and self.adapter is None:
+            raise ValueError("this arm needs an adapter; give its file with --adapter")
+        shape = (self.frames, 4, self.size // 8, self.size // 8)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        noise = correlate(noise, arm.mode, arm.correlation, seed=seed, **FREENOISE_WINDOW)
+        unet = TemporalUNet(self.base.unet, self.adapter) if arm.adapter and self.adapter else None
+        with unet or nullcontext():
+            latents = sample_clip(
+                self.base,
+                unet or self.base.unet,
+                noise,
+                self.base.encode_text(["", caption]),
+                steps=self.steps,
+                cfg=self.cfg,
+                temporal=unet is not None,
+                precision=lambda: torch.autocast("cpu", torch.bfloat16),
+            )
+        return self.base.decode(latents).numpy()
+
+
+def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], every: int = 2) -> np.ndarray:
+    """uint8 picture: one row an arm and clip, every n-th frame, with the arm's name on the left."""
+    import cv2
+
+    lines = []
+    for name, clips in rows:
+        for clip in clips:
+            frames = (clip[::every] * 255).round().astype(np.uint8)
+            label = np.full((frames.shape[1], 150, 3), 255, np.uint8)
+            cv2.putText(label, name[:24], (4, frames.shape[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1)
+            lines.append(np.concatenate([label, *frames], axis=1))
+    return np.concatenate(lines, axis=0)
+
+
+def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any]:
+    """Sample and judge every pair by every arm; write the three files; return the results."""
+    import cv2
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        cv2.setNumThreads(options.threads)
+    pairs = folder_pairs(options.clips) if options.clips else held_out_pairs(options.pairs, options.seed)
+    sampler = Sampler(options.adapter, options.frames, options.size, options.steps, options.cfg)
+    scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
+    shown: dict[str, list[np.ndarray]] = {arm: [] for arm in options.arms}
+    options.output.mkdir(parents=True, exist_ok=True)
+    for i, (caption, seed) in enumerate(pairs):
+        judge = Judge(caption, options.frames, options.size)
+        for arm in options.arms:
+            if arm.startswith("real"):
+                painted = paint_clip(caption, options.frames, options.size, seed).frames
+                clip = sampler.decoded(painted) if arm == "real decoded" else painted / np.float32(255)
+            else:
+                clip = sampler.clip(Arm.parse(arm), caption, seed)
+            scores[arm].append(judge.scores(clip))
+            if i % max(1, len(pairs) // options.shown) == 0 and len(shown[arm]) < options.shown:
+                shown[arm].append(clip)
+        say(f"{i + 1}/{len(pairs)} {caption}")
+        results = {
+            "pairs": [{"caption": c, "seed": s} for c, s in pairs[: i + 1]],
+            "settings": {"frames": options.frames, "steps": options.steps, "cfg": options.cfg},
+            "adapter": sampler.adapter.metadata if sampler.adapter else None,
+            "mean": {arm: mean_scores(scores[arm]) for arm in options.arms},
+            "each": scores,
+        }
+        (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    sheet = contact_sheet([(arm, [shown[arm][k]]) for k in range(len(shown[options.arms[0]])) for arm in options.arms])
+    cv2.imwrite(str(options.output / "sheet.png"), sheet[..., ::-1])
+    (options.output / "table.md").write_text(table(results["mean"]), encoding="utf-8")
+    return results
+
+
+def table(means: dict[str, dict[str, float]]) -> str:
+    """The means as a Markdown table, one row an arm."""
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for arm, values in means.items():
+        lines.append(f"| {arm} | " + " | ".join(f"{values[column]:.3g}" for column in COLUMNS) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate", description=__doc__)
+    parser.add_argument("--adapter", type=Path, help="adapter file; needed by the arms that name it")
+    parser.add_argument("--output", type=Path, default=Path("outputs/evaluation"))
+    parser.add_argument("--pairs", type=int, default=24, help="held-out caption/seed pairs")
+    parser.add_argument("--clips", type=Path, help="take captions and seeds from this folder of painted clips instead")
+    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS), help="e.g. real 'shared 0.9' 'adapter'")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--cfg", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0, help="chooses the pairs")
+    parser.add_argument("--shown", type=int, default=3, help="clips of each arm on the contact sheet")
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args(arguments)
+    for arm in options.arms:
+        if not arm.startswith("real"):
+            Arm.parse(arm)
+    results = run(options, lambda line: sys.stderr.write(line + "\n"))
+    sys.stdout.write(table(results["mean"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The toon judge on clips whose verdict is known."""
+
+import numpy as np
+import pytest
+
+from sdxl_anime_video.demo.evaluate import Arm, contact_sheet, folder_pairs, held_out_pairs, table
+from sdxl_anime_video.demo.judge import COLUMNS, Judge, mean_scores
+from sdxl_anime_video.demo.painter import ACTIONS, HELD_OUT, paint_clip
+
+
+@pytest.fixture(scope="module")
+def running():
+    caption = next(caption for caption in HELD_OUT if caption.endswith(", run"))
+    return Judge(caption), paint_clip(caption, 16, 128, seed=1).frames / np.float32(255)
+
+
+def test_what_the_painter_paints_has_its_own_amplitude(running):
+    judge, clip = running
+    scores = judge.scores(clip)
+    assert scores["limb_ratio"] == pytest.approx(1, abs=0.15)
+    assert scores["centroid_ratio"] == pytest.approx(1, abs=0.3)
+    assert scores["motion_ratio"] == pytest.approx(1, abs=0.2)
+    assert scores["limbs_seen"] > 0.8
+    assert set(COLUMNS) <= set(scores)
+
+
+def test_a_still_picture_wins_flicker_and_loses_every_path(running):
+    judge, clip = running
+    still = judge.scores(np.repeat(clip[:1], 16, 0))
+    assert still["flicker"] == still["identity_drift"] == 0
+    assert still["limb_ratio"] == pytest.approx(0, abs=0.01)
+    assert still["motion_ratio"] < 0.02
+
+
+def test_frames_in_random_order_keep_the_amplitude_and_lose_the_path(running):
+    judge, clip = running
+    scores, shuffled = judge.scores(clip), judge.scores(clip[np.random.default_rng(0).permutation(16)])
+    assert shuffled["limb_ratio"] == pytest.approx(scores["limb_ratio"], rel=0.01)
+    assert shuffled["jerkiness"] > 2 * scores["jerkiness"]
+    assert shuffled["coverage"] < scores["coverage"] - 0.05  # flow cannot follow it
+
+
+def test_another_hair_colour_half_way_is_identity_drift(running):
+    judge, clip = running
+    changed = clip.copy()
+    hair = np.array(judge.identity["hair"]) / 255
+    changed[8:][np.linalg.norm(changed[8:] - hair, axis=-1) < 0.2] = 1 - hair
+    assert judge.scores(changed)["identity_drift"] > 2 * judge.scores(clip)["identity_drift"]
+
+
+def test_limbs_that_the_painter_keeps_still_are_not_judged():
+    caption = next(caption for caption in HELD_OUT if caption.endswith(", turn"))
+    scores = Judge(caption).scores(paint_clip(caption, 16, 128, seed=1).frames)
+    assert np.isnan(scores["limb_ratio"])
+    assert mean_scores([scores, {**scores, "limb_ratio": 2.0}])["limb_ratio"] == 2.0
+
+
+def test_pairs_are_held_out_and_balanced():
+    pairs = held_out_pairs(24)
+    assert len(set(pairs)) == 24
+    assert all(caption in HELD_OUT for caption, _ in pairs)
+    assert [sum(caption.endswith(action) for caption, _ in pairs) for action in ACTIONS] == [4] * 6
+
+
+def test_arms():
+    assert Arm.parse("independent") == Arm()
+    assert Arm.parse("adapter") == Arm(adapter=True)
+    assert Arm.parse("shared 0.9") == Arm(False, "shared", 0.9)
+    assert Arm.parse("adapter + progressive 0.5") == Arm(True, "progressive", 0.5)
+    for wrong in ("nothing", "base + shared 0.9", "adapter + shared"):
+        with pytest.raises(ValueError, match="is none of"):
+            Arm.parse(wrong)
+
+
+def test_a_folder_without_painted_clips_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="paint_clips"):
+        folder_pairs(tmp_path)
+
+
+def test_table_and_sheet(running):
+    judge, clip = running
+    text = table({"real": judge.scores(clip)})
+    assert text.count("\n") == 3
+    assert "| real |" in text
+    assert contact_sheet([("real", [clip]), ("again", [clip])]).shape == (256, 150 + 8 * 128, 3)

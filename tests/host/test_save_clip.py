@@ -12,11 +12,11 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from clips import painted
 from comfy.cli_args import args
 from comfy_api.latest import io
 from PIL import Image
 
+from clips import painted
 from sdxl_anime_video.media.video import probe_clip, read_clip
 from sdxl_anime_video.nodes.save_clip import SaveClip
 
@@ -126,15 +126,16 @@ def test_progress_is_shown(output):
         save(images(5), 12, "clip")
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert seen == [(n, 5) for n in range(1, 6)]
+    assert seen[0] == (1, 5) and seen[-1] == (5, 5)  # later ComfyUI leaves out what comes too fast between
+    assert seen == sorted(seen)
 
 
 def test_interrupt_leaves_nothing(output):
-    def interrupt_at_two(value, total, preview, node_id=None):
-        if value == 2:
+    def interrupt_soon(value, total, preview, node_id=None):
+        if value == 1:
             comfy.model_management.interrupt_current_processing()
 
-    comfy.utils.set_progress_bar_global_hook(interrupt_at_two)
+    comfy.utils.set_progress_bar_global_hook(interrupt_soon)
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             save(images(5), 12, "clip", save_frames=True)

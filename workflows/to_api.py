@@ -121,7 +121,8 @@ def dumps(prompt: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     from ..demo.run.client import ComfyClient
-    from ..demo.run.server import ComfyServer, find_comfyui
+    from ..demo.run.comfyui import find_comfyui
+    from ..demo.run.server import ComfyServer
 
     parser = argparse.ArgumentParser(prog="to_api", description="Derives workflows/api/*.json from workflows/*.json.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a twin is out of date")

@@ -27,10 +27,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ...media.video import read_clip, write_clip
 from .client import ComfyClient, Event, PromptError
+from .comfyui import find_comfyui
 from .graph import saved_clip, variant, with_files
 from .pictures import contact_sheet, side_by_side
 from .report import figure_table, figures, mean_figures, write_bytes, write_report
-from .server import PACK_ROOT, ComfyServer, ServerError, find_comfyui, log_faults
+from .server import PACK_ROOT, ComfyServer, ServerError, log_faults
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",

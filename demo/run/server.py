@@ -42,23 +42,6 @@ class ServerError(RuntimeError):
     """The server did not start or died; the message ends with the last lines of its log."""
 
 
-def find_comfyui() -> Path:
-    """The ComfyUI folder to run: `$COMFYUI_DIR`, else a ComfyUI that encloses this checkout.
-
-    Raises ServerError when there is neither (`make demo` and `make test` set `COMFYUI_DIR` themselves).
-    """
-    named = os.environ.get("COMFYUI_DIR")
-    if named:
-        folder = Path(named).expanduser().resolve()
-        if not (folder / "main.py").is_file():
-            raise ServerError(f"COMFYUI_DIR={named} holds no main.py: point it at a ComfyUI folder.")
-        return folder
-    enclosing = PACK_ROOT.parents[1]
-    if (enclosing / "main.py").is_file() and (enclosing / "comfy").is_dir():
-        return enclosing
-    raise ServerError("No ComfyUI found: run `make demo`, which fetches one, or set COMFYUI_DIR to yours.")
-
-
 @lru_cache
 def known_flags(comfy_dir: Path, python: str = sys.executable) -> frozenset[str]:
     """The long options that this ComfyUI's own `main.py --help` lists."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sdxl_anime_video.demo.run.client import ComfyClient
-from sdxl_anime_video.demo.run.server import ComfyServer, find_comfyui
+from sdxl_anime_video.demo.run.comfyui import find_comfyui
+from sdxl_anime_video.demo.run.server import ComfyServer
 
 CHROMIUM = os.environ.get("SAV_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

@@ -1,7 +1,7 @@
 """The real ComfyUI, imported into the test process.
 
-It computes on the CPU and keeps its folders (models, input, output, user) in a temporary one, so nothing is written into
-the ComfyUI under test. `SAV_TEST_DEVICE=cuda` leaves the choice of device to ComfyUI.
+It computes on the CPU and keeps its folders (models, input, output, user) in a temporary one, so nothing is written
+into the ComfyUI under test. `SAV_TEST_DEVICE=cuda` leaves the choice of device to ComfyUI.
 """
 
 import atexit
@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from sdxl_anime_video.demo.run.server import find_comfyui
+
+from sdxl_anime_video.demo.run.comfyui import find_comfyui
 
 COMFYUI = find_comfyui()
 

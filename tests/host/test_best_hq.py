@@ -5,9 +5,10 @@ from __future__ import annotations
 import comfy.sample
 import comfy.samplers
 import pytest
-import tiny
 import torch
 from comfy_extras.nodes_custom_sampler import BasicScheduler
+
+import tiny
 from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.schedulers.best_hq import vp_scale
 from sdxl_anime_video.schedulers.comfy import sample_best_hq

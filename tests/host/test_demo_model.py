@@ -4,10 +4,10 @@ import comfy.lora
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import nodes as core
 import pytest
 import torch
 
-import nodes as core
 from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy
 from sdxl_anime_video.demo.model import (
     END,

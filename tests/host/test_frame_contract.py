@@ -4,8 +4,11 @@ import itertools
 
 import comfy.model_management
 import comfy_extras.nodes_custom_sampler as custom
+import nodes
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+
 from clip_sampling import (
     FRAMES,
     NEGATIVE,
@@ -20,9 +23,6 @@ from clip_sampling import (
     sigmas_of,
     smoothed,
 )
-from comfy.patcher_extension import WrappersMP
-
-import nodes
 from sdxl_anime_video.nodes.latent import EmptyVideoLatent
 from sdxl_anime_video.temporal.frames import frames_of, pull_to_reference, smooth_frames
 from sdxl_anime_video.temporal.hosts.comfy.contract import CONTRACT_KEY, Smoothing, contract_of

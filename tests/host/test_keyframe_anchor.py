@@ -1,11 +1,11 @@
 """Pinned frames come out as given, in every kind of run, and leave the other frames to the sampler."""
 
 import comfy_extras.nodes_differential_diffusion as differential
+import nodes
 import pytest
 import torch
-from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, anchored, correlated, empty, given, ksample, model
 
-import nodes
+from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, anchored, correlated, empty, given, ksample, model
 from sdxl_anime_video.temporal.hosts.comfy.pinning import clip_mask
 
 SAMPLERS = ["euler", "ddim", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "lcm", "uni_pc", "heun"]

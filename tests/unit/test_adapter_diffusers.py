@@ -3,9 +3,9 @@
 import types
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from sdxl_anime_video.temporal.adapter import AdapterError, TemporalAdapter
 from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
 

@@ -3,10 +3,10 @@
 from collections import Counter
 
 import pytest
-import tiny
 import torch
 from diffusers import UNet2DConditionModel
 
+import tiny
 from sdxl_anime_video.temporal.blocks import transformer_blocks
 
 SDXL_DIFFUSERS = {

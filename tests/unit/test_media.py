@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import PALETTE, painted
 
+from clips import PALETTE, painted
 from sdxl_anime_video.media.video import exact_fps, iter_clip, probe_clip, read_clip, write_clip
 
 

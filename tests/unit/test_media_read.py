@@ -7,8 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clips import painted
 
+from clips import painted
 from sdxl_anime_video.media.video import iter_clip, probe_clip, read_clip, write_clip
 
 

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import painted
 
+from clips import painted
 from sdxl_anime_video.media.video import write_clip
 
 

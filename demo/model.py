@@ -116,7 +116,7 @@ def new_unet():
     from diffusers import UNet2DConditionModel
 
     levels = len(UNET_WIDTHS)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=UNET_WIDTHS,
         layers_per_block=1,
@@ -129,6 +129,12 @@ def new_unet():
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=POOLED + 6 * 256,
     )
+    # As in the original UNet (arXiv:2105.05233): every residual branch and the output start at zero.
+    for name, module in unet.named_modules():
+        if name.endswith(("conv2", "proj_out", "conv_out")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return unet
 
 
 def size_ids(batch: int, height: int = 128, width: int = 128) -> Tensor:

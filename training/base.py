@@ -23,6 +23,11 @@ class Base:
     prediction: str
     scheduler_config: dict[str, Any]
 
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def freeze(self) -> Base:
         for module in (self.unet, self.vae):
             module.requires_grad_(False).eval()

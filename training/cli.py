@@ -101,12 +101,14 @@ def train(config: TrainConfig) -> Path:
         trainer = Trainer(config, base, clips, report)
         bars.update(training, completed=trainer.step, total=config.steps)
         trainer.run()
-        sizes = sorted({f"{latent.shape[-1] * 8}x{latent.shape[-2] * 8}" for latent in clips.latents})
+        sizes = sorted(
+            {f"{latent.shape[-1] * base.factor}x{latent.shape[-2] * base.factor}" for latent in clips.latents}
+        )
         adapter = config.output / "adapter.safetensors"
         trainer.save(
             adapter,
             {
-                "trained_base": config.base,
+                "trained_base": Path(config.base).name,
                 "trained_dataset": config.dataset or config.clips.name,
                 "trained_clips": str(len(clips)),
                 "trained_fps": f"{clips.fps:g}",

@@ -131,7 +131,7 @@ def _encode(
 ) -> tuple[list[np.ndarray], float]:
     from ..media.video import read_clip
 
-    multiple = 2 ** (len(base.vae.config.block_out_channels) - 1) * 2 ** (len(base.unet.config.block_out_channels) - 1)
+    multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
     arrays, rates = [], []
     for i, file in enumerate(files):
         try:

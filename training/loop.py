@@ -108,7 +108,7 @@ class Trainer:
     ) -> torch.Tensor:
         """The model's output `[B, F, 4, h, w]` for noisy latents of that shape, timesteps `[B]`, captions `[B]`."""
         clips, frames, _, height, width = noisy.shape
-        factor = 2 ** (len(self.base.vae.config.block_out_channels) - 1)
+        factor = self.base.factor
         rows = caption.repeat_interleave(frames)  # [(b f)]
         added = {
             "text_embeds": self.clips.pooled[rows].to(self.device),

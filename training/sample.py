@@ -33,9 +33,11 @@ def sample_clip(
     scheduler = SDXLAnime_BestHQScheduler.from_config({**base.scheduler_config, "prediction_type": base.prediction})
     scheduler.set_timesteps(steps)
     frames, _, height, width = noise.shape
-    factor = 2 ** (len(base.vae.config.block_out_channels) - 1)
     tokens, pooled = (rows.repeat_interleave(frames, 0) for rows in text)
-    added = {"text_embeds": pooled, "time_ids": time_ids(height * factor, width * factor, 2 * frames).to(noise)}
+    added = {
+        "text_embeds": pooled,
+        "time_ids": time_ids(height * base.factor, width * base.factor, 2 * frames).to(noise),
+    }
     extra = {"num_frames": frames} if temporal else {}
     latents = noise
     for t in scheduler.timesteps:

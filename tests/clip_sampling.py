@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import comfy.sample
 import comfy.samplers
-import tiny
 import torch
+
+import tiny
 from sdxl_anime_video.nodes.anchor import KeyframeAnchor
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
@@ -16,8 +19,14 @@ POSITIVE = tiny.conditioning(tiny.ALL_LEVELS)
 NEGATIVE = tiny.conditioning(tiny.ALL_LEVELS, seed=1)
 
 
-def model():
+@cache
+def _built():
     return tiny.comfy_model(tiny.ALL_LEVELS)
+
+
+def model():
+    """A clone with nothing recorded on it; the weights are built once."""
+    return _built().clone()
 
 
 def empty(frames: int = FRAMES) -> torch.Tensor:

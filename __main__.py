@@ -27,7 +27,7 @@ def _convert(arguments: list[str]) -> int:
         return 2
     from .temporal.adapter import convert_adapter
 
-    return _show(lambda: convert_adapter(*arguments))
+    return _show(lambda: convert_adapter(arguments[0], arguments[1]))
 
 
 def _show(action: Callable[[], object]) -> int:

@@ -79,9 +79,9 @@ def _sigmas(config: dict[str, Any]) -> torch.Tensor:
 
 
 def _folder(name: str) -> Base:
-    from diffusers import StableDiffusionXLPipeline
+    import diffusers
 
-    pipe = StableDiffusionXLPipeline.from_pretrained(name, local_files_only=True)
+    pipe: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(name, local_files_only=True)
 
     @torch.no_grad()
     def encode_text(captions: list[str]) -> Text:

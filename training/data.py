@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,8 @@ def load_clips(
     else:
         arrays, fps = _encode(files, base, resolution, progress)
         part = cache.with_suffix(".part.npz")
-        np.savez(part, fps=fps, **{f"clip{i}": array for i, array in enumerate(arrays)})
+        content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
+        np.savez(part, fps=fps, **content)
         part.replace(cache)
     known = ["", *sorted(set(captions) - {""})]
     encoded = [base.encode_text(known[i : i + 32]) for i in range(0, len(known), 32)]

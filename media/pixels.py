@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+# Code points of ITU-T H.273 and FFmpeg. BT.709 is 1 among primaries, transfers and matrices alike.
+BT709 = 1
+LIMITED_RANGE, FULL_RANGE = 1, 2
+
 
 def to_uint8(picture: Any, name: str = "picture") -> np.ndarray:
     """One picture ``[H, W, 3]`` as contiguous uint8.

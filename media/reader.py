@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from .metadata import from_tags
+from .pixels import FULL_RANGE
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def iter_clip(path: str | Path) -> Iterator[np.ndarray]:
     with _open(path) as (container, stream):
         stream.thread_type = "AUTO"
         for frame in container.decode(stream):
-            yield frame.to_ndarray(format="rgb24")
+            # Naming the range makes PyAV before 17 heed the file's colour matrix, too; it would take BT.601 for all.
+            yield frame.reformat(format="rgb24", dst_color_range=FULL_RANGE).to_ndarray()
 
 
 def read_clip(path: str | Path, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:

@@ -14,12 +14,8 @@ import numpy as np
 from .audio import AudioTrack
 from .files import whole_or_nothing
 from .metadata import MOVFLAGS, to_tags
-from .pixels import to_even, to_uint8
+from .pixels import BT709, FULL_RANGE, LIMITED_RANGE, to_even, to_uint8
 from .rates import exact_fps
-
-# Code points of ITU-T H.273. FFmpeg uses the same numbers for primaries, transfer and matrix.
-BT709 = 1
-LIMITED_RANGE, FULL_RANGE = 1, 2
 
 
 def write_clip(

@@ -158,7 +158,7 @@ class ComfyClient:
             time.sleep(0.05)
         raise ConnectionError(f"ComfyUI ended prompt {prompt_id} but keeps no history of it.")
 
-    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+    async def _connect(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse[Any]]:
         # trust_env stays off: a proxy has no business between us and the loopback address
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600))
         try:

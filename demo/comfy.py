@@ -148,7 +148,10 @@ def load_toon_comfy(path: Path = WEIGHTS):
 
 
 def register_folders() -> None:
-    """Let ComfyUI's loaders find the toon companions: demo/weights/<kind>/toon/<file> shows as toon/<file>."""
+    """Let ComfyUI's loaders find the toon companions: demo/weights/<kind>/toon/<file> shows as toon/<file>.
+
+    Kinds without companions are left alone, so that no empty folder is searched.
+    """
     import folder_paths
 
     for kind in COMPANIONS:

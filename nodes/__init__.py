@@ -14,6 +14,9 @@ class SDXLAnimeVideo(ComfyExtension):
     """The pack as ComfyUI registers it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from ..demo.comfy import register_folders
+
+        register_folders()
         return NODES
 
 

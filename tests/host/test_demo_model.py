@@ -34,6 +34,7 @@ def reference():
     return load_toon_diffusers()
 
 
+@torch.no_grad()
 def relative(value, expected):
     return float((value - expected).norm() / expected.norm())
 
@@ -149,3 +150,31 @@ def test_trained_latents_are_normalised(reference):
     latents = encode_frames(reference[1], frames) * SCALE
     assert latents.mean((0, 2, 3)).abs().max() < 0.15
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.15
+
+
+def test_node_gives_the_model():
+    from sdxl_anime_video.nodes.demo_model import DemoModel
+
+    model, clip, vae = DemoModel.execute().args
+    assert model.model.diffusion_model.model_channels == 128
+    assert hasattr(clip, "tokenize") and vae.latent_channels == 4
+
+
+def test_missing_weights_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="restore it"):
+        load_toon_comfy(tmp_path / "none.safetensors")
+
+
+def test_companions_show_in_core_loaders(tmp_path, monkeypatch):
+    import folder_paths
+
+    from sdxl_anime_video.demo import comfy as toon_comfy
+
+    (tmp_path / "loras" / "toon").mkdir(parents=True)
+    (tmp_path / "loras" / "toon" / "style.safetensors").write_bytes(b"")
+    monkeypatch.setattr(toon_comfy, "WEIGHTS", tmp_path / "toon_base.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([], {".safetensors"}))
+    folder_paths.filename_list_cache.clear()
+    toon_comfy.register_folders()
+    assert [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")] == ["toon/style.safetensors"]
+    folder_paths.filename_list_cache.clear()

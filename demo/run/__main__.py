@@ -87,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
     # `make demo CHECKPOINT=... ADAPTER=...` puts both into the environment
-    parser.add_argument("--checkpoint", type=Path, default=os.environ.get("CHECKPOINT"), help="a real SDXL checkpoint")
-    parser.add_argument("--adapter", type=Path, default=os.environ.get("ADAPTER"), help="its temporal adapter")
+    checkpoint, adapter = os.environ.get("CHECKPOINT") or None, os.environ.get("ADAPTER") or None
+    parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="a real SDXL checkpoint")
+    parser.add_argument("--adapter", type=Path, default=adapter, help="its temporal adapter")
     parser.add_argument("--caption", action="append", help="what to render; repeat for more (default: three)")
     parser.add_argument("--frames", type=int, help="frames a clip (default: the graph's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the graph's)")

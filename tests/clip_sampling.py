@@ -12,6 +12,8 @@ import tiny
 from sdxl_anime_video.nodes.anchor import KeyframeAnchor
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
+from sdxl_anime_video.temporal.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher, model_blocks
 
 FRAMES = 5
 SIZE = 8  # latent height and width
@@ -27,6 +29,19 @@ def _built():
 def model():
     """A clone with nothing recorded on it; the weights are built once."""
     return _built().clone()
+
+
+@cache
+def _built_adapter():
+    sites = {block.path: (block.dim, block.heads) for block in model_blocks(_built())}
+    adapter = TemporalAdapter.create(sites, max_frames=8)
+    tiny.randomise(adapter, seed=7)
+    return as_patcher(adapter)
+
+
+def adapted(model, strength=1.0):
+    """The model with a random temporal adapter, under which frames see each other."""
+    return apply_adapter(model, _built_adapter(), strength)
 
 
 def empty(frames: int = FRAMES) -> torch.Tensor:

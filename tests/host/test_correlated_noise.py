@@ -1,5 +1,7 @@
 """Noise stays correlated through real samplers, step noise included, and the sampler's seed rules."""
 
+from functools import partial
+
 import comfy.sample
 import comfy.samplers
 import nodes
@@ -98,7 +100,7 @@ def test_finished_frames_stay_as_alike_as_their_noise(sampler):
 def test_a_longer_clip_begins_with_the_same_frames(sampler, mode):
     patched = correlated(model(), mode, 0.8, window=2, overlap=1)
     long, short = ksample(patched, sampler, frames=5, steps=3), ksample(patched, sampler, frames=3, steps=3)
-    assert torch.allclose(long[:3], short, atol=1e-3 * float(long.std()))
+    assert torch.allclose(long[:3], short, atol=1e-5 * float(long.std()))
 
 
 def test_batch_index_picks_frames_of_the_clip():
@@ -109,7 +111,7 @@ def test_batch_index_picks_frames_of_the_clip():
 
     clip = run({"samples": empty()})
     picked = run({"samples": empty(2), "batch_index": [1, 3]})
-    assert torch.allclose(picked, clip[[1, 3]], atol=1e-3 * float(clip.std()))
+    assert torch.allclose(picked, clip[[1, 3]], atol=1e-5 * float(clip.std()))
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_sde"])
@@ -121,7 +123,7 @@ def test_the_seed_of_the_sampler_rules(sampler):
 
 def test_full_correlation_makes_equal_frames():
     clip = ksample(correlated(model(), "shared", 1.0), "dpmpp_sde")
-    assert torch.allclose(clip, clip[:1].expand_as(clip), atol=1e-4 * float(clip.std()))
+    assert torch.allclose(clip, clip[:1].expand_as(clip), atol=1e-5 * float(clip.std()))
 
 
 def test_a_sampler_that_adds_no_noise_gets_none():
@@ -146,5 +148,5 @@ def test_the_sampler_object_stays_as_it_is():
     changed = with_step_noise(sampler, settings, range(3), shape, torch.device("cpu"), 1)
     assert sampler.extra_options == {"eta": 0.5} and changed.extra_options["eta"] == 0.5
     assert changed.extra_options["noise_sampler"](2.0, 1.0).shape == (3, 4, 8, 8)
-    deterministic = comfy.samplers.ksampler("dpmpp_2m")
-    assert with_step_noise(deterministic, settings, range(3), shape, torch.device("cpu"), 1) is deterministic
+    for silent in (comfy.samplers.ksampler("dpmpp_2m"), comfy.samplers.KSAMPLER(partial(lambda *args, **kwargs: None))):
+        assert with_step_noise(silent, settings, range(3), shape, torch.device("cpu"), 1) is silent

@@ -5,7 +5,7 @@ import nodes
 import pytest
 import torch
 
-from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, anchored, correlated, empty, given, ksample, model
+from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, adapted, anchored, correlated, empty, given, ksample, model
 from sdxl_anime_video.temporal.hosts.comfy.pinning import clip_mask
 
 SAMPLERS = ["euler", "ddim", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "lcm", "uni_pc", "heun"]
@@ -18,7 +18,7 @@ def test_pinned_frames_come_out_as_given(sampler):
     assert torch.equal(result[[0, FRAMES - 1]], pin["samples"])
     # Without temporal attention the others know nothing of the pinned ones.
     vanilla = ksample(plain, sampler)
-    assert torch.allclose(result[1:-1], vanilla[1:-1], atol=1e-3 * float(vanilla.std()))
+    assert torch.allclose(result[1:-1], vanilla[1:-1], atol=1e-5 * float(vanilla.std()))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,17 @@ def test_which_frames_are_pinned_to_what(frames_given, placed, rows, source):
     result = ksample(anchored(plain, latent=pin, **placed), steps=2)
     assert torch.equal(result[rows], pin["samples"][source])
     others = [f for f in range(FRAMES) if f not in rows]
-    assert torch.allclose(result[others], ksample(plain, steps=2)[others], atol=0.1)
+    assert torch.allclose(result[others], ksample(plain, steps=2)[others], atol=1e-3)
+
+
+def test_neighbours_attend_to_pinned_frames():
+    plain = adapted(model())
+    vanilla = ksample(plain)
+    results = [ksample(anchored(plain, latent=given(1, seed=seed), positions="1")) for seed in (1, 2)]
+    for row in (0, 2, 3, 4):
+        # Far above the 1e-5 within which frames agree that do not see the pinned one, see the tests around this.
+        assert (results[0][row] - vanilla[row]).abs().max() > 1e-3 * vanilla.std()
+        assert (results[0][row] - results[1][row]).abs().max() > 1e-4 * vanilla.std()
 
 
 def test_two_nodes_pin_different_frames():
@@ -55,7 +65,7 @@ def test_a_mask_of_the_latent_rules_the_other_frames():
     vanilla = ksample(plain, latent=content, mask=mask)
     assert torch.equal(result[1], pin["samples"][0])
     others = [0, 2, 3, 4]
-    assert torch.allclose(result[others], vanilla[others], atol=1e-3 * float(vanilla.std()))
+    assert torch.allclose(result[others], vanilla[others], atol=1e-5 * float(vanilla.std()))
     assert torch.allclose(result[2:, :, :, : SIZE // 2], content[2:, :, :, : SIZE // 2], atol=1e-4)
 
 
@@ -88,7 +98,7 @@ def test_differential_diffusion_keeps_ruling_its_mask():
     vanilla = ksample(softened, latent=content, mask=mask)
     others = [0, 2, 3, 4]
     assert torch.equal(result[1], pin["samples"][0])
-    assert torch.allclose(result[others], vanilla[others], atol=1e-3 * float(vanilla.std()))
+    assert torch.allclose(result[others], vanilla[others], atol=1e-5 * float(vanilla.std()))
 
 
 def distance(result, pin, row=1):

@@ -96,9 +96,9 @@ def clip_mask(denoise_mask: torch.Tensor | None, shape: torch.Size, device: torc
     """
     if denoise_mask is None:
         return torch.ones(shape[0], 1, *shape[2:], device=device)
-    if denoise_mask.shape != shape:
-        denoise_mask = comfy.sampler_helpers.prepare_mask(denoise_mask, shape, device)
-    return denoise_mask[:, :1].to(device=device, dtype=torch.float32)
+    expanded = denoise_mask.shape == shape
+    mask = denoise_mask if expanded else comfy.sampler_helpers.prepare_mask(denoise_mask, shape, device)
+    return mask[:, :1].to(device=device, dtype=torch.float32)
 
 
 def _place(pin: Pin, shape: torch.Size) -> tuple[list[int], torch.Tensor]:

@@ -187,10 +187,13 @@ def with_step_noise(
 
 def _takes_noise_sampler(function: Callable) -> bool:
     # Core hides dpm_adaptive's parameters behind a function that passes all of them on.
-    return "noise_sampler" in inspect.signature(function).parameters or function.__name__ == "dpm_adaptive_function"
+    return "noise_sampler" in inspect.signature(function).parameters or _name(function) == "dpm_adaptive_function"
 
 
 def _asks_overlapping_intervals(function: Callable) -> bool:
     # The DPM++ SDE family draws from a Brownian path in core too; the others draw afresh for each interval.
-    name = getattr(function, "__name__", "")
-    return name.startswith("sample_dpmpp") and "sde" in name
+    return _name(function).startswith("sample_dpmpp") and "sde" in _name(function)
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", "")  # a partial has none

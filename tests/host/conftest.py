@@ -5,6 +5,7 @@ into the ComfyUI under test. `SAV_TEST_DEVICE=cuda` leaves the choice of device 
 """
 
 import atexit
+import importlib
 import os
 import shutil
 import sys
@@ -39,6 +40,8 @@ def _import_comfyui() -> Path:
     import folder_paths
 
     assert Path(folder_paths.get_output_directory()) == base / "output"
+    importlib.import_module("utils.extra_config")  # as main.py: before nodes puts comfy/, with a utils.py, ahead
+
     import nodes
 
     assert Path(nodes.__file__).parent == COMFYUI, f"`nodes` is {nodes.__file__}, not ComfyUI's"

@@ -1,9 +1,75 @@
-"""ComfyUI pays little for importing the pack."""
+"""ComfyUI pays little for importing the pack.
+
+A fresh process imports what ComfyUI has imported when it comes to custom nodes, then loads the pack as ComfyUI does, by
+path, and reports the seconds and the modules that this added.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
 
 import comfy.model_management
 import nodes
+import pytest
+
+RUNS = 3
+LIMIT = 0.3  # seconds
+HEAVY = {"accelerate", "av", "controlnet_aux", "cv2", "diffusers", "scipy", "torchvision", "transformers"}
+PROGRAM = """
+import asyncio, json, sys, time
+sys.path[0] = COMFYUI
+from comfy.cli_args import args
+args.cpu, args.disable_api_nodes, args.base_directory, args.database_url = True, True, BASE, "sqlite:///:memory:"
+import utils.extra_config  # before nodes, which puts comfy/ and its utils.py ahead, as in main.py
+import nodes, server
+asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+before, start, cpu = set(sys.modules), time.perf_counter(), time.process_time()
+loaded = asyncio.run(nodes.load_custom_node(PACK))
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+print(json.dumps({"loaded": loaded, "seconds": seconds, "cpu": cpu, "added": sorted(set(sys.modules) - before)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imports(comfyui_dir, repository, tmp_path_factory):
+    """Reports of RUNS fresh processes."""
+    base = tmp_path_factory.mktemp("base")
+    # as ComfyUI meets us: a folder in custom_nodes
+    (base / "custom_nodes").mkdir()
+    pack = base / "custom_nodes" / "sdxl-anime-video"
+    pack.symlink_to(repository, target_is_directory=True)
+    head = f"COMFYUI, BASE, PACK = {str(comfyui_dir)!r}, {str(base)!r}, {str(pack)!r}\n"
+    reports = []
+    for _ in range(RUNS):
+        done = subprocess.run(
+            [sys.executable, "-c", head + PROGRAM],
+            capture_output=True,
+            text=True,
+            cwd=base,
+            env={**os.environ, "PYTHONPATH": ""},
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        reports.append(json.loads(done.stdout.splitlines()[-1]))
+    return reports
 
 
 def test_comfyui_is_real(comfyui_dir):
     assert nodes.__file__.startswith(str(comfyui_dir))
-    assert comfy.model_management.cpu_state == comfy.model_management.CPUState.CPU
+    assert comfy.model_management.get_torch_device() is not None
+
+
+def test_import_is_quick(imports):
+    assert all(report["loaded"] for report in imports)
+    # processor time, so that a busy machine does not fail the test; the wall clock of the best run has to hold as well
+    assert statistics.median(report["cpu"] for report in imports) < LIMIT
+    assert min(report["seconds"] for report in imports) < LIMIT
+
+
+def test_import_adds_no_heavy_module(imports):
+    added = {name.split(".")[0] for report in imports for name in report["added"]}
+    assert not added & HEAVY
+    assert "torch" not in added

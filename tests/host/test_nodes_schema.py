@@ -1,0 +1,119 @@
+"""What an artist or a saved graph relies on: node ids, socket names and order, defaults, tooltips, help pages."""
+
+import asyncio
+import re
+
+import pytest
+
+from sdxl_anime_video import comfy_entrypoint
+
+# node id: inputs that saved graphs rely on, in order, each with its default (None: a socket, or a list of files), and
+# the names of all outputs. Further inputs must be optional.
+TABLE = {
+    "SAV_ApplyTemporalAdapter": (
+        {"model": None, "adapter": None, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
+        ["model"],
+    ),
+    "SAV_BestHQSampler": ({"smoothing": 0.0}, ["sampler"]),
+    "SAV_BestHQSigmas": ({"model": None, "steps": 28, "denoise": 1.0}, ["sigmas"]),
+    "SAV_CorrelatedNoise": ({"model": None, "mode": "shared", "correlation": 0.5}, ["model"]),
+    "SAV_DemoModel": ({}, ["model", "clip", "vae"]),
+    "SAV_EmptyVideoLatent": ({"width": 768, "height": 768, "frames": 16}, ["latent", "frames"]),
+    "SAV_FrameSmoothing": ({"model": None, "amount": 0.1, "start_percent": 0.0, "end_percent": 1.0}, ["model"]),
+    "SAV_KeyframeAnchor": (
+        {
+            "model": None,
+            "every": 4,
+            "strength": 1.0,
+            "band": "low",
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "latent": None,
+            "positions": "",
+        },
+        ["model"],
+    ),
+    "SAV_LoadTemporalAdapter": ({"adapter_name": None}, ["adapter"]),
+    "SAV_SaveClip": (
+        {
+            "images": None,
+            "fps": 12.0,
+            "filename_prefix": "video/clip",
+            "crf": 16,
+            "save_frames": False,
+            "audio": None,
+        },
+        ["video"],
+    ),
+}
+COMBOS = {
+    ("SAV_CorrelatedNoise", "mode"): ["shared", "additive", "progressive", "freenoise"],
+    ("SAV_KeyframeAnchor", "band"): ["low", "all"],
+}
+
+NODES = {node.GET_SCHEMA().node_id: node for node in asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())}
+SCHEMAS = {node_id: node.GET_SCHEMA() for node_id, node in NODES.items()}
+
+
+@pytest.fixture(params=sorted(SCHEMAS))
+def schema(request):
+    return SCHEMAS[request.param]
+
+
+def test_the_nodes_are_these():
+    assert set(SCHEMAS) == set(TABLE)
+
+
+def test_identity(schema):
+    assert re.fullmatch(r"SAV_[A-Z]\w+", schema.node_id)
+    assert schema.category.startswith("SDXL Anime Video/")
+    assert schema.display_name
+    assert schema.description
+
+
+def test_sockets_are_the_public_ones(schema):
+    public, outputs = TABLE[schema.node_id]
+    inputs = [socket for socket in schema.inputs if socket.id in public]
+    assert [socket.id for socket in inputs] == list(public)
+    assert {socket.id: getattr(socket, "default", None) for socket in inputs} == public
+    assert all(socket.optional for socket in schema.inputs if socket.id not in public)
+    assert [socket.display_name for socket in schema.outputs] == outputs
+
+
+def test_required_inputs_come_first(schema):
+    optional = [bool(socket.optional) for socket in schema.inputs]
+    assert optional == sorted(optional)
+
+
+def test_every_socket_has_a_tooltip(schema):
+    without = [socket.id for socket in [*schema.inputs, *schema.outputs] if len(socket.tooltip or "") < 10]
+    assert without == []
+
+
+def test_output_ids_differ_from_input_ids(schema):
+    inputs = {socket.id for socket in schema.inputs}
+    assert [socket.id for socket in schema.outputs if socket.id in inputs] == []
+
+
+def test_help_page_names_every_socket(schema, repository):
+    page = (repository / "web" / "docs" / f"{schema.node_id}.md").read_text("utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    sockets = [*(socket.id for socket in schema.inputs), *(socket.display_name for socket in schema.outputs)]
+    assert [name for name in sockets if not re.search(rf"(\*\*|`){re.escape(name)}(\*\*|`)", page)] == []
+
+
+def test_every_help_page_has_a_node(repository):
+    assert {page.stem for page in (repository / "web" / "docs").glob("*.md")} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize(("node_id", "name"), COMBOS)
+def test_choices(node_id, name):
+    (socket,) = (socket for socket in SCHEMAS[node_id].inputs if socket.id == name)
+    assert list(socket.options) == COMBOS[node_id, name]
+
+
+def test_the_front_end_gets_valid_schemas(schema):
+    """The same call that `/object_info` makes: ComfyUI's own checks and the V1 form that every front end reads."""
+    info = NODES[schema.node_id].GET_NODE_INFO_V1()
+    assert info["name"] == schema.node_id
+    assert len(info["output_tooltips"]) == len(schema.outputs)

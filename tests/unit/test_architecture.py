@@ -1,0 +1,98 @@
+"""The walls of the house: which part may import which, and how."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("demo", "media", "nodes", "schedulers", "temporal", "training")
+FILES = [ROOT / "__init__.py", ROOT / "__main__.py", *sorted(f for part in PARTS for f in (ROOT / part).rglob("*.py"))]
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "node_helpers"}
+
+# Who may import whom. A part may always import itself.
+ARROWS = {
+    "temporal": set(),
+    "schedulers": {"temporal"},
+    "media": set(),
+    "nodes": {"temporal", "schedulers", "media", "demo"},
+    "training": {"temporal", "schedulers", "media", "demo"},
+    "demo": {"temporal", "schedulers", "media", "training"},
+    "__main__": {"temporal", "schedulers", "media", "training", "demo"},
+    "__init__": {"nodes"},
+}
+
+
+def name_of(file):
+    return str(file.relative_to(ROOT))
+
+
+def imports(file):
+    """Each import of a file as (dotted name, level, whether it runs when the module is imported)."""
+    tree = ast.parse(file.read_text("utf-8"))
+    deferred = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, 0, id(node) not in deferred
+        elif isinstance(node, ast.ImportFrom):
+            for module in [node.module] if node.module else [alias.name for alias in node.names]:
+                yield module, node.level, id(node) not in deferred
+
+
+def part_reached(file, module, level):
+    """The part of the package that a relative import of `file` leads to."""
+    folder = file.parent
+    for _ in range(level - 1):
+        folder = folder.parent
+    return (folder / module.replace(".", "/")).relative_to(ROOT).parts[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_follow_the_arrows(file):
+    part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    reached = {part_reached(file, module, level) for module, level, _ in imports(file) if level}
+    assert reached <= {*ARROWS[part], part}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_own_imports_are_relative(file):
+    absolute = {module.split(".")[0] for module, level, _ in imports(file) if not level}
+    assert not absolute & {"sdxl_anime_video", *PARTS}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.is_relative_to(ROOT / "temporal")], ids=name_of)
+def test_temporal_knows_its_host_only_under_hosts(file):
+    hosts = {"comfy": COMFYUI, "diffusers": {"diffusers", "transformers"}}
+    where = file.relative_to(ROOT / "temporal").parts
+    allowed = hosts.get(where[1].removesuffix(".py"), set()) if where[0] == "hosts" else set()
+    reached = {module.split(".")[0] for module, level, _ in imports(file) if not level}
+    assert not reached & (set.union(*hosts.values()) - allowed)
+
+
+def test_only_one_file_imports_the_node_api():
+    users = [name_of(file) for file in FILES for module, *_ in imports(file) if module.startswith("comfy_api")]
+    assert set(users) == {"nodes/_api.py"}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.is_relative_to(ROOT / "nodes")], ids=name_of)
+def test_nodes_hold_no_heavy_import(file):
+    heavy = {"av", "controlnet_aux", "cv2", "diffusers", "transformers"}
+    assert not {module.split(".")[0] for module, level, at_import in imports(file) if at_import and not level} & heavy
+
+
+def test_root_imports_nothing():
+    assert not [module for module, _, at_import in imports(ROOT / "__init__.py") if at_import]
+
+
+def test_every_package_is_installed():
+    listed = re.findall(r'"(sdxl_anime_video[\w.]*)",', (ROOT / "pyproject.toml").read_text("utf-8"))
+    folders = [file.parent.relative_to(ROOT).parts for file in FILES if file.name == "__init__.py"]
+    assert sorted(".".join(["sdxl_anime_video", *parts]) for parts in folders) == sorted(listed)

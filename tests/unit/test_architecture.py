@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("demo", "media", "nodes", "schedulers", "temporal", "training")
+PARTS = ("demo", "media", "nodes", "schedulers", "temporal", "training", "workflows")
 FILES = [ROOT / "__init__.py", ROOT / "__main__.py", *sorted(f for part in PARTS for f in (ROOT / part).rglob("*.py"))]
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "node_helpers"}
 
@@ -19,6 +19,7 @@ ARROWS = {
     "nodes": {"temporal", "schedulers", "media", "demo"},
     "training": {"temporal", "schedulers", "media", "demo"},
     "demo": {"temporal", "schedulers", "media", "training"},
+    "workflows": {"demo"},
     "__main__": {"temporal", "schedulers", "media", "training", "demo"},
     "__init__": {"nodes"},
 }

@@ -123,20 +123,17 @@ class ComfyServer:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the server and all that it started, then removes its folder. Harmless when repeated."""
+        """Ends the server and all that it started, then removes its folder. Harmless when repeated.
+
+        Killed rather than asked: ComfyUI lets a running step end first, and all that it could still write is removed.
+        """
         process, self._process = self._process, None
-        try:
-            if process is not None and process.poll() is None:
-                with suppress(subprocess.TimeoutExpired, ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGINT)
-                    process.wait(timeout=5)
-        finally:  # also when a second Ctrl-C arrives during the wait
-            if process is not None:
-                with suppress(ProcessLookupError, PermissionError):  # the group is already empty
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            if self.base != Path():
-                shutil.rmtree(self.base, ignore_errors=True)
+        if process is not None:
+            with suppress(ProcessLookupError, PermissionError):  # the group is already empty
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if self.base != Path():
+            shutil.rmtree(self.base, ignore_errors=True)
 
     def _prepare_base(self) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="sav-comfy-"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class TextStack(nn.Module):
 
     def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Context `[B,77,192]` and pooled `[B,128]`."""
-        hidden, pooled = [], None
+        hidden, pooled = [], torch.empty(0)
         for name in TOWERS:
             rows = [[self._row[token] for token in tokenise(caption, PAD[name])] for caption in captions]
             tower = getattr(self, name)
@@ -179,7 +180,7 @@ def load_toon_diffusers(path: Path = WEIGHTS):
     return modules["unet"], modules["vae"], modules["text"]
 
 
-def save_toon(unet: nn.Module, vae: nn.Module, text: TextStack, metadata: dict[str, str], path: Path = WEIGHTS) -> None:
+def save_toon(unet: Any, vae: Any, text: TextStack, metadata: dict[str, str], path: Path = WEIGHTS) -> None:
     """Write the three modules as fp16 safetensors, whole or not at all."""
     from safetensors.torch import save_file
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .model import SCALE, TextStack, size_ids
 
 
 @torch.no_grad()
 def sample_latents(
-    unet: nn.Module, text: TextStack, captions: list[str], seed: int, steps: int = 28, cfg: float = 5.0
+    unet: Any, text: TextStack, captions: list[str], seed: int, steps: int = 28, cfg: float = 5.0
 ) -> Tensor:
     """Latents `[B,4,16,16]` as the autoencoder takes them (divided by SDXL's scale)."""
     from diffusers import DPMSolverMultistepScheduler
@@ -41,7 +43,7 @@ def sample_latents(
 
 
 @torch.no_grad()
-def decode(vae: nn.Module, latents: Tensor) -> np.ndarray:
+def decode(vae: Any, latents: Tensor) -> np.ndarray:
     """uint8 `[B,H,W,3]`."""
     pictures = torch.cat([vae.decode(part).sample for part in latents.split(8)])
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

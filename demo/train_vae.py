@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def as_pictures(frames: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, frames: np.ndarray, batch: int = 32) -> Tensor:
+def encode(vae: Any, frames: np.ndarray, batch: int = 32) -> Tensor:
     """Mean latents `[N,4,h,w]` (before SDXL's scale factor)."""
     with torch.autocast("cpu", torch.bfloat16):
         parts = [vae.encode(as_pictures(frames[i : i + batch])).latent_dist.mean for i in range(0, len(frames), batch)]
@@ -78,14 +79,14 @@ def encode(vae: nn.Module, frames: np.ndarray, batch: int = 32) -> Tensor:
 
 
 @torch.no_grad()
-def mean_error(vae: nn.Module, frames: np.ndarray) -> float:
+def mean_error(vae: Any, frames: np.ndarray) -> float:
     """Mean absolute error of reconstructions, pictures in -1..1."""
     output = vae.decode(vae.encode(as_pictures(frames)).latent_dist.mean).sample
     return float((output.clamp(-1, 1) - as_pictures(frames)).abs().mean())
 
 
 @torch.no_grad()
-def normalise_latents(vae: nn.Module, frames: np.ndarray) -> None:
+def normalise_latents(vae: Any, frames: np.ndarray) -> None:
     """Fold mean and scale into quant_conv and post_quant_conv, so that latents have mean 0 and deviation 1 / 0.13025
     per channel, as SDXL's latent format expects. The autoencoder's pictures stay what they were."""
     latents = encode(vae, frames).transpose(0, 1).flatten(1)
@@ -108,12 +109,13 @@ def train_vae(
     say: Say,
     batch: int = 8,
     peak: float = 1.5e-3,
-) -> tuple[nn.Module, dict[str, str]]:
+) -> tuple[Any, dict[str, str]]:
     """Train (or resume from `checkpoint`); returns the averaged autoencoder with SDXL's latent statistics, and
     metadata. `data`: frames uint8 `[N,H,W,3]`, importance `[N,H,W]`; the last 256 frames are kept for validation."""
     frames, importance = data
     torch.manual_seed(seed)
-    vae = new_vae().to(memory_format=torch.channels_last)
+    vae: Any = new_vae()
+    vae = vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), peak, betas=(0.9, 0.99), weight_decay=1e-4)
     average, clock = Average(vae, 0.998), Clock(steps, minutes)
     random = np.random.default_rng(seed)

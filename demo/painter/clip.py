@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +57,9 @@ class Clip:
         return ~np.isin(self.part, behind)
 
 
-def _similarity(scale: float, x: float, y: float, angle: float = 0.0) -> np.ndarray:
+def _similarity(scale: float, to: Sequence[float] | np.ndarray, angle: float = 0.0) -> np.ndarray:
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    return np.array([[cos, -sin, x], [sin, cos, y]])
+    return np.array([[cos, -sin, to[0]], [sin, cos, to[1]]])
 
 
 def _after(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
@@ -78,54 +79,54 @@ class _Stage:
         self.offset = {name: random.uniform(0, 1) for name in ("far_hills", "near_hills", "ground")}
         self.sun = np.array([0.17 + random.uniform(-0.04, 0.06), 0.17 + random.uniform(-0.04, 0.06)])
         unit = min(height, width)
-        self.to_pixels = _similarity(unit, (width - unit) / 2, height - unit)
+        self.to_pixels = _similarity(unit, ((width - unit) / 2, height - unit))
 
     def camera(self, targets: Targets, parallax: float) -> np.ndarray:
         """Frame heights to pixels, as seen by a layer."""
         zoom = targets.zoom**parallax
-        view = _similarity(zoom, 0.5 - zoom * (0.5 + parallax * targets.pan), 0.6 - zoom * 0.6)
+        view = _similarity(zoom, (0.5 - zoom * (0.5 + parallax * targets.pan), 0.6 - zoom * 0.6))
         return _after(self.to_pixels, view)
 
     def background(self, targets: Targets) -> dict[str, np.ndarray]:
         maps = {}
         for name, parallax in _PARALLAX.items():
             x = self.offset.get(name, 0.0) - targets.scroll * _SCROLL.get(name, 0.0)
-            place = _similarity(1.0, *(self.sun if name == "sun" else (x, 0.0)))
+            place = _similarity(1.0, self.sun if name == "sun" else (x, 0.0))
             maps[name] = _after(self.camera(targets, parallax), place)
         return maps
 
     def body(self, targets: Targets) -> np.ndarray:
         """Character units to pixels."""
-        return _after(self.camera(targets, 1.0), _similarity(self.scale, *self.place))
+        return _after(self.camera(targets, 1.0), _similarity(self.scale, self.place))
 
 
 def _bone(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    return _similarity(1.0, start[0], start[1], math.atan2(end[1] - start[1], end[0] - start[0]))
+    return _similarity(1.0, start, math.atan2(end[1] - start[1], end[0] - start[0]))
 
 
 def _character_maps(targets: Targets, joints: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Part name -> affine from part coordinates to character units."""
-    head = _similarity(1.0, *joints["head"], targets.lean)
+    head = _similarity(1.0, joints["head"], targets.lean)
     turn, swing = targets.yaw, targets.swing
     maps = {
-        "trunk": _similarity(1.0, *joints["hip"], targets.lean),
+        "trunk": _similarity(1.0, joints["hip"], targets.lean),
         "head": head,
         "face": _after(head, np.array([[1 - 0.12 * abs(turn), 0, 0.065 * turn], [0, 1, 0]])),
-        "hair": _after(head, _similarity(1.0, 0.012 * turn, 0.0)),
-        "hair_back": _after(head, _similarity(1.0, -0.025 * turn, 0.0)),
-        "left_tail": _after(head, _similarity(1.0, -0.19 - 0.02 * turn, -0.06, swing)),
-        "right_tail": _after(head, _similarity(1.0, 0.19 - 0.02 * turn, -0.06, swing)),
+        "hair": _after(head, _similarity(1.0, (0.012 * turn, 0.0))),
+        "hair_back": _after(head, _similarity(1.0, (-0.025 * turn, 0.0))),
+        "left_tail": _after(head, _similarity(1.0, (-0.19 - 0.02 * turn, -0.06), swing)),
+        "right_tail": _after(head, _similarity(1.0, (0.19 - 0.02 * turn, -0.06), swing)),
     }
     for side in ("near", "far"):
         at = {name: joints[f"{side}_{name}"] for name in ("shoulder", "elbow", "hand", "socket", "knee", "foot")}
         maps[f"{side}_upper_arm"] = _bone(at["shoulder"], at["elbow"])
         maps[f"{side}_fore_arm"] = _bone(at["elbow"], at["hand"])
-        maps[f"{side}_hand"] = _similarity(1.0, *at["hand"])
+        maps[f"{side}_hand"] = _similarity(1.0, at["hand"])
         maps[f"{side}_thigh"] = _bone(at["socket"], at["knee"])
         maps[f"{side}_shin"] = _bone(at["knee"], at["foot"])
         # A boot follows its shin half-way, about upright.
         shin = math.atan2(at["foot"][1] - at["knee"][1], at["foot"][0] - at["knee"][0])
-        maps[f"{side}_foot"] = _similarity(1.0, *at["foot"], 0.5 * (shin - math.pi / 2))
+        maps[f"{side}_foot"] = _similarity(1.0, at["foot"], 0.5 * (shin - math.pi / 2))
     return maps
 
 

@@ -60,11 +60,10 @@ def carry_out(
         noise = correlate(noise, **vars(contract.noise), seed=seed)
         sampler = with_step_noise(sampler, contract.noise, range(shape[0]), shape[1:], device, seed)
 
+    own_mask = clip_mask(denoise_mask, shape, device)
     pinned = None
-    own_mask = None if denoise_mask is None else clip_mask(denoise_mask, shape, device)
     if contract.pins:
         pinned = PinnedFrames(contract.pins, shape, schedule.in_range)
-        own_mask = clip_mask(denoise_mask, shape, device)
         latent_image = pinned.put_latents(latent_image)
         noise = pinned.put_noise(noise, seed)
         denoise_mask = pinned.mask(own_mask, float(sigmas[0]))
@@ -117,13 +116,12 @@ class ClipRun:
         contract: FrameContract,
         schedule: Schedule,
         frames: FrameInfo,
-        own_mask: torch.Tensor | None,
+        own_mask: torch.Tensor,
         pinned: PinnedFrames | None,
     ):
         self._contract, self._schedule, self._frames, self._pinned = contract, schedule, frames, pinned
         self._pulls = [(pull, _pull_rows(pull, frames)) for pull in contract.pulls]
-        masked = torch.zeros_like(frames.known) if own_mask is None else own_mask.amax(dim=(1, 2, 3)).cpu() == 0
-        self._known = frames.known | masked
+        self._known = frames.known | (own_mask.amax(dim=(1, 2, 3)).cpu() == 0)
 
     def info_at(self, sigma: float) -> FrameInfo:
         """What is published while the model runs at this noise level."""

@@ -8,6 +8,7 @@ from .latent import EmptyVideoLatent
 from .noise import CorrelatedNoise
 from .save_clip import SaveClip
 from .smoothing import FrameSmoothing
+from .temporal_adapter import ApplyTemporalAdapter, LoadTemporalAdapter, register_folder
 
 
 class SDXLAnimeVideo(ComfyExtension):
@@ -16,12 +17,15 @@ class SDXLAnimeVideo(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from ..demo.comfy import register_folders
 
+        register_folder()
         register_folders()
         return NODES
 
 
 NODES: list[type[io.ComfyNode]] = [
     DemoModel,
+    LoadTemporalAdapter,
+    ApplyTemporalAdapter,
     BestHQSampler,
     BestHQSigmas,
     EmptyVideoLatent,

@@ -75,7 +75,7 @@ class TemporalSelfAttention(nn.Module):
         """The residual for x `[(b f) s c]`, of the same shape; with `strength`, `x + strength * residual` in one pass.
 
         num_frames: f, at most `max_frames` unless positions are given.
-        positions: LongTensor `[f]` of rows of `pos_emb` on its device, by default 0, 1, 2, ...
+        positions: LongTensor `[f]` of rows of `pos_emb`, on x's device; by default 0, 1, 2, ...
 
         Raises ValueError if f does not divide the batch or is beyond the learned positions.
         """
@@ -87,9 +87,10 @@ class TemporalSelfAttention(nn.Module):
             raise ValueError(f"{num_frames} frames are more than the {self.max_frames} learned positions")
 
         qkv = self.to_qkv(x if self.norm is None else self.norm(x))  # [(b f) s (3 h d)], in token order
-        place = self.pos_emb[:num_frames] if positions is None else self.pos_emb[positions]
+        place = self.pos_emb.to(qkv)  # may have been left on another device
+        place = place[:num_frames] if positions is None else place[positions]
         qkv = qkv.view(clips, num_frames, tokens, 3, self.heads, -1)
-        qkv[:, :, :, :2] += place.to(qkv).view(num_frames, 1, 1, self.heads, -1)
+        qkv[:, :, :, :2] += place.view(num_frames, 1, 1, self.heads, -1)
 
         # Attention takes strided views, so nothing is copied on the way in; one call a clip, because only within
         # a clip do the strides of [(b s) h f d] exist. The result is written as [s f h d].

@@ -1,0 +1,114 @@
+"""The temporal adapter as nodes: choose a file, put it on a MODEL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ._api import io
+from ._ranges import check_range, percent_inputs
+
+FOLDER = "temporal_adapters"
+Adapter = io.Custom("SAV_TEMPORAL_ADAPTER")
+
+
+def register_folder() -> None:
+    """Let ComfyUI know models/temporal_adapters; folders of extra_model_paths.yaml stay."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+
+
+class LoadTemporalAdapter(io.ComfyNode):
+    """Loads an adapter file."""
+
+    @classmethod
+    def define_schema(cls):
+        import folder_paths
+
+        return io.Schema(
+            node_id="SAV_LoadTemporalAdapter",
+            display_name="Load Temporal Adapter",
+            category="SDXL Anime Video/adapter",
+            description="Loads a temporal adapter: the layers that let the frames of a clip see each other.",
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=folder_paths.get_filename_list(FOLDER),
+                    tooltip="A file in ComfyUI's models/temporal_adapters. toon/toon_adapter.safetensors comes with "
+                    "the pack and belongs to the Toon Demo Model.",
+                ),
+            ],
+            outputs=[
+                Adapter.Output(display_name="adapter", tooltip="The adapter, for Apply Temporal Adapter."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter_name: str):
+        import folder_paths
+
+        path = folder_paths.get_full_path(FOLDER, adapter_name)
+        if path is None:
+            return adapter_name
+        facts = Path(path).stat()
+        return f"{path}/{facts.st_size}/{facts.st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, adapter_name: str) -> io.NodeOutput:
+        import folder_paths
+
+        from ..temporal.adapter import AdapterError
+        from ..temporal.hosts.comfy.adapter import load_patcher
+
+        path = folder_paths.get_full_path(FOLDER, adapter_name)
+        if path is None:
+            raise FileNotFoundError(
+                f"SAV_LoadTemporalAdapter: there is no {adapter_name!r} in models/{FOLDER}; put the file there and "
+                "press R on the page to refresh the list"
+            )
+        try:
+            return io.NodeOutput(load_patcher(path))
+        except AdapterError as error:
+            raise AdapterError(f"SAV_LoadTemporalAdapter: {error}") from None
+
+
+class ApplyTemporalAdapter(io.ComfyNode):
+    """Puts an adapter on a MODEL."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SAV_ApplyTemporalAdapter",
+            display_name="Apply Temporal Adapter",
+            category="SDXL Anime Video/adapter",
+            description="Puts a temporal adapter between self- and cross-attention of every transformer block of an "
+            "SDXL model, so that the pictures of a batch become the frames of one clip.",
+            inputs=[
+                io.Model.Input("model", tooltip="The SDXL model, with or without LoRAs."),
+                Adapter.Input("adapter", tooltip="From Load Temporal Adapter."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="How much of what the adapter computes is added. 1 is what it was trained for, 0 is the "
+                    "plain model to the last bit.",
+                ),
+                *percent_inputs("the adapter"),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "patched_model",
+                    display_name="model",
+                    tooltip="The model with the adapter, for any sampler, KSampler included.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, adapter, strength: float, start_percent: float, end_percent: float) -> io.NodeOutput:
+        from ..temporal.hosts.comfy.adapter import apply_adapter
+
+        check_range("SAV_ApplyTemporalAdapter", start_percent, end_percent)
+        return io.NodeOutput(apply_adapter(model, adapter, strength, start_percent, end_percent))

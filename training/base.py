@@ -34,11 +34,12 @@ class Base:
         return self
 
     @torch.no_grad()
-    def encode(self, frames: torch.Tensor, batch: int = 16) -> torch.Tensor:
+    def encode(self, frames: torch.Tensor, batch: int = 16, bf16: bool = False) -> torch.Tensor:
         """Posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
         where = {"device": self.vae.device, "dtype": self.vae.dtype}
         pictures = (frames.permute(0, 3, 1, 2) / 127.5 - 1).to(**where)
-        means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
+        with torch.autocast(self.vae.device.type, torch.bfloat16, enabled=bf16):
+            means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
         return torch.cat(means) * self.vae.config.scaling_factor
 
     @torch.no_grad()

@@ -79,7 +79,11 @@ def train(config: TrainConfig) -> Path:
     with Progress(*columns, console=console) as bars, (config.output / "log.jsonl").open("a", encoding="utf-8") as log:
         encoding = bars.add_task("encode clips")
         clips = load_clips(
-            config.clips, base, config.resolution, lambda done, all_: bars.update(encoding, completed=done, total=all_)
+            config.clips,
+            base,
+            config.resolution,
+            config.precision == "bf16",
+            lambda done, all_: bars.update(encoding, completed=done, total=all_),
         )
         bars.update(encoding, completed=len(clips), total=len(clips))
         training = bars.add_task("train")

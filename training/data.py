@@ -84,9 +84,9 @@ def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray
     return frames[:, top : top + rows, left : left + columns]
 
 
-def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None) -> str:
+def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, bf16: bool) -> str:
     """Changes with the files, the VAE's weights and the size: with whatever makes stored latents stale."""
-    digest = hashlib.sha256(f"1/{resolution}/{base.vae.config.scaling_factor}".encode())
+    digest = hashlib.sha256(f"{resolution}/{bf16}/{base.vae.config.scaling_factor}".encode())
     for file in files:
         stat = file.stat()
         digest.update(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}".encode())
@@ -96,7 +96,11 @@ def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None) -> s
 
 
 def load_clips(
-    folder: Path, base: Base, resolution: int | None = None, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    base: Base,
+    resolution: int | None = None,
+    bf16: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Clips:
     """Read, scale and encode every clip of a folder, or take the latents that an earlier run left there.
 
@@ -105,12 +109,12 @@ def load_clips(
     """
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
-    cache = folder / f".latents-{_fingerprint(files, base, resolution)}.npz"
+    cache = folder / f".latents-{_fingerprint(files, base, resolution, bf16)}.npz"
     if cache.exists():
         with np.load(cache) as stored:
             arrays, fps = [stored[f"clip{i}"] for i in range(len(files))], float(stored["fps"])
     else:
-        arrays, fps = _encode(files, base, resolution, progress)
+        arrays, fps = _encode(files, base, resolution, bf16, progress)
         part = cache.with_suffix(".part.npz")
         content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
         np.savez(part, fps=fps, **content)
@@ -129,7 +133,7 @@ def load_clips(
 
 
 def _encode(
-    files: list[Path], base: Base, resolution: int | None, progress: Callable[[int, int], None] | None
+    files: list[Path], base: Base, resolution: int | None, bf16: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[list[np.ndarray], float]:
     from ..media.video import read_clip
 
@@ -143,7 +147,7 @@ def _encode(
         frames = fit(frames, resolution, multiple)
         if 0 in frames.shape:
             raise DataError(f"{file}: smaller than {multiple} x {multiple} pixels")
-        arrays.append(base.encode(torch.from_numpy(frames)).half().numpy())
+        arrays.append(base.encode(torch.from_numpy(frames), bf16=bf16).half().numpy())
         rates.append(float(fps))
         if progress:
             progress(i + 1, len(files))

@@ -30,7 +30,9 @@ def sample_clip(
     """
     from ..schedulers.diffusers import SDXLAnime_BestHQScheduler
 
-    scheduler: Any = SDXLAnime_BestHQScheduler.from_config({**base.scheduler_config, "prediction_type": base.prediction})
+    scheduler: Any = SDXLAnime_BestHQScheduler.from_config(
+        {**base.scheduler_config, "prediction_type": base.prediction}
+    )
     scheduler.set_timesteps(steps)
     frames, _, height, width = noise.shape
     tokens, pooled = (rows.repeat_interleave(frames, 0) for rows in text)

@@ -51,7 +51,7 @@ class LoadTemporalAdapter(io.ComfyNode):
         if path is None:
             return adapter_name
         facts = Path(path).stat()
-        return f"{path}/{facts.st_size}/{facts.st_mtime_ns}"
+        return f"{facts.st_size}/{facts.st_mtime_ns}"  # not the path: it would be written into every saved clip
 
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:

@@ -16,7 +16,7 @@ def register_folder() -> None:
     import folder_paths
 
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
-    # A new kind of folder lists every file. With pickles listed too, choosing one gives the error that tells the remedy.
+    # A new kind of folder lists every file. Pickles stay listed: choosing one gives the error that tells the remedy.
     folder_paths.folder_names_and_paths[FOLDER][1].update(folder_paths.supported_pt_extensions)
 
 

@@ -1,0 +1,124 @@
+"""Time of a UNet forward with the temporal adapter as a ratio to the plain forward.
+
+    python benchmarks/adapter_overhead.py                               # toon size on the CPU
+    python benchmarks/adapter_overhead.py --size sdxl --device cuda --dtype float16 --pixels 768 --frames 16 --clips 2
+
+Random weights: time does not depend on them. Plain and patched forwards take turns, so that drift of the machine hits
+both, and the median is reported. `floor` is the ratio of multiply-adds in the matrix products alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdxl_anime_video.temporal.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
+
+POOLED, TOKENS = 1280, 77
+COMMON = {
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": POOLED + 6 * 256,
+}
+SIZES = {
+    "toon": {
+        "block_out_channels": (64, 128, 256),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+        "transformer_layers_per_block": 1,
+        "attention_head_dim": (1, 2, 4),
+        "layers_per_block": 1,
+        "cross_attention_dim": 128,
+    },
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+    },
+}
+
+
+def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, TemporalAdapter, dict]:
+    """UNet, adapter and the arguments of a forward."""
+    from diffusers import UNet2DConditionModel
+
+    config = {**COMMON, **SIZES[arguments.size]}
+    where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    with torch.device(arguments.device):
+        unet = UNet2DConditionModel(**config).to(**where).eval()
+    adapter = TemporalAdapter.create(unet_sites(unet), max_frames=max(24, arguments.frames), **where)
+    rows = arguments.frames * arguments.clips
+    side = arguments.pixels // 8
+    inputs = {
+        "sample": torch.randn(rows, 4, side, side, **where),
+        "timestep": torch.tensor(500, device=arguments.device),
+        "encoder_hidden_states": torch.randn(rows, TOKENS, config["cross_attention_dim"], **where),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, POOLED, **where),
+            "time_ids": torch.full((rows, 6), float(arguments.pixels), **where),
+        },
+    }
+    return unet, adapter, inputs
+
+
+def seconds(forward, device: str) -> float:
+    """Time of one call."""
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    forward()
+    synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def measure(arguments: argparse.Namespace) -> str:
+    """One line of figures."""
+    unet, adapter, inputs = build(arguments)
+    temporal = TemporalUNet(unet, adapter)
+    runs = {
+        "plain": lambda: temporal(**inputs, num_frames=1),
+        "adapter": lambda: temporal(**inputs, num_frames=arguments.frames),
+    }
+    work = {}
+    for name, run in runs.items():  # which also warms up
+        with FlopCounterMode(display=False) as counter:
+            run()
+        work[name] = counter.get_total_flops()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(arguments.repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run, arguments.device))
+    plain, patched = (statistics.median(times[name]) for name in ("plain", "adapter"))
+    return (
+        f"{arguments.size} {arguments.pixels} px, {arguments.clips} x {arguments.frames} frames, {arguments.dtype} on "
+        f"{arguments.device}: plain {plain * 1e3:.1f} ms, adapter {patched * 1e3:.1f} ms, "
+        f"ratio {patched / plain:.3f}, floor {work['adapter'] / work['plain']:.3f}\n"
+    )
+
+
+def main() -> None:
+    import sys
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="toon")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--pixels", type=int, default=128, help="side of a frame")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--clips", type=int, default=2, help="2 for cond and uncond together")
+    parser.add_argument("--repeats", type=int, default=5)
+    sys.stdout.write(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -77,7 +77,7 @@ def editor(request, chromium, server):
         client.set_setting("Comfy.VueNodes.Enabled", nodes2)
         client.set_setting("Comfy.TutorialCompleted", True)
     page = chromium.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)  # a busy machine draws slowly
     editor = Editor(page)
     try:
         page.goto(server.url)

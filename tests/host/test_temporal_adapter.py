@@ -371,23 +371,3 @@ def test_file_in_half_precision(model, adapter, tmp_path, dtype):
     (exact,) = evaluate(apply_adapter(model, adapter), [2.5])
     (ours,) = evaluate(apply_adapter(model, load_patcher(tmp_path / "half.safetensors")), [2.5])
     assert 0 < difference(ours, exact) < 1e-2
-
-
-@pytest.mark.slow
-def test_compiled_model_follows_plans(model, patcher):
-    """A compiled graph, whose guards on transformer_options core drops, must not keep the first step's decision."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    percents = [0.2, 0.4, 0.6, 0.8]
-    sigmas = [model.get_model_object("model_sampling").percent_to_sigma(percent) for percent in percents]
-
-    def compiled(model):
-        model = model.clone()
-        drop = {"guard_filter_fn": lambda guards: ["transformer_options" not in guard.name for guard in guards]}
-        set_torch_compile_wrapper(model, backend="eager", options=drop)
-        return model
-
-    for strength, start, end in ((1.0, 0.3, 0.7), (0.5, 0.0, 0.5)):
-        patched = apply_adapter(model, patcher, strength, start, end)
-        for a, b in zip(evaluate(compiled(patched), sigmas), evaluate(patched, sigmas), strict=True):
-            assert difference(a, b) < 1e-5

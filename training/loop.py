@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,16 @@ class Trainer:
         self.step += 1
         return total
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the adapter has the weights that a save would write: the moving average where there is one."""
+        kept = {name: value.detach().clone() for name, value in self.adapter.state_dict().items()}
+        self.adapter.load_state_dict(self.ema or kept)
+        try:
+            yield
+        finally:
+            self.adapter.load_state_dict(kept)
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean."""
@@ -205,7 +215,8 @@ class Trainer:
         for level in VALIDATION_LEVELS:
             noise = self.draw_noise(latents.shape, step_generator(config.seed, _VALIDATION_STEP))
             timestep = torch.full((len(latents),), int(level * len(self.sigmas)))
-            found[f"validation_{level}"] = self.clip_losses(latents, noise, timestep, caption, None).mean().item()
+            with self.averaged():
+                found[f"validation_{level}"] = self.clip_losses(latents, noise, timestep, caption, None).mean().item()
         return {"validation": sum(found.values()) / len(found), **found}
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
@@ -216,12 +227,8 @@ class Trainer:
             "trained_noise": describe_noise(self.config),
             "trained_steps": str(self.step),
         }
-        kept = {name: value.detach().clone() for name, value in self.adapter.state_dict().items()}
-        self.adapter.load_state_dict(self.ema or kept)
-        try:
+        with self.averaged():
             save_adapter(self.adapter, path, trained)
-        finally:
-            self.adapter.load_state_dict(kept)
 
     def checkpoint(self) -> None:
         folder = self.config.output

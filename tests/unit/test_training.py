@@ -142,6 +142,26 @@ def test_gradient_checkpointing_changes_no_loss(trainer, toon):
         toon.unet.eval()
 
 
+def test_what_is_validated_and_saved_is_the_moving_average(trainer, tmp_path):
+    run = trainer(ema=0.9, learning_rate=1e-2, validation_clips=1, precision="fp32")
+    follow = {name: value.clone() for name, value in run.ema.items()}
+    for step in range(3):
+        run.train_step()
+        rate = 1 - min(0.9, (1 + step) / (10 + step))
+        follow = {name: value + rate * (run.adapter.state_dict()[name] - value) for name, value in follow.items()}
+    current = {name: value.clone() for name, value in run.adapter.state_dict().items()}
+    averaged = run.validate()["validation"]
+    run.save(tmp_path / "a.safetensors", {})
+    assert all(torch.equal(current[name], value) for name, value in run.adapter.state_dict().items())
+    saved = load_adapter(tmp_path / "a.safetensors").state_dict()
+    for name, value in saved.items():
+        torch.testing.assert_close(value, follow[name], rtol=1e-4, atol=1e-6)
+    assert not all(torch.equal(current[name], saved[name]) for name in saved)
+    run.ema = {}
+    assert run.validate()["validation"] != averaged
+    run.unet.detach()
+
+
 def test_learning_rates_by_part(trainer):
     run = trainer(learning_rate=1e-3, gate_learning_rate=1e-2, position_learning_rate=3e-3, weight_decay=0.1)
     names = {id(p): name for name, p in run.adapter.named_parameters()}

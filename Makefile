@@ -36,10 +36,10 @@ test: set-up-test browser lint ## lint and all rungs of the test ladder
 	$(PYTEST) tests/host
 	$(PYTEST) tests/server tests/browser
 
-lint: set-up-test ## ruff and pyright
+lint: set-up-test ## ruff and basedpyright
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright --pythonpath $(RUN)
+	$(RUN) -m basedpyright --pythonpath $(RUN)
 
 test-unit: set-up-test ## without ComfyUI
 	$(PYTEST) tests/unit

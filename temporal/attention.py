@@ -15,7 +15,7 @@ class TemporalSelfAttention(nn.Module):
     dim: channels of a token; heads: attention heads, which divide dim; max_frames: learned positions.
     norm: a LayerNorm before the projection to q, k, v. With False the module is the plain one without it.
     init: how a new module is silent and still learns. "proj" zeroes `proj` and leaves the gate at 1, so the first step
-        already moves a whole matrix; values start as the tokens themselves, which trains several times faster than a
+        already moves a whole matrix; values start as the tokens themselves rather than a
         random mixture of them. "gate" zeroes the gate and leaves `proj` random (give the gate its own learning
         rate then: one number moves by about one learning rate a step, and until it does q, k and v get no gradient).
     operations: where Linear and LayerNorm come from; ComfyUI's `comfy.ops.manual_cast` casts weights as it goes.

@@ -86,7 +86,7 @@ class Sampler:
         from ..training.base import load_base
 
         self.base = load_base("toon")
-        self.adapter = load_adapter(adapter, dtype=torch.float32) if adapter else None
+        self.adapter = load_adapter(adapter) if adapter else None
         self.frames, self.size, self.steps, self.cfg = frames, size, steps, cfg
 
     def decoded(self, pictures: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ class Sampler:
                 steps=self.steps,
                 cfg=self.cfg,
                 temporal=unet is not None,
-                precision=lambda: torch.autocast("cpu", torch.bfloat16),
+                precision="auto",
             )
         return self.base.decode(latents).numpy()
 

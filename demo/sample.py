@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..training.precision import autocast
 from .model import SCALE, TextStack, size_ids
 
 
@@ -34,7 +35,7 @@ def sample_latents(
     )
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(x, timestep)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             wanted, empty = (
                 unet(torch.cat([scaled, scaled]), timestep, context, added_cond_kwargs=added).sample.float().chunk(2)
             )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..training.precision import autocast
 from .model import SCALE, TextStack, new_unet, size_ids
 from .train_vae import Average, Clock
 
@@ -81,7 +82,7 @@ def train_base(
         timestep = torch.from_numpy(((np.arange(batch) + random.random(batch)) * 1000 / batch).astype(np.int64))
         noise = torch.randn_like(clean)
         noisy = scheduler.add_noise(clean, noise, timestep).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             predicted = base(noisy, timestep, said, random_size_ids(batch, random))
         weight = snr[timestep].clamp(max=5) / snr[timestep]
         loss = (weight * (predicted.float() - noise).square().mean((1, 2, 3))).mean()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..training.precision import autocast
 from .model import SCALE, new_vae
 
 Say = Callable[[str], None]
@@ -73,7 +74,7 @@ def as_pictures(frames: np.ndarray) -> Tensor:
 @torch.no_grad()
 def encode(vae: Any, frames: np.ndarray, batch: int = 32) -> Tensor:
     """Mean latents `[N,4,h,w]` (before SDXL's scale factor)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         parts = [vae.encode(as_pictures(frames[i : i + batch])).latent_dist.mean for i in range(0, len(frames), batch)]
     return torch.cat(parts).float()
 
@@ -130,7 +131,7 @@ def train_vae(
         chosen = random.integers(0, len(frames) - 256, batch)
         target = as_pictures(frames[chosen])
         weight = 1 + torch.from_numpy(importance[chosen]).float().unsqueeze(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample
         loss = picture_loss(output.float(), target, weight) + 1e-4 / posterior.mean[0].numel() * posterior.kl().mean()

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .precision import Precision, autocast
+
 Text = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -34,11 +36,11 @@ class Base:
         return self
 
     @torch.no_grad()
-    def encode(self, frames: torch.Tensor, batch: int = 16, bf16: bool = False) -> torch.Tensor:
+    def encode(self, frames: torch.Tensor, batch: int = 16, precision: Precision = "fp32") -> torch.Tensor:
         """Posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
         where = {"device": self.vae.device, "dtype": self.vae.dtype}
         pictures = (frames.permute(0, 3, 1, 2) / 127.5 - 1).to(**where)
-        with torch.autocast(self.vae.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(self.vae.device, precision):
             means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
         return torch.cat(means) * self.vae.config.scaling_factor
 

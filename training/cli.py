@@ -82,7 +82,7 @@ def train(config: TrainConfig) -> Path:
             config.clips,
             base,
             config.resolution,
-            config.precision == "bf16",
+            config.precision,
             lambda done, all_: bars.update(encoding, completed=done, total=all_),
         )
         bars.update(encoding, completed=len(clips), total=len(clips))

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from .precision import Precision
+
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -40,6 +42,8 @@ class TrainConfig(BaseModel):
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
     norm: bool = True
     """LayerNorm before the attention."""
+    pos_value: bool = True
+    """Learned positions on the values too, so that a frame can tell its place in the clip."""
     init: Literal["proj", "gate"] = "proj"
     """What keeps a new adapter silent: a zero output projection, or a zero gate (then raise gate_learning_rate)."""
 
@@ -83,8 +87,9 @@ class TrainConfig(BaseModel):
     caption_dropout: Share = 0.1
     """Share of clips that are trained without their caption, for classifier-free guidance."""
 
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the forward pass; the adapter's own weights are always fp32."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; the adapter's own weights are always fp32. `auto` is bf16 where the device
+    computes in it and fp32 elsewhere: most CPUs only imitate bf16, a hundred times slower."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     device: str = "auto"

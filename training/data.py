@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .base import Base
+from .precision import Precision, uses_bf16
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
 
@@ -84,9 +85,11 @@ def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray
     return frames[:, top : top + rows, left : left + columns]
 
 
-def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, bf16: bool) -> str:
+def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, precision: Precision) -> str:
     """Changes with the files, the VAE's weights and the size: with whatever makes stored latents stale."""
-    digest = hashlib.sha256(f"{resolution}/{bf16}/{base.vae.config.scaling_factor}".encode())
+    digest = hashlib.sha256(
+        f"{resolution}/{uses_bf16(base.vae.device, precision)}/{base.vae.config.scaling_factor}".encode()
+    )
     for file in files:
         stat = file.stat()
         digest.update(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}".encode())
@@ -99,7 +102,7 @@ def load_clips(
     folder: Path,
     base: Base,
     resolution: int | None = None,
-    bf16: bool = False,
+    precision: Precision = "fp32",
     progress: Callable[[int, int], None] | None = None,
 ) -> Clips:
     """Read, scale and encode every clip of a folder, or take the latents that an earlier run left there.
@@ -109,12 +112,12 @@ def load_clips(
     """
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
-    cache = folder / f".latents-{_fingerprint(files, base, resolution, bf16)}.npz"
+    cache = folder / f".latents-{_fingerprint(files, base, resolution, precision)}.npz"
     if cache.exists():
         with np.load(cache) as stored:
             arrays, fps = [stored[f"clip{i}"] for i in range(len(files))], float(stored["fps"])
     else:
-        arrays, fps = _encode(files, base, resolution, bf16, progress)
+        arrays, fps = _encode(files, base, resolution, precision, progress)
         part = cache.with_suffix(".part.npz")
         content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
         np.savez(part, fps=fps, **content)
@@ -133,7 +136,11 @@ def load_clips(
 
 
 def _encode(
-    files: list[Path], base: Base, resolution: int | None, bf16: bool, progress: Callable[[int, int], None] | None
+    files: list[Path],
+    base: Base,
+    resolution: int | None,
+    precision: Precision,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[list[np.ndarray], float]:
     from ..media.video import read_clip
 
@@ -147,7 +154,7 @@ def _encode(
         frames = fit(frames, resolution, multiple)
         if 0 in frames.shape:
             raise DataError(f"{file}: smaller than {multiple} x {multiple} pixels")
-        arrays.append(base.encode(torch.from_numpy(frames), bf16=bf16).half().numpy())
+        arrays.append(base.encode(torch.from_numpy(frames), precision=precision).half().numpy())
         rates.append(float(fps))
         if progress:
             progress(i + 1, len(files))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .base import Base, time_ids
 from .checkpoint import CheckpointError, checkpoint_path, checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import Clips, draw_batch
+from .precision import autocast, uses_bf16
 
 Report = Callable[[dict[str, Any]], None]
 VALIDATION_LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)  # of the training timesteps
@@ -40,11 +41,11 @@ def parameter_groups(adapter: TemporalAdapter, config: TrainConfig) -> list[dict
         "matrix": {"params": [], "peak": rate, "weight_decay": config.weight_decay},
         "vector": {"params": [], "peak": rate, "weight_decay": 0.0},
         "gate": {"params": [], "peak": config.gate_learning_rate or rate, "weight_decay": 0.0},
-        "pos_emb": {"params": [], "peak": config.position_learning_rate or rate, "weight_decay": 0.0},
+        "position": {"params": [], "peak": config.position_learning_rate or rate, "weight_decay": 0.0},
     }
     for name, parameter in adapter.named_parameters():
-        last = name.rsplit(".", 1)[-1]
-        groups[last if last in groups else "matrix" if parameter.ndim > 1 else "vector"]["params"].append(parameter)
+        kind = {"gate": "gate", "pos_emb": "position", "pos_value": "position"}.get(name.rsplit(".", 1)[-1])
+        groups[kind or ("matrix" if parameter.ndim > 1 else "vector")]["params"].append(parameter)
     return [{**group, "lr": group["peak"]} for group in groups.values() if group["params"]]
 
 
@@ -59,13 +60,13 @@ class Trainer:
         torch.manual_seed(config.seed)  # the adapter's first values
         sites = unet_sites(base.unet)
         self.adapter = TemporalAdapter.create(
-            sites, max_frames=config.max_frames, norm=config.norm, init=config.init
+            sites, max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value, init=config.init
         ).to(self.device)
         self.unet = TemporalUNet(base.unet.to(self.device, memory_format=torch.channels_last), self.adapter)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and uses_bf16(self.device, config.precision):
             from diffusers.models.attention_processor import AttnProcessor
 
-            base.unet.set_attn_processor(AttnProcessor())  # the backward pass of fused attention is slow on CPUs
+            base.unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
         if config.gradient_checkpointing:
             base.unet.enable_gradient_checkpointing()
             base.unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
@@ -98,11 +99,6 @@ class Trainer:
             self.ema = {name: ema.get(name, value).to(value) for name, value in self.ema.items()}
         self.step, self.seconds = progress["step"], progress["seconds"]
 
-    def _precision(self) -> AbstractContextManager:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
     def predict(
         self, noisy: torch.Tensor, timestep: torch.Tensor, caption: torch.Tensor, positions: torch.Tensor | None
     ) -> torch.Tensor:
@@ -114,7 +110,7 @@ class Trainer:
             "text_embeds": self.clips.pooled[rows].to(self.device),
             "time_ids": time_ids(height * factor, width * factor, clips * frames).to(self.device),
         }
-        with self._precision():
+        with autocast(self.device, self.config.precision):
             out = self.unet(
                 noisy.flatten(0, 1).to(self.device, memory_format=torch.channels_last),
                 timestep.repeat_interleave(frames).to(self.device),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from .base import Base, Text, time_ids
+from .precision import Precision, autocast
 
 
 @torch.no_grad()
@@ -21,7 +20,7 @@ def sample_clip(
     steps: int = 28,
     cfg: float = 5.0,
     temporal: bool = True,
-    precision: Callable[[], AbstractContextManager] = nullcontext,
+    precision: Precision = "fp32",
 ) -> torch.Tensor:
     """Latents `[F, 4, h, w]` of a clip by BestHQ with classifier-free guidance.
 
@@ -43,7 +42,7 @@ def sample_clip(
     extra = {"num_frames": frames} if temporal else {}
     latents = noise
     for t in scheduler.timesteps:
-        with precision():
+        with autocast(noise.device, precision):
             both = unet(torch.cat([latents, latents]), t, tokens, added_cond_kwargs=added, **extra).sample.float()
         empty, wanted = both.chunk(2)
         latents = scheduler.step(empty + cfg * (wanted - empty), t, latents).prev_sample

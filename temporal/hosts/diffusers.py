@@ -24,6 +24,8 @@ class TemporalUNet(nn.Module):
 
     Attached from construction to `detach()`, which leaves the UNet exactly as it was; also a context manager.
 
+    The two may differ in precision: the adapter's residual is then computed in the adapter's own.
+
     Raises AdapterError if the adapter does not fit the UNet, and ValueError if the UNet's opening is taken.
     """
 
@@ -84,8 +86,12 @@ class _Site:
         self.owner = owner
         self.attention = owner.adapter.site(path)
 
-    def __call__(self, hidden_states: torch.Tensor, frames: Mapping[str, Any]) -> torch.Tensor:
-        return self.attention(hidden_states, **frames, strength=self.owner.strength)
+    def __call__(self, x: torch.Tensor, frames: Mapping[str, Any]) -> torch.Tensor:
+        dtype, strength = self.attention.to_qkv.weight.dtype, self.owner.strength
+        if dtype == x.dtype or (dtype == torch.float32 and torch.is_autocast_enabled(x.device.type)):
+            return self.attention(x, **frames, strength=strength)
+        # An adapter in another precision computes in its own; what the UNet carries along keeps the UNet's.
+        return x + strength * self.attention(x.to(dtype), **frames).to(x.dtype)
 
 
 def _pass_on(**frames: Any) -> Mapping[str, Any]:

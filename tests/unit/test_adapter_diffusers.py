@@ -76,6 +76,21 @@ def test_neutral_settings_are_vanilla(unet, adapter, inputs):
         assert torch.equal(call(temporal, inputs, num_frames=FRAMES), plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_adapter_in_another_precision(adapter, inputs, dtype):
+    half = TemporalAdapter.create(unet_sites(tiny.diffusers_unet()), max_frames=8)
+    half.load_state_dict(adapter.state_dict())
+    half.to(dtype)
+    with TemporalUNet(tiny.diffusers_unet(), adapter) as temporal:
+        expected = call(temporal, inputs, num_frames=FRAMES)
+    with TemporalUNet(tiny.diffusers_unet(), half) as temporal:
+        got = call(temporal, inputs, num_frames=FRAMES)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert call(temporal, inputs, num_frames=FRAMES).isfinite().all()
+    assert got.dtype == torch.float32
+    assert (got - expected).norm() / expected.norm() < 2e-2
+
+
 def picture(unet):
     """Everything of a UNet that attaching might touch."""
     return {

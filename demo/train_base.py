@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..training.precision import autocast
 from .model import SCALE, TextStack, new_unet, size_ids
-from .train_vae import Average, Clock
+from .optimise import Clock, Optimisation
 
 NEGATIVE = ""  # the empty prompt is what classifier-free guidance is trained on
 
@@ -38,6 +38,14 @@ class Base(nn.Module):
         return self.unet(noisy, timestep, context, added_cond_kwargs=added).sample
 
 
+def averaged(run: Optimisation) -> Base:
+    """A copy of what is trained, with the averaged weights."""
+    base = Base()
+    base.load_state_dict(run.module.state_dict())
+    run.average.copy_to(base)
+    return base.eval()
+
+
 def train_base(
     latents: Tensor,
     captions: list[str],
@@ -60,16 +68,9 @@ def train_base(
     torch.manual_seed(seed)
     base = Base()
     base.unet.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(base.parameters(), peak, betas=(0.9, 0.99), weight_decay=1e-2)
-    average, clock = Average(base, 0.998), Clock(steps, minutes, warmup=200)
-    random = np.random.default_rng(seed)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        base.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], state["step"]
-        clock.step, clock.spent = state["step"], state["seconds"]
-        random = np.random.default_rng((seed, clock.step))
+    clock = Clock(steps, minutes, warmup=200)
+    run = Optimisation(base, checkpoint, clock, peak=peak, weight_decay=1e-2, seed=seed)
+    random = run.random
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     kept = scheduler.alphas_cumprod
     snr = kept / (1 - kept)
@@ -86,26 +87,12 @@ def train_base(
             predicted = base(noisy, timestep, said, random_size_ids(batch, random))
         weight = snr[timestep].clamp(max=5) / snr[timestep]
         loss = (weight * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
-        optimizer.param_groups[0]["lr"] = clock.rate(peak)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(base.parameters(), 1.0)
-        optimizer.step()
-        average.update(base)
-        clock.step += 1
+        run.step(loss)
         running += float(loss.detach())
         if clock.step % 50 == 0:
             say(f"base step {clock.step} ({clock.progress:.0%}, {clock.elapsed:.0f} s): loss {running / 50:.4f}")
             running = 0.0
         if clock.step % show_every == 0 or clock.progress >= 1:
-            state = {"model": base.state_dict(), "optimizer": optimizer.state_dict(), "average": average.values}
-            torch.save(state | {"step": clock.step, "seconds": clock.elapsed}, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
-            averaged = Base()
-            averaged.load_state_dict(base.state_dict())
-            average.copy_to(averaged)
-            show(averaged.eval(), clock.step)
-    result = Base()
-    result.load_state_dict(base.state_dict())
-    average.copy_to(result)
-    return result.eval(), {"base_steps": str(clock.step), "base_seed": str(seed), "base_batch": str(batch)}
+            run.save()
+            show(averaged(run), clock.step)
+    return averaged(run), {"base_steps": str(clock.step), "base_seed": str(seed), "base_batch": str(batch)}

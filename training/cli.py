@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import ConfigError, TrainConfig, describe_fields, parse_overrides, read_config
+
+if TYPE_CHECKING:
+    from .base import Base
+    from .data import Clips
 
 USAGE = """usage: sdxl-anime-video train CONFIG.yaml [--field value ...]
 
@@ -48,80 +51,45 @@ def train(config: TrainConfig) -> Path:
     """One run into `config.output`: config.yaml, log.jsonl, checkpoints, adapter.safetensors (returned)."""
     import torch
     import yaml
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from .base import load_base
     from .data import load_clips
     from .loop import Trainer
+    from .progress import Bars
 
     if config.threads:
         torch.set_num_threads(config.threads)
     config.output.mkdir(parents=True, exist_ok=True)
     written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
     (config.output / "config.yaml").write_text(written, encoding="utf-8")
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     base = load_base(config.base)
-    with Progress(*columns, console=console) as bars, (config.output / "log.jsonl").open("a", encoding="utf-8") as log:
-        encoding = bars.add_task("encode clips")
-        clips = load_clips(
-            config.clips,
-            base,
-            config.resolution,
-            config.precision,
-            lambda done, all_: bars.update(encoding, completed=done, total=all_),
-        )
-        bars.update(encoding, completed=len(clips), total=len(clips))
-        training = bars.add_task("train")
-        recent: deque[float] = deque(maxlen=50)
+    adapter = config.output / "adapter.safetensors"
+    with Bars(config) as bars, (config.output / "log.jsonl").open("a", encoding="utf-8") as log:
 
         def report(event: dict[str, Any]) -> None:
             log.write(json.dumps(event) + "\n")
             log.flush()
-            if "loss" in event:
-                recent.append(event["loss"])
-                total = config.steps
-                if config.minutes and event["seconds"] > 0:
-                    total = min(total, round(event["step"] / event["seconds"] * 60 * config.minutes))
-                mean = sum(recent) / len(recent)
-                bars.update(training, description=f"train, loss {mean:.5f}", completed=event["step"], total=total)
-            if "validation" in event:
-                console.print(f"step {event['step']}: validation loss {event['validation']:.6f}")
+            bars.step(event)
 
+        clips = load_clips(config.clips, base, config.resolution, config.precision, bars.encoded)
         trainer = Trainer(config, base, clips, report)
-        bars.update(training, completed=trainer.step, total=config.steps)
         trainer.run()
-        sizes = sorted(
-            {f"{latent.shape[-1] * base.factor}x{latent.shape[-2] * base.factor}" for latent in clips.latents}
-        )
-        adapter = config.output / "adapter.safetensors"
-        trainer.save(
-            adapter,
-            {
-                "trained_base": Path(config.base).name,
-                "trained_dataset": config.dataset or config.clips.name,
-                "trained_clips": str(len(clips)),
-                "trained_fps": f"{clips.fps:g}",
-                "trained_resolution": ", ".join(sizes),
-                "trained_revision": git_revision(),
-            },
-        )
-    console.print(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
+        trainer.save(adapter, training_record(config, base, clips))
+        bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return adapter
+
+
+def training_record(config: TrainConfig, base: Base, clips: Clips) -> dict[str, str]:
+    """Metadata of an adapter: what it was trained on, and by which revision of this program."""
+    sizes = {f"{latent.shape[-1] * base.factor}x{latent.shape[-2] * base.factor}" for latent in clips.latents}
+    return {
+        "trained_base": Path(config.base).name,
+        "trained_dataset": config.dataset or config.clips.name,
+        "trained_clips": str(len(clips)),
+        "trained_fps": f"{clips.fps:g}",
+        "trained_resolution": ", ".join(sorted(sizes)),
+        "trained_revision": git_revision(),
+    }
 
 
 __all__ = ["ConfigError", "main", "train"]

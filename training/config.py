@@ -42,8 +42,6 @@ class TrainConfig(BaseModel):
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
     norm: bool = True
     """LayerNorm before the attention."""
-    pos_value: bool = True
-    """Learned positions on the values too, so that a frame can tell its place in the clip."""
     init: Literal["proj", "gate"] = "proj"
     """What keeps a new adapter silent: a zero output projection, or a zero gate (then raise gate_learning_rate)."""
 

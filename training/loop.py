@@ -44,7 +44,7 @@ def parameter_groups(adapter: TemporalAdapter, config: TrainConfig) -> list[dict
         "position": {"params": [], "peak": config.position_learning_rate or rate, "weight_decay": 0.0},
     }
     for name, parameter in adapter.named_parameters():
-        kind = {"gate": "gate", "pos_emb": "position", "pos_value": "position"}.get(name.rsplit(".", 1)[-1])
+        kind = {"gate": "gate", "pos_emb": "position"}.get(name.rsplit(".", 1)[-1])
         groups[kind or ("matrix" if parameter.ndim > 1 else "vector")]["params"].append(parameter)
     return [{**group, "lr": group["peak"]} for group in groups.values() if group["params"]]
 
@@ -60,7 +60,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # the adapter's first values
         sites = unet_sites(base.unet)
         self.adapter = TemporalAdapter.create(
-            sites, max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value, init=config.init
+            sites, max_frames=config.max_frames, norm=config.norm, init=config.init
         ).to(self.device)
         self.unet = TemporalUNet(base.unet.to(self.device, memory_format=torch.channels_last), self.adapter)
         if self.device.type == "cpu" and uses_bf16(self.device, config.precision):

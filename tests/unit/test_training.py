@@ -168,7 +168,7 @@ def test_learning_rates_by_part(trainer):
     found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in run.optimizer.param_groups for p in g["params"]}
     assert len(found) == len(names)
     for name, settings in found.items():
-        kinds = {"gate": (1e-2, 0), "pos_emb": (3e-3, 0), "pos_value": (3e-3, 0), "bias": (1e-3, 0)}
+        kinds = {"gate": (1e-2, 0), "pos_emb": (3e-3, 0), "bias": (1e-3, 0)}
         expected = kinds.get(name.rsplit(".", 1)[-1])
         assert settings == (expected or (1e-3, 0 if ".norm." in name else 0.1)), name
     run.unet.detach()

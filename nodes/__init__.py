@@ -3,10 +3,12 @@
 from ._api import ComfyExtension, io
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
+from .context_windows import ContextWindows
 from .demo_model import DemoModel
 from .latent import EmptyVideoLatent
 from .noise import CorrelatedNoise
 from .save_clip import SaveClip
+from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
 from .temporal_adapter import ApplyTemporalAdapter, LoadTemporalAdapter, register_folder
 
@@ -32,5 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     CorrelatedNoise,
     FrameSmoothing,
     KeyframeAnchor,
+    SegmentChain,
+    ContextWindows,
     SaveClip,
 ]

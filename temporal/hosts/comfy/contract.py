@@ -69,6 +69,33 @@ class Pin:
     end_percent: float = 1.0
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Context windows, see `temporal.segments.plan_windows` and `window_weights`."""
+
+    length: int
+    overlap: int
+    schedule: str
+    fuse: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Segments sampled one after another.
+
+    carry: what a segment is given of the one before. "overlap": its last `overlap` frames, held. "last_frame": its
+    last frame, from which every frame of the next starts, noised to `carry_denoise` of the schedule.
+    resume_id: finished segments are kept on disk under this name; "" for none. graph: digest of the graph above.
+    """
+
+    segment_frames: int
+    overlap: int
+    carry: str
+    carry_denoise: float = 1.0
+    resume_id: str = ""
+    graph: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class FrameContract:
     """All that is recorded on one MODEL. Immutable, hence shared by the MODEL's clones.
@@ -80,6 +107,8 @@ class FrameContract:
     smoothings: tuple[Smoothing, ...] = ()
     pulls: tuple[Pull, ...] = ()
     pins: tuple[Pin, ...] = ()
+    chain: Chain | None = None
+    windows: Windows | None = None
 
     def __deepcopy__(self, memo: dict) -> FrameContract:
         return self
@@ -92,6 +121,20 @@ class FrameContract:
                 f"{self.noise.correlation:g}; remove one of the two nodes"
             )
         return replace(self, noise=noise)
+
+    def with_chain(self, chain: Chain) -> FrameContract:
+        """Raises ValueError if another chain is recorded."""
+        if self.chain not in (None, chain):
+            raise ValueError(
+                "SAV_SegmentChain: this MODEL already has a chain of segments; remove one of the two nodes"
+            )
+        return replace(self, chain=chain)
+
+    def with_windows(self, windows: Windows) -> FrameContract:
+        """Raises ValueError if other windows are recorded."""
+        if self.windows not in (None, windows):
+            raise ValueError("SAV_ContextWindows: this MODEL already has context windows; remove one of the two nodes")
+        return replace(self, windows=windows)
 
     def with_smoothing(self, smoothing: Smoothing) -> FrameContract:
         return replace(self, smoothings=tuple(sorted((*self.smoothings, smoothing))))

@@ -9,7 +9,7 @@ import comfy.sampler_helpers
 import torch
 
 from ...noise import generator_for
-from .contract import Pin
+from .contract import Pin, Places
 
 WHO = "SAV_KeyframeAnchor"
 
@@ -34,6 +34,27 @@ class PinnedFrames:
             taken |= set(rows)
             self._placed.append((pin, rows, latents))
 
+    @classmethod
+    def none(cls, in_range: Callable[[Pin, float], bool]) -> PinnedFrames:
+        """No pins, for a piece of a clip that `take` adds to."""
+        return cls((), torch.Size(), in_range)
+
+    def take(self, rows: slice, finished: torch.Tensor) -> PinnedFrames:
+        """The pins of one segment: those in its frames `rows`, and its first frames held at latents that are finished,
+        `[K, C, h, w]` (K may be 0)."""
+        piece = PinnedFrames.none(self._in_range)
+        first_new = rows.start + len(finished)
+        for pin, places, latents in self._placed:
+            inside = [i for i, row in enumerate(places) if first_new <= row < rows.stop]
+            if inside:
+                piece._placed.append((pin, [places[i] - rows.start for i in inside], latents[inside]))
+        if len(finished):
+            piece._placed.append((Pin(finished, Places(1)), list(range(len(finished))), finished))
+        return piece
+
+    def __bool__(self) -> bool:
+        return bool(self._placed)
+
     def held(self, sigma: float, frames: int) -> torch.Tensor:
         """Bool [F]: frames held exactly at this noise level."""
         held = torch.zeros(frames, dtype=torch.bool)
@@ -49,17 +70,20 @@ class PinnedFrames:
             filled[rows] = latents.to(filled)
         return filled
 
-    def put_noise(self, noise: torch.Tensor, seed: int) -> torch.Tensor:
+    def put_noise(self, noise: torch.Tensor, seed: int, start: int = 0) -> torch.Tensor:
         """Noise for holding pinned frames at a step's level when the sampler adds none (the second of two stages).
 
-        The other frames' noise stays zero. Without this the model would be shown clean frames as noisy ones.
+        start: the first frame's place in the clip. The other frames' noise stays zero. Without this the model would be
+        shown clean frames as noisy ones.
         """
         if torch.count_nonzero(noise) > 0:
             return noise
         filled = noise.clone()
         for _, rows, _ in self._placed:
             for row in rows:
-                filled[row] = torch.randn(noise.shape[1:], generator=generator_for(seed, "pinned", row)).to(noise)
+                filled[row] = torch.randn(noise.shape[1:], generator=generator_for(seed, "pinned", start + row)).to(
+                    noise
+                )
         return filled
 
     def put_exact(self, samples: torch.Tensor) -> torch.Tensor:

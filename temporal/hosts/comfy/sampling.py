@@ -1,9 +1,10 @@
 """The one place where the frame contract is carried out: an OUTER_SAMPLE wrapper around ComfyUI's sampling.
 
 Our nodes record settings on a MODEL (`record`). When a sampler runs that MODEL, `carry_out` applies them to the whole
-clip in a fixed order, initial noise and then pinned frames, and lets the steps run with `ClipRun` at hand, which
-publishes what every frame of the batch is and edits the denoised prediction. All state of a run lives in that object,
-reachable from the run's own copy of the model options only, so an interrupted run leaves nothing behind.
+clip in a fixed order: initial noise, pinned frames, then the segments one after another (`chain`), context windows
+inside a segment. A segment's steps run with `ClipRun` at hand, which publishes what every frame of the batch is and
+edits the denoised prediction. All state of a run lives in objects reachable from the run's own copy of the model
+options only, so an interrupted run leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
+import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...frames import FRAMES_KEY, FrameInfo, pull_to_reference, smooth_frames
 from ...noise import brownian_stream, correlate, normal_stream, seed_from, step_noise
+from ...segments import Segment
 from .contract import CONTRACT_KEY, FrameContract, NoiseSettings, Pull, contract_of
 from .pinning import PinnedFrames, clip_mask
+from .windows import WindowHandler
 
 
 def record(model, change: Callable[[FrameContract], FrameContract]):
@@ -45,6 +50,8 @@ def carry_out(
     **kwargs: Any,
 ) -> torch.Tensor:
     """OUTER_SAMPLE wrapper: samples the clip `[F, C, h, w]` under the contract recorded on the guider's MODEL."""
+    from .chain import sample_chain
+
     guider = executor.class_obj
     contract = contract_of(guider.model_options)
     if noise.ndim != 4:
@@ -52,33 +59,111 @@ def carry_out(
             f"SDXL Anime Video nodes work on latents [frames, channels, height, width], but this MODEL samples "
             f"{list(noise.shape)}; use an SDXL model, and SAV_EmptyVideoLatent for the clip"
         )
+    if contract.windows is not None and "context_handler" in guider.model_options:
+        raise ValueError("SAV_ContextWindows: this MODEL also has ComfyUI's own context windows; remove one of the two")
     seed = seed_from(noise) if seed is None else seed
-    shape, device = noise.shape, guider.model_patcher.load_device
-    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sigmas)
-
-    if contract.noise is not None and shape[0] > 1:
+    if contract.noise is not None and len(noise) > 1:
         noise = correlate(noise, **vars(contract.noise), seed=seed)
-        sampler = with_step_noise(sampler, contract.noise, range(shape[0]), shape[1:], device, seed)
+    own_mask = clip_mask(denoise_mask, noise.shape, guider.model_patcher.load_device)
+    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sigmas)
+    pinned = PinnedFrames(contract.pins, noise.shape, schedule.in_range)
+    clip = Clip(contract, noise, pinned.put_latents(latent_image), own_mask, denoise_mask, pinned, seed)
+    sampling = Sampling(executor, sampler, sigmas, callback, disable_pbar, kwargs)
+    if contract.chain is not None and len(noise) > contract.chain.segment_frames:
+        return sample_chain(clip, contract.chain, sampling)
+    return sample_segment(clip, Segment(0, len(noise)), sampling)
 
-    own_mask = clip_mask(denoise_mask, shape, device)
-    pinned = None
-    if contract.pins:
-        pinned = PinnedFrames(contract.pins, shape, schedule.in_range)
-        latent_image = pinned.put_latents(latent_image)
-        noise = pinned.put_noise(noise, seed)
-        denoise_mask = pinned.mask(own_mask, float(sigmas[0]))
-        previous = guider.model_options.get("denoise_mask_function")
-        guider.model_options["denoise_mask_function"] = pinned.mask_function(own_mask, previous)
 
-    run = ClipRun(contract, schedule, FrameInfo.whole(shape[0]), own_mask, pinned)
-    guider.model_options["transformer_options"][FRAMES_KEY] = run.info_at(float(sigmas[0]))
-    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTRACT_KEY, run.predict, guider.model_options, True)
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A whole clip to be sampled: what the sampler was given, with noise and pinned frames of the contract in place.
 
-    finishes = float(sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
-    samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
-    if pinned is not None and finishes:
-        samples = pinned.put_exact(samples)
-    return samples
+    noise, latent: `[F, C, h, w]`; mask: `[F, 1, h, w]`, what the latent came with; given_mask: as core handed it over
+    """
+
+    contract: FrameContract
+    noise: torch.Tensor
+    latent: torch.Tensor
+    mask: torch.Tensor
+    given_mask: torch.Tensor | None
+    pinned: PinnedFrames
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How core asked for the clip to be sampled. executor: goes on with the sampling, and may be called again."""
+
+    executor: Any
+    sampler: Any
+    sigmas: torch.Tensor
+    callback: Callable | None
+    disable_pbar: bool
+    rest: dict[str, Any]
+
+
+def sample_segment(
+    clip: Clip,
+    segment: Segment,
+    sampling: Sampling,
+    finished: torch.Tensor | None = None,
+    first_frame: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Sample one segment, or the whole clip; `[stop - start, C, h, w]`.
+
+    finished: latents `[K, C, h, w]` of the segment's first frames, which are held.
+    first_frame: the clip's first latent `[C, h, w]` once that is finished, for a segment that does not hold it.
+    """
+    guider = sampling.executor.class_obj
+    contract, rows = clip.contract, segment.rows
+    noise, latent, mask, given_mask = clip.noise[rows], clip.latent[rows], clip.mask[rows], clip.given_mask
+    whole = len(noise) == len(clip.noise)
+    sampler = sampling.sampler
+    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sampling.sigmas)
+    if len(clip.noise) > 1 and (contract.noise is not None or not whole):
+        # Segments must not repeat each other's step noise, so here it always follows the frame's place in the clip.
+        settings = contract.noise or NoiseSettings("shared", 0.0)
+        index, device = range(segment.start, segment.stop), guider.model_patcher.load_device
+        sampler = with_step_noise(sampler, settings, index, noise.shape[1:], device, clip.seed)
+
+    pinned = clip.pinned.take(rows, latent[:0] if finished is None else finished)
+    base_options = guider.model_options
+    options = guider.model_options = comfy.model_patcher.create_model_options_clone(base_options)
+    try:
+        if not whole:
+            given_mask = None if given_mask is None else mask
+            sampling.rest.update({"latent_shapes": [noise.shape]} if "latent_shapes" in sampling.rest else {})
+        if pinned:
+            latent = pinned.put_latents(latent)
+            noise = pinned.put_noise(noise, clip.seed, segment.start)
+            given_mask = pinned.mask(mask, float(sampling.sigmas[0]))
+            previous = options.get("denoise_mask_function")
+            options["denoise_mask_function"] = pinned.mask_function(mask, previous)
+        if contract.windows is not None and len(noise) > contract.windows.length:
+            options["context_handler"] = WindowHandler(contract.windows)
+
+        frames = FrameInfo(
+            torch.arange(segment.start, segment.stop), len(clip.noise), mask.amax(dim=(1, 2, 3)).cpu() == 0
+        )
+        run = ClipRun(contract, schedule, frames, pinned, first_frame)
+        options["transformer_options"][FRAMES_KEY] = run.info_at(float(sampling.sigmas[0]))
+        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTRACT_KEY, run.predict, options, True)
+
+        finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
+        samples = sampling.executor(
+            noise,
+            latent,
+            sampler,
+            sampling.sigmas,
+            given_mask,
+            sampling.callback,
+            sampling.disable_pbar,
+            clip.seed,
+            **sampling.rest,
+        )
+    finally:
+        guider.model_options = base_options
+    return pinned.put_exact(samples) if finishes else samples
 
 
 class Ranged(Protocol):
@@ -109,42 +194,44 @@ class Schedule:
 
 
 class ClipRun:
-    """One run of a sampler over a clip: publishes the frames and edits the denoised prediction at every step."""
+    """One run of a sampler over a segment: publishes the frames and edits the denoised prediction at every step."""
 
     def __init__(
         self,
         contract: FrameContract,
         schedule: Schedule,
         frames: FrameInfo,
-        own_mask: torch.Tensor,
-        pinned: PinnedFrames | None,
+        pinned: PinnedFrames,
+        first_frame: torch.Tensor | None = None,
     ):
+        """frames: with those known that are held at every step; first_frame: see `sample_segment`."""
         self._contract, self._schedule, self._frames, self._pinned = contract, schedule, frames, pinned
         self._pulls = [(pull, _pull_rows(pull, frames)) for pull in contract.pulls]
-        self._known = frames.known | (own_mask.amax(dim=(1, 2, 3)).cpu() == 0)
+        self._first_frame = first_frame
 
     def info_at(self, sigma: float) -> FrameInfo:
         """What is published while the model runs at this noise level."""
-        known = self._known
-        if self._pinned is not None:
-            known = known | self._pinned.held(sigma, len(known))
+        known = self._frames.known | self._pinned.held(sigma, len(self._frames.known))
         return FrameInfo(self._frames.index, self._frames.length, known, self._schedule.step(sigma))
 
     def predict(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options=None, seed=None, **kwargs: Any):
-        """PREDICT_NOISE wrapper: the denoised clip `[F, C, h, w]`, after every other extension's CFG functions."""
+        """PREDICT_NOISE wrapper: the denoised frames `[F, C, h, w]`, after every other extension's CFG functions."""
         sigma = float(timestep.max())
         options = dict(model_options or {})
         options["transformer_options"] = {**options.get("transformer_options", {}), FRAMES_KEY: self.info_at(sigma)}
         denoised = executor(x, timestep, options, seed, **kwargs)
-        return self._edit(denoised, sigma)
+        return self._edit(denoised, sigma, executor.class_obj)
 
-    def _edit(self, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
+    def _edit(self, denoised: torch.Tensor, sigma: float, guider) -> torch.Tensor:
         for smoothing in self._contract.smoothings:
             if self._schedule.in_range(smoothing, sigma):
                 denoised = smooth_frames(denoised, smoothing.amount)
         for pull, rows in self._pulls:
             if self._schedule.in_range(pull, sigma):
-                denoised = pull_to_reference(denoised, rows, denoised[0], pull.strength, pull.band)
+                first = denoised[0]
+                if self._first_frame is not None:  # finished, and so in the scale of latents outside of the model
+                    first = guider.inner_model.process_latent_in(self._first_frame.to(denoised))
+                denoised = pull_to_reference(denoised, rows, first, pull.strength, pull.band)
         return denoised
 
 

@@ -1,0 +1,119 @@
+"""Long clips, segment after segment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from ..temporal.segments import CARRIES
+from ._api import io
+
+CATEGORY = "SDXL Anime Video/long clips"
+NODE = "SAV_SegmentChain"
+
+
+class SegmentChain(io.ComfyNode):
+    """Has any sampler make a long clip in segments, each knowing the end of the one before."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="Segment Chain",
+            category=CATEGORY,
+            description="Samples a long clip in segments, one after another, each knowing the end of the one before. "
+            "Needs no more memory than one segment.",
+            inputs=[
+                io.Model.Input("model", tooltip="The SDXL model, usually with a temporal adapter."),
+                io.Int.Input(
+                    "segment_frames",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="Frames sampled at once: at most what the temporal adapter was trained on.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=4,
+                    min=0,
+                    max=4095,
+                    tooltip="carry overlap only: the last frames of a segment that the next one is given, so that it "
+                    "goes on from them. Must be below segment_frames.",
+                ),
+                io.Combo.Input(
+                    "carry",
+                    options=list(CARRIES),
+                    default="overlap",
+                    tooltip="overlap: the next segment sees the last frames of this one while it is made. last_frame: "
+                    "it starts from the last frame, noised to carry_denoise.",
+                ),
+                io.Float.Input(
+                    "carry_denoise",
+                    default=0.6,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="carry last_frame only: how much of the schedule later segments go through. Low stays "
+                    "close to the frame they start from, 1 forgets it.",
+                ),
+                io.String.Input(
+                    "resume_id",
+                    default="",
+                    optional=True,
+                    tooltip="A name such as my-clip-1: finished segments are kept on disk under it, and the same graph "
+                    "queued again after a crash goes on where it stopped. Empty: nothing is kept.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "patched_model",
+                    display_name="model",
+                    tooltip="The model that samples in segments, for any sampler, KSampler included.",
+                )
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, segment_frames: int, overlap: int, carry: str, carry_denoise: float, resume_id: str = ""
+    ) -> io.NodeOutput:
+        from ..temporal.hosts.comfy.contract import Chain
+        from ..temporal.hosts.comfy.resume import check_resume_id
+        from ..temporal.hosts.comfy.sampling import record
+
+        if carry not in CARRIES:
+            raise ValueError(f"{NODE}: carry is {carry!r}; choose one of {', '.join(CARRIES)}")
+        if segment_frames < 1:
+            raise ValueError(f"{NODE}: segment_frames is {segment_frames}; it must be 1 or more")
+        if carry == "overlap" and not 0 <= overlap < segment_frames:
+            raise ValueError(
+                f"{NODE}: overlap {overlap} leaves no new frames in segments of {segment_frames}; it must be at least "
+                "0 and below segment_frames"
+            )
+        if not 0 < carry_denoise <= 1:
+            raise ValueError(f"{NODE}: carry_denoise is {carry_denoise:g}; it must lie above 0 and at most at 1")
+        resume_id = resume_id.strip()
+        if resume_id:
+            check_resume_id(resume_id)
+        graph = graph_digest(cls.hidden.prompt, cls.hidden.unique_id) if resume_id else ""
+        chain = Chain(segment_frames, overlap, carry, carry_denoise, resume_id, graph)
+        return io.NodeOutput(record(model, lambda contract: contract.with_chain(chain)))
+
+
+def graph_digest(prompt: dict[str, Any] | None, node: Any) -> str:
+    """A digest of the part of a graph (API format) that leads to a node, that node included; "" without a graph."""
+    if not prompt:
+        return ""
+    found: dict[str, Any] = {}
+    waiting = [str(node)]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in prompt:
+            continue
+        entry = prompt[name]
+        found[name] = [entry.get("class_type"), entry.get("inputs")]
+        links = [value for value in (entry.get("inputs") or {}).values() if isinstance(value, list) and len(value) == 2]
+        waiting += [str(link[0]) for link in links]
+    return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=16).hexdigest()

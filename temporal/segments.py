@@ -1,0 +1,95 @@
+"""How a long clip is cut: segments sampled one after another, and windows that share every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+CARRIES = ("overlap", "last_frame")
+SCHEDULES = ("uniform", "static", "looped")
+FUSES = ("pyramid", "overlap_linear", "flat")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames `start` to `stop` (not included) of a clip, of which the first `known` are finished already."""
+
+    start: int
+    stop: int
+    known: int = 0
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    def new(self) -> slice:
+        """Frames that this segment adds to the clip."""
+        return slice(self.start + self.known, self.stop)
+
+
+def plan_segments(frames: int, length: int, overlap: int) -> list[Segment]:
+    """Segments of `length` frames that cover a clip; each knows the last `overlap` frames before it.
+
+    The last one keeps its length and knows more instead, for a temporal adapter does worse on few frames. A clip no
+    longer than `length` is one segment. Without overlap nothing can be known, so there the last one is shorter.
+
+    Raises ValueError unless 0 <= overlap < length and both fit a clip of at least one frame.
+    """
+    if frames < 1 or length < 1 or not 0 <= overlap < length:
+        raise ValueError(f"segments of {length} frames cannot overlap by {overlap}; the overlap must be smaller")
+    segments = [Segment(0, min(length, frames))]
+    while (done := segments[-1].stop) < frames:
+        stop = min(done - overlap + length, frames)
+        start = max(stop - length, 0) if overlap else done
+        segments.append(Segment(start, stop, done - start))
+    return segments
+
+
+def plan_windows(frames: int, length: int, overlap: int, schedule: str, step: int = 0) -> list[list[int]]:
+    """Frame numbers of each window of one step; together the windows cover the clip.
+
+    static    windows start every `length - overlap` frames; the last is moved back to end with the clip.
+    uniform   the same, but the whole grid moves from step to step, so that no border stays where it is. Windows that
+              would stick out at either end are moved inside.
+    looped    the clip is a circle: windows run over its end into its beginning, and the grid moves as in `uniform`.
+
+    The grid moves by multiples of the golden ratio of its pitch, which visits all offsets evenly and never repeats.
+
+    Raises ValueError for an unknown schedule or unless 0 <= overlap < length.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown window schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    if frames < 1 or not 0 <= overlap < length:
+        raise ValueError(f"windows of {length} frames cannot overlap by {overlap}; the overlap must be smaller")
+    if frames <= length:
+        return [list(range(frames))]
+    pitch = length - overlap
+    offset = 0 if schedule == "static" else int(step * 0.6180339887498949 % 1 * pitch)
+    if schedule == "looped":
+        return [[(offset + start + i) % frames for i in range(length)] for start in range(0, frames, pitch)]
+    last = frames - length
+    starts = [min(max(start, 0), last) for start in range(offset - pitch if offset else 0, last + pitch, pitch)]
+    return [list(range(start, start + length)) for start in dict.fromkeys(starts)]
+
+
+def window_weights(length: int, overlap: int, fuse: str) -> torch.Tensor:
+    """What a window's frames weigh, `[length]` float32, where windows overlap.
+
+    pyramid         rises from the borders to the middle.
+    overlap_linear  1, falling linearly over the `overlap` frames at each border.
+    flat            1.
+
+    Raises ValueError for an unknown fuse.
+    """
+    from_border = torch.minimum(torch.arange(1, length + 1), torch.arange(length, 0, -1)).float()
+    weights: dict[str, Callable[[], torch.Tensor]] = {
+        "pyramid": lambda: from_border / from_border.max(),
+        "overlap_linear": lambda: (from_border / (overlap + 1)).clamp(max=1),
+        "flat": lambda: torch.ones(length),
+    }
+    if fuse not in weights:
+        raise ValueError(f"unknown fuse {fuse!r}; choose one of {', '.join(FUSES)}")
+    return weights[fuse]()

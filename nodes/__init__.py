@@ -7,6 +7,7 @@ from .context_windows import ContextWindows
 from .demo_model import DemoModel
 from .latent import EmptyVideoLatent
 from .noise import CorrelatedNoise
+from .prompt_schedule import PromptSchedule
 from .save_clip import SaveClip
 from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     CorrelatedNoise,
     FrameSmoothing,
     KeyframeAnchor,
+    PromptSchedule,
     SegmentChain,
     ContextWindows,
     SaveClip,

@@ -34,6 +34,10 @@ TABLE = {
         ["model"],
     ),
     "SAV_LoadTemporalAdapter": ({"adapter_name": None}, ["adapter"]),
+    "SAV_PromptSchedule": (
+        {"clip": None, "prompts": "", "frames": 16, "interpolation": "hold", "width": 0, "height": 0},
+        ["conditioning"],
+    ),
     "SAV_SaveClip": (
         {
             "images": None,
@@ -49,6 +53,7 @@ TABLE = {
 COMBOS = {
     ("SAV_CorrelatedNoise", "mode"): ["shared", "additive", "progressive", "freenoise"],
     ("SAV_KeyframeAnchor", "band"): ["low", "all"],
+    ("SAV_PromptSchedule", "interpolation"): ["hold", "linear", "smooth", "slerp"],
 }
 
 NODES = {node.GET_SCHEMA().node_id: node for node in asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())}

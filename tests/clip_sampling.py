@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from functools import cache
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.ops
 import comfy.sample
 import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
+import nodes
 import torch
+from comfy.patcher_extension import WrappersMP
 
 import tiny
 from sdxl_anime_video.nodes.anchor import KeyframeAnchor
+from sdxl_anime_video.nodes.context_windows import ContextWindows
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
 from sdxl_anime_video.temporal.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.frames import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.contract import Chain
+from sdxl_anime_video.temporal.hosts.comfy.sampling import record
 
 FRAMES = 5
 SIZE = 8  # latent height and width
@@ -83,3 +93,81 @@ def sigmas_of(model, steps: int) -> torch.Tensor:
 def correlations(clip: torch.Tensor) -> torch.Tensor:
     """Correlation of frames `[F, F]`."""
     return torch.corrcoef(clip.flatten(1))
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal but for the order of float32 sums."""
+    return bool((a - b).abs().max() < 2e-5 * b.std())
+
+
+def chained(model, frames=4, overlap=1, carry="overlap", denoise=0.5, resume_id=""):
+    chain = Chain(frames, overlap, carry, denoise, resume_id)
+    return record(model, lambda contract: contract.with_chain(chain))
+
+
+def windowed(model, length=4, overlap=1, schedule="static", fuse="pyramid", freenoise=False):
+    return ContextWindows.execute(model, length, overlap, schedule, fuse, freenoise).result[0]
+
+
+def watched(model, seen: list):
+    """The model, noting FrameInfo and frames in the batch at every call of the UNet."""
+    model = model.clone()
+
+    def watch(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        info = transformer_options[FRAMES_KEY]
+        seen.append((info, len(x) // len(transformer_options["cond_or_uncond"])))
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+    return model
+
+
+def rows_of(conditioning: list, frames: int) -> list:
+    """One row a frame, each of its own."""
+    text, info = conditioning[0]
+    scale = torch.linspace(0.5, 1.5, frames)
+    return [[text * scale[:, None, None], {**info, "pooled_output": info["pooled_output"] * scale[:, None]}]]
+
+
+def controlled(plain, hints: torch.Tensor) -> tuple[list, list]:
+    """Conditioning under a tiny ControlNet with random weights."""
+    config = {**plain.model.model_config.unet_config, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}
+    for name in ("out_channels", "transformer_depth_output"):
+        config.pop(name)
+    network = comfy.cldm.cldm.ControlNet(**config, device="cpu")
+    tiny.randomise(network, seed=7)
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+    return nodes.ControlNetApplyAdvanced().apply_controlnet(POSITIVE, NEGATIVE, control, hints, 0.5, 0.0, 1.0)
+
+
+def by_ksampler(model, latent):
+    return nodes.KSampler().sample(model, 5, 4, 2.0, "euler_ancestral", "karras", POSITIVE, NEGATIVE, latent)[0]
+
+
+def by_ksampler_part_denoised(model, latent):
+    filled = {**latent, "samples": given(len(latent["samples"]))["samples"]}
+    return nodes.KSampler().sample(model, 5, 4, 2.0, "dpmpp_2m", "karras", POSITIVE, NEGATIVE, filled, 0.5)[0]
+
+
+def by_two_stages(model, latent):
+    sample = nodes.KSamplerAdvanced().sample
+    rest = (POSITIVE, NEGATIVE)
+    half = sample(model, "enable", 5, 4, 2.0, "euler", "karras", *rest, latent, 0, 2, "enable")[0]
+    return sample(model, "disable", 5, 4, 2.0, "euler", "karras", *rest, half, 2, 10000, "disable")[0]
+
+
+def by_sampler_custom(model, latent):
+    sampler = custom.KSamplerSelect.execute("dpmpp_2m_sde").result[0]
+    return custom.SamplerCustom.execute(
+        model, True, 5, 2.0, POSITIVE, NEGATIVE, sampler, sigmas_of(model, 4), latent
+    ).result[0]
+
+
+def by_sampler_custom_advanced(model, latent):
+    guider = custom.CFGGuider.execute(model, POSITIVE, NEGATIVE, 2.0).result[0]
+    sampler = custom.KSamplerSelect.execute("lcm").result[0]
+    noise = custom.RandomNoise.execute(5).result[0]
+    return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas_of(model, 4), latent).result[0]
+
+
+ENTRY_POINTS = [by_ksampler, by_ksampler_part_denoised, by_two_stages, by_sampler_custom, by_sampler_custom_advanced]

@@ -1,0 +1,196 @@
+"""Context windows under real ComfyUI samplers, beside windows sampled by hand."""
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
+import pytest
+import torch
+
+from clip_sampling import (
+    ENTRY_POINTS,
+    NEGATIVE,
+    POSITIVE,
+    SIZE,
+    adapted,
+    anchored,
+    chained,
+    close,
+    controlled,
+    correlated,
+    empty,
+    given,
+    ksample,
+    model,
+    rows_of,
+    sigmas_of,
+    watched,
+    windowed,
+)
+from sdxl_anime_video.nodes.context_windows import ContextWindows
+from sdxl_anime_video.temporal.segments import FUSES, SCHEDULES, plan_windows, window_weights
+
+LENGTH = 7  # frames of a clip
+
+
+@pytest.mark.parametrize("run", ENTRY_POINTS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_clip_of_one_window_equals_the_plain_run(run, schedule):
+    plain, latent = adapted(model()), {"samples": empty(5)}
+    for length in (5, 6):
+        cut = windowed(plain, length, 2, schedule)
+        assert torch.equal(run(cut, latent)["samples"], run(plain, latent)["samples"])
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "dpm_2", "uni_pc"])
+def test_without_overlap_windows_are_runs_of_their_own(sampler):
+    plain, noise = adapted(model()), comfy.sample.prepare_noise(empty(6), 5)
+    expected = torch.cat([ksample(plain, sampler, noise=some, latent=empty(3)) for some in noise.split(3)])
+    assert torch.equal(ksample(windowed(plain, 3, 0), sampler, noise=noise, latent=empty(6)), expected)
+
+
+@pytest.mark.parametrize("fuse", FUSES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_step_is_the_weighted_mean_of_its_windows(fuse, schedule):
+    """One step of Euler down to noise level 0 returns the denoised prediction itself."""
+    plain = adapted(model())
+    noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
+    sigmas = torch.tensor([float(sigmas_of(plain, 3)[0]), 0.0])
+
+    def denoised(model, noise):
+        latent = torch.zeros_like(noise)
+        return comfy.sample.sample_custom(model, noise, 2.0, sampler, sigmas, POSITIVE, NEGATIVE, latent, seed=5)
+
+    expected, total = torch.zeros_like(noise), torch.zeros(LENGTH)
+    weights = window_weights(4, 2, fuse)
+    for rows in plan_windows(LENGTH, 4, 2, schedule):
+        expected[rows] += denoised(plain, noise[rows]) * weights[:, None, None, None]
+        total[rows] += weights
+    assert close(denoised(windowed(plain, 4, 2, schedule, fuse), noise), expected / total[:, None, None, None])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_sde", "dpm_2_ancestral", "seeds_2", "lcm"])
+def test_substep_and_stochastic_samplers(sampler):
+    """Without an adapter windows cannot matter, whatever the sampler."""
+    plain = correlated(model())
+    whole = ksample(plain, sampler, frames=LENGTH)
+    for schedule in SCHEDULES:
+        assert close(ksample(windowed(plain, 4, 2, schedule), sampler, frames=LENGTH), whole)
+
+
+def test_windows_matter_with_an_adapter():
+    plain = adapted(model())
+    assert not close(ksample(windowed(plain, 4, 2), frames=LENGTH), ksample(plain, frames=LENGTH))
+
+
+def test_frames_are_published():
+    seen = []
+    ksample(windowed(watched(adapted(model()), seen), 4, 2, "looped"), steps=2, frames=6)
+    assert [info.index.tolist() for info, _ in seen[:3]] == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 0, 1]]
+    assert all(info.length == 6 and frames == 4 for info, frames in seen)
+    assert seen[-1][0].step == 1
+
+
+def sample(model, positive=POSITIVE, negative=NEGATIVE):
+    noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
+    sigmas = sigmas_of(model, 3)
+    return comfy.sample.sample_custom(model, noise, 2.0, sampler, sigmas, positive, negative, empty(LENGTH), seed=5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_prompts_of_each_frame_follow_it(schedule):
+    plain, prompts = model(), rows_of(POSITIVE, LENGTH)
+    assert close(sample(windowed(plain, 4, 2, schedule), prompts), sample(plain, prompts))
+    assert not close(sample(plain, prompts), sample(plain))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_hints_of_each_frame_follow_it(schedule):
+    plain = model()
+    hints = torch.rand(LENGTH, 8 * SIZE, 8 * SIZE, 3, generator=torch.Generator().manual_seed(1))
+    conds = controlled(plain, hints)
+    whole = sample(plain, *conds)
+    assert close(sample(windowed(plain, 4, 2, schedule), *conds), whole)
+    assert close(sample(chained(windowed(plain, 2, 1, schedule), 4, 1), *conds), whole)
+    assert torch.equal(sample(plain, *conds), whole)  # the ControlNet itself is as it was
+    assert not close(sample(plain), whole)
+
+
+def test_pins_and_masks_follow_their_frames():
+    pin, latent, mask = given(2), given(LENGTH, seed=3)["samples"], torch.ones(LENGTH, SIZE * 8, SIZE * 8)
+    mask[5] = 0
+    patched = anchored(windowed(adapted(model()), 4, 2, "uniform"), latent=pin, positions="0, -1")
+    result = ksample(patched, latent=latent, mask=mask)
+    assert torch.equal(result[0], pin["samples"][0]) and torch.equal(result[-1], pin["samples"][1])
+    assert torch.allclose(result[5], latent[5], atol=1e-5)
+
+
+def test_windows_inside_segments_in_either_order():
+    plain = adapted(model())
+    a = ksample(chained(windowed(plain, 3, 1, "uniform"), 5, 2), frames=9)
+    b = ksample(windowed(chained(plain, 5, 2), 3, 1, "uniform"), frames=9)
+    assert torch.equal(a, b)
+    assert not close(a, ksample(chained(plain, 5, 2), frames=9))
+
+
+def test_freenoise_is_correlated_noise_of_that_mode():
+    plain = adapted(model())
+    a = ksample(windowed(plain, 4, 2, freenoise=True), frames=9)
+    b = ksample(windowed(correlated(plain, "freenoise", 1.0, window=4, overlap=2), 4, 2), frames=9)
+    assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="already has shared noise"):
+        windowed(correlated(plain), freenoise=True)
+
+
+def test_interrupt_within_a_step():
+    patched = windowed(adapted(model()), 4, 2)
+    expected = ksample(patched, frames=LENGTH)
+    calls = []
+
+    def interrupt(executor, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            comfy.model_management.interrupt_current_processing()
+        return executor(*args, **kwargs)
+
+    stopped = patched.clone()
+    from comfy.patcher_extension import WrappersMP
+
+    stopped.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "stop", interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        ksample(stopped, frames=LENGTH)
+    assert len(calls) == 2
+    assert torch.equal(ksample(patched, frames=LENGTH), expected)
+
+
+def test_denoised_output_is_the_whole_clip():
+    patched = windowed(adapted(model()), 4, 2)
+    sampler = custom.KSamplerSelect.execute("euler").result[0]
+    output, denoised = custom.SamplerCustom.execute(
+        patched, True, 5, 2.0, POSITIVE, NEGATIVE, sampler, sigmas_of(patched, 3), {"samples": empty(LENGTH)}
+    ).result
+    assert close(denoised["samples"], output["samples"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlap": 16}, "windows of 16 frames cannot overlap by 16"),
+        ({"schedule": "round"}, "unknown window schedule 'round'"),
+        ({"fuse": "soft"}, "unknown fuse 'soft'"),
+    ],
+)
+def test_the_node_refuses(changes, message):
+    settings = {"length": 16, "overlap": 4, "schedule": "uniform", "fuse": "pyramid", **changes}
+    with pytest.raises(ValueError, match=f"SAV_ContextWindows: {message}"):
+        ContextWindows.execute(model(), **settings)
+
+
+def test_two_kinds_of_windows_are_refused():
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    with pytest.raises(ValueError, match="already has context windows"):
+        windowed(windowed(model(), 4), 5)
+    core = ContextWindowsManualNode.execute(windowed(model(), 4), 4, 1, "standard_static", 1, False, "pyramid", 0)
+    with pytest.raises(ValueError, match="also has ComfyUI's own context windows"):
+        ksample(core.result[0], frames=LENGTH)

@@ -59,8 +59,9 @@ def _sample(
         latent[segment.rows] = clean[segment.start - 1].to(latent)
         clip = replace(clip, latent=clip.pinned.put_latents(latent))
     finished = clean[segment.start : segment.start + segment.known]
+    finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
     samples = sample_segment(clip, segment, sampling, finished, clean[0] if segment.start else None)
-    if float(sampling.sigmas[-1]) == 0 or report.denoised is None:
+    if finishes or report.denoised is None:
         return samples, samples
     return samples, guider.model_patcher.model.process_latent_out(report.denoised.to(samples))
 

@@ -12,6 +12,10 @@ PYTEST = $(RUN) -m pytest $(PYTEST_ARGS)
 
 # On a machine with few cores, many threads in tiny matrix products only wait for each other.
 export OMP_NUM_THREADS ?= 2
+# Memory that the C library has once stays with the process: giving tens of megabytes back after every operation and
+# asking for them again takes half of the time on some machines.
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 1000000000000
 export COMFYUI_DIR
 export CHECKPOINT
 export ADAPTER

@@ -114,6 +114,13 @@ def test_prompts_of_each_frame_follow_it():
     assert not torch.allclose(whole, ksample(plain, noise=noise, steps=3, latent=empty(LENGTH)), atol=1e-2)
 
 
+def test_prompts_of_another_number_of_frames_are_refused():
+    with pytest.raises(ValueError, match=r"the positive conditioning has 5 frame\(s\) but the latent has 7"):
+        sampler, sigmas = comfy.samplers.sampler_object("euler"), sigmas_of(model(), 2)
+        conds = rows_of(POSITIVE, 5), NEGATIVE
+        comfy.sample.sample_custom(chained(model(), 3), empty(LENGTH), 2.0, sampler, sigmas, *conds, empty(LENGTH))
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_hints_of_each_frame_follow_it(stacked):
     plain = model()

@@ -20,7 +20,7 @@ import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
-from ...frames import FRAMES_KEY, FrameInfo, pull_to_reference, smooth_frames
+from ...frames import FRAMES_KEY, FrameInfo, pull_to_reference, require_equal_frames, smooth_frames
 from ...noise import brownian_stream, correlate, normal_stream, seed_from, step_noise
 from ...segments import Segment
 from .contract import CONTRACT_KEY, FrameContract, NoiseSettings, Pull, contract_of
@@ -61,6 +61,7 @@ def carry_out(
         )
     if contract.windows is not None and "context_handler" in guider.model_options:
         raise ValueError("SAV_ContextWindows: this MODEL also has ComfyUI's own context windows; remove one of the two")
+    _require_a_row_a_frame(guider.conds, len(noise))
     seed = seed_from(noise) if seed is None else seed
     if contract.noise is not None and len(noise) > 1:
         noise = correlate(noise, **vars(contract.noise), seed=seed)
@@ -72,6 +73,15 @@ def carry_out(
     if contract.chain is not None and len(noise) > contract.chain.segment_frames:
         return sample_chain(clip, contract.chain, sampling)
     return sample_segment(clip, Segment(0, len(noise)), sampling)
+
+
+def _require_a_row_a_frame(conds: dict[str, list[dict[str, Any]]], frames: int) -> None:
+    """Raise ValueError for prompts of another number of frames, which core would begin anew or cut without a word."""
+    for name, some in conds.items():
+        for cond in some:
+            rows = len(cond["cross_attn"]) if cond.get("cross_attn") is not None else 1
+            if rows > 1:
+                require_equal_frames("SDXL Anime Video", f"the {name} conditioning", rows, "the latent", frames)
 
 
 @dataclass(frozen=True, eq=False)

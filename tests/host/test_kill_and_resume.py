@@ -1,0 +1,66 @@
+"""A chain killed at random moments goes on and ends in the same latents. `SAV_KILLS=20` tries as many moments."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+KILLS = int(os.environ.get("SAV_KILLS", "1"))
+FRAMES, STEPS = 14, 12
+
+
+def render(resume_id: str = "") -> torch.Tensor:
+    from clip_sampling import adapted, chained, correlated, ksample, model
+
+    plain = correlated(adapted(model()), "progressive", 0.6)
+    return ksample(chained(plain, 4, 2, resume_id=resume_id), "dpmpp_2m_sde", frames=FRAMES, steps=STEPS).detach()
+
+
+def start(user: Path, target: Path, resume_id: str) -> subprocess.Popen:
+    """Render into a file, in a process of its own; returns once the sampling begins."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, __file__, str(user), str(target), resume_id]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert child.stdout and child.stdout.readline() == "sampling\n"
+    return child
+
+
+def test_killed_at_random_moments(tmp_path):
+    expected = tmp_path / "expected.pt"
+    child = start(tmp_path, expected, "")
+    began = time.monotonic()
+    assert child.stdout and child.stdout.readline() == "sampled\n"
+    takes = time.monotonic() - began
+    assert child.wait() == 0
+    moments = random.Random(3)
+    found = []
+    for i in range(KILLS):
+        target, name = tmp_path / f"{i}.pt", f"killed-{i}"
+        child = start(tmp_path, target, name)
+        time.sleep(moments.uniform(0.0, 0.9) * takes)
+        child.kill()
+        child.wait()
+        found.append(len(list((tmp_path / "sdxl-anime-video" / "resume" / name).glob("*.safetensors"))))
+        assert start(tmp_path, target, name).wait() == 0
+        assert torch.equal(torch.load(target), torch.load(expected)), f"killed after {found[-1]} segments"
+    assert min(found) < 6, "no kill fell into the chain"
+    sys.stdout.write(f"finished segments at {KILLS} kills: {found}\n")
+
+
+if __name__ == "__main__":
+    import conftest  # isort: skip  # the real ComfyUI, as in the tests
+    import folder_paths
+
+    user, target, resume_id = sys.argv[1:]
+    assert Path(user) != conftest.BASE
+    folder_paths.set_user_directory(user)
+    torch.set_num_threads(1)
+    render()  # warm, so that the kill falls into the chain
+    print("sampling", flush=True)  # noqa: T201
+    clip = render(resume_id)
+    print("sampled", flush=True)  # noqa: T201
+    torch.save(clip, target)

@@ -11,6 +11,7 @@ test. Paths of a character and its limbs are in `paths.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -57,6 +58,23 @@ def flicker(clip: Any) -> float:
 def temporal_flickering(clip: Any) -> float:
     """VBench's temporal flickering score, (255 - mean|I_t - I_t+1|) / 255 in 8-bit units: 1 for a still."""
     return 1.0 - flicker(clip)
+
+
+def seam_score(clip: Any, borders: Sequence[int]) -> float:
+    """Frame difference where a new piece of a clip begins, over that inside the pieces: 1 where no seam shows.
+
+    borders: the first frame of every piece but the first. NaN if there are none, or nothing moves inside.
+    Raises ValueError for a border that is no frame after the first.
+    """
+    frames = as_clip(clip)
+    if wrong := [border for border in borders if not 0 < border < len(frames)]:
+        raise ValueError(f"borders {wrong} lie outside frames 1 to {len(frames) - 1}")
+    change = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    seam = np.zeros(len(change), dtype=bool)
+    seam[[border - 1 for border in borders]] = True
+    if not seam.any() or seam.all() or not change[~seam].mean():
+        return float("nan")
+    return float(change[seam].mean() / change[~seam].mean())
 
 
 def estimate_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sdxl_anime_video.demo import evaluate_long
 from sdxl_anime_video.demo.evaluate import Arm, contact_sheet, folder_pairs, held_out_pairs, table
 from sdxl_anime_video.demo.judge import COLUMNS, Judge, mean_scores
 from sdxl_anime_video.demo.painter import ACTIONS, HELD_OUT, paint_clip
@@ -83,3 +84,36 @@ def test_table_and_sheet(running):
     assert text.count("\n") == 3
     assert "| real |" in text
     assert contact_sheet([("real", [clip]), ("again", [clip])]).shape == (256, 150 + 8 * 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ("overlap 8", {"chain": ("overlap", 8)}),
+        ("last_frame 0.4 + shared 0.5", {"chain": ("last_frame", 4), "noise": ("shared", 0.5)}),
+        ("windows looped + anchor 0.3", {"windows": "looped", "anchor": 0.3}),
+    ],
+)
+def test_arms_of_long_clips(arm, expected):
+    found = evaluate_long.parse_arm(arm)
+    short = {
+        "chain": lambda s: (s["carry"], s["overlap"]),
+        "noise": lambda s: (s["mode"], s["correlation"]),
+        "windows": lambda s: s["schedule"],
+        "anchor": lambda s: s["strength"],
+    }
+    assert {name: short[name](settings) for name, settings in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "arm", ["", "overlap", "windows square", "shared 0.5", "overlap 4 + windows static", "anchor 1"]
+)
+def test_wrong_arms_of_long_clips(arm):
+    with pytest.raises(ValueError):
+        evaluate_long.parse_arm(arm)
+
+
+def test_borders_are_where_segments_begin():
+    assert evaluate_long.borders("overlap 4", 40) == [16, 28]
+    assert evaluate_long.borders("last_frame 0.5", 40) == [16, 32]
+    assert evaluate_long.borders("windows uniform", 40) == evaluate_long.borders("real", 40) == [16, 28]

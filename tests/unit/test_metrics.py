@@ -199,3 +199,14 @@ def test_flow_of_another_shape_is_refused():
         metrics.warp_error(translating(), flow=np.zeros((6, SIZE, SIZE, 2)))
     with pytest.raises(ValueError, match="visible"):
         metrics.warp_error(translating(), visible=np.ones((5, SIZE, SIZE)))
+
+
+def test_seam_score():
+    clip = np.zeros((9, 8, 8, 3), np.float32)
+    clip += np.array([0, 1, 2, 3, 6, 7, 8, 9, 10], np.float32)[:, None, None, None] / 20
+    assert metrics.seam_score(clip, [4]) == pytest.approx(3)
+    assert metrics.seam_score(clip, [2]) == pytest.approx(1 / (9 / 7))
+    assert np.isnan(metrics.seam_score(clip, [])) and np.isnan(metrics.seam_score(clip[:1].repeat(9, 0), [4]))
+    for wrong in ([0], [9], [-1]):
+        with pytest.raises(ValueError, match="outside frames 1 to 8"):
+            metrics.seam_score(clip, wrong)

@@ -191,6 +191,9 @@ def test_two_kinds_of_windows_are_refused():
 
     with pytest.raises(ValueError, match="already has context windows"):
         windowed(windowed(model(), 4), 5)
-    core = ContextWindowsManualNode.execute(windowed(model(), 4), 4, 1, "standard_static", 1, False, "pyramid", 0)
+    settings = {"context_stride": 1, "closed_loop": False, "fuse_method": "pyramid", "dim": 0}
+    if "freenoise" in ContextWindowsManualNode.GET_SCHEMA().get_v1_info(ContextWindowsManualNode).input["required"]:
+        settings["freenoise"] = False
+    core = ContextWindowsManualNode.execute(windowed(model(), 4), 4, 1, "standard_static", **settings)
     with pytest.raises(ValueError, match="also has ComfyUI's own context windows"):
         ksample(core.result[0], frames=LENGTH)

@@ -1,5 +1,9 @@
 """Context windows under real ComfyUI samplers, beside windows sampled by hand."""
 
+import importlib
+import os
+from pathlib import Path
+
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -114,6 +118,34 @@ def test_hints_of_each_frame_follow_it(schedule):
     assert close(sample(chained(windowed(plain, 2, 1, schedule), 4, 1), *conds), whole)
     assert torch.equal(sample(plain, *conds), whole)  # the ControlNet itself is as it was
     assert not close(sample(plain), whole)
+
+
+@pytest.mark.skipif("SAV_ADVANCED_CONTROLNET" not in os.environ, reason="SAV_ADVANCED_CONTROLNET names no such pack")
+def test_hints_and_weights_of_advanced_controlnet_follow_their_frames(monkeypatch):
+    pack = Path(os.environ["SAV_ADVANCED_CONTROLNET"]).resolve()
+    monkeypatch.syspath_prepend(str(pack.parent))
+    advanced = importlib.import_module(f"{pack.name}.adv_control.control")
+    keyframes = importlib.import_module(f"{pack.name}.adv_control.utils")
+    plain = model()
+    hints = torch.rand(LENGTH, 8 * SIZE, 8 * SIZE, 3, generator=torch.Generator().manual_seed(1))
+    control = advanced.convert_to_advanced(controlled(plain, hints)[0][0][1]["control"])
+    strengths = keyframes.LatentKeyframeGroup()
+    for frame in range(LENGTH):
+        strengths.add(keyframes.LatentKeyframe(frame, frame / LENGTH))
+    control.set_timestep_keyframes(
+        keyframes.TimestepKeyframeGroup.default(keyframes.TimestepKeyframe(latent_keyframes=strengths))
+    )
+    control.set_cond_hint(hints.movedim(-1, 1), 0.7, (0.0, 1.0))
+    conds = [
+        [[c[0][0], {**c[0][1], "control": control, "control_apply_to_uncond": False}]] for c in (POSITIVE, NEGATIVE)
+    ]
+    whole = sample(plain, *conds)
+    assert not close(sample(plain), whole)
+    for schedule in SCHEDULES:
+        assert close(sample(windowed(plain, 4, 2, schedule), *conds), whole)
+    assert close(sample(chained(plain, 4, 1), *conds), whole)
+    assert close(sample(chained(windowed(plain, 2, 1), 4, 1), *conds), whole)
+    assert close(sample(plain, *conds), whole)
 
 
 def test_pins_and_masks_follow_their_frames():

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 Conds = Sequence[Mapping[str, Any]]
+_ADVANCED = "ad_params"
 
 
-def take_frames(conds: Conds | None, rows: Sequence[int], frames: int, controls: dict | None = None) -> list | None:
-    """Fresh copies of core's conditioning dictionaries that hold only the frames `rows` of a clip of `frames`.
+def take_frames(conds: Conds | None, rows: Sequence[int], controls: dict | None = None) -> list | None:
+    """Fresh copies of core's conditioning dictionaries that hold only the frames `rows` of a clip.
 
     Works before and after core has processed them (`process_conds`). Where there are fewer or more rows than frames,
     core repeats or cuts them, and so frame i is row i modulo their number; a single row serves every frame.
@@ -21,12 +22,12 @@ def take_frames(conds: Conds | None, rows: Sequence[int], frames: int, controls:
     """
     if conds is None:
         return None
-    return [{key: _take(key, value, rows, frames, controls) for key, value in cond.items()} for cond in conds]
+    return [{key: _take(key, value, rows, controls) for key, value in cond.items()} for cond in conds]
 
 
-def _take(key: str, value: Any, rows: Sequence[int], frames: int, controls: dict | None) -> Any:
+def _take(key: str, value: Any, rows: Sequence[int], controls: dict | None) -> Any:
     if key == "control" and value is not None:
-        return take_control(value, rows, frames, controls)
+        return take_control(value, rows, controls)
     if key == "model_conds":
         return {name: _take_processed(cond, rows) for name, cond in value.items()}
     return take_rows(value, rows) if isinstance(value, torch.Tensor) else value
@@ -49,25 +50,35 @@ def _take_processed(cond: Any, rows: Sequence[int]) -> Any:
     return cond
 
 
-def take_control(control: Any, rows: Sequence[int], frames: int, controls: dict | None = None) -> Any:
+def take_control(control: Any, rows: Sequence[int], controls: dict | None = None) -> Any:
     """A copy of a ControlNet, and of those chained before it, that sees the hints of these frames.
 
-    The copy shares model and settings. Advanced-ControlNet's objects choose their own hints and per-frame weights when
-    told the frames (`sub_idxs`).
+    The copy shares model and settings. Advanced-ControlNet's objects are returned as they are: bound to themselves, a
+    copy would go on working for the original, and they see to their frames themselves (`tell_advanced`).
     """
+    if hasattr(control, "sub_idxs"):
+        return control
     if controls is not None and id(control) in controls:
         return controls[id(control)]
     cut = copy.copy(control)
     cut.cond_hint = None  # the original resized, made anew at need
-    if hasattr(control, "sub_idxs"):
-        cut.sub_idxs, cut.full_latent_length, cut.context_length = list(rows), frames, len(rows)
-    else:
-        if isinstance(control.cond_hint_original, torch.Tensor):
-            cut.cond_hint_original = take_rows(control.cond_hint_original, rows)
-        cut.extra_concat = None
-        cut.extra_concat_orig = [take_rows(extra, rows) for extra in getattr(control, "extra_concat_orig", [])]
+    if isinstance(control.cond_hint_original, torch.Tensor):
+        cut.cond_hint_original = take_rows(control.cond_hint_original, rows)
+    cut.extra_concat = None
+    cut.extra_concat_orig = [take_rows(extra, rows) for extra in getattr(control, "extra_concat_orig", [])]
     if control.previous_controlnet is not None:
-        cut.previous_controlnet = take_control(control.previous_controlnet, rows, frames, controls)
+        cut.previous_controlnet = take_control(control.previous_controlnet, rows, controls)
     if controls is not None:
         controls[id(control)] = cut
     return cut
+
+
+def tell_advanced(transformer_options: dict[str, Any], rows: Sequence[int], frames: int) -> None:
+    """Note which frames are at hand where Advanced-ControlNet looks for them: it then chooses their hints and weights.
+
+    rows: of a clip of `frames` frames, or of what a segment around a window has noted.
+    """
+    before = transformer_options.get(_ADVANCED)
+    index = [before["sub_idxs"][row] for row in rows] if before else list(rows)
+    full = before["full_length"] if before else frames
+    transformer_options[_ADVANCED] = {"sub_idxs": index, "full_length": full, "context_length": len(index)}

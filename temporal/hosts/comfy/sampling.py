@@ -23,6 +23,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ...frames import FRAMES_KEY, FrameInfo, pull_to_reference, require_equal_frames, smooth_frames
 from ...noise import brownian_stream, correlate, normal_stream, seed_from, step_noise
 from ...segments import Segment
+from .conds import tell_advanced
 from .contract import CONTRACT_KEY, FrameContract, NoiseSettings, Pull, contract_of
 from .pinning import PinnedFrames, clip_mask
 from .windows import WindowHandler
@@ -142,6 +143,7 @@ def sample_segment(
     try:
         if not whole:
             given_mask = None if given_mask is None else mask
+            tell_advanced(options["transformer_options"], range(segment.start, segment.stop), len(clip.noise))
             sampling.rest.update({"latent_shapes": [noise.shape]} if "latent_shapes" in sampling.rest else {})
         if pinned:
             latent = pinned.put_latents(latent)

@@ -14,7 +14,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 
 from ...frames import FRAMES_KEY, FrameInfo
 from ...segments import plan_windows, window_weights
-from .conds import take_frames
+from .conds import take_frames, tell_advanced
 from .contract import Windows
 
 
@@ -49,8 +49,9 @@ class WindowHandler:
         for rows in plan_windows(frames, settings.length, settings.overlap, settings.schedule, info.step):
             throw_exception_if_processing_interrupted()
             controls = self._controls[tuple(rows)] = kept.get(tuple(rows), {})
-            some = [take_frames(cond, rows, frames, controls) for cond in conds]
+            some = [take_frames(cond, rows, controls) for cond in conds]
             transformer_options = {**model_options["transformer_options"], FRAMES_KEY: info.take(rows)}
+            tell_advanced(transformer_options, rows, frames)
             options = {**model_options, "transformer_options": transformer_options}
             levels = timestep[rows] if len(timestep) == frames else timestep
             outputs = calc_cond_batch(model, some, x_in[rows], levels, options)

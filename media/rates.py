@@ -9,20 +9,20 @@ from fractions import Fraction
 _NTSC = (24, 30, 48, 60, 120)
 
 
-def exact_fps(fps: float | Fraction) -> Fraction:
+def exact_fps(fps: float | Fraction, name: str = "fps") -> Fraction:
     """The rate that a number means: 12 -> 12, 8.5 -> 17/2, 23.976 and 23.98 -> 24000/1001, 29.97 -> 30000/1001.
 
     Fractions and whole numbers are taken as they are; other floats to the nearest fraction with a denominator of
-    1001 at most. Raises ValueError for a rate that is not a finite number above 0.
+    1001 at most. Raises ValueError, starting with ``name``, for a rate that is not a finite number above 0.
     """
     if not math.isfinite(fps) or fps <= 0:
-        raise ValueError(f"fps must be a number above 0, got {fps}")
+        raise ValueError(f"{name} must be a number above 0, got {fps}")
     if isinstance(fps, float) and not fps.is_integer():
         for rate in _NTSC:
             if abs(fps - rate * 1000 / 1001) < 0.005:
                 return Fraction(rate * 1000, 1001)
         exact = Fraction(fps).limit_denominator(1001)
         if exact == 0:
-            raise ValueError(f"fps {fps} is below the slowest rate that can be written, 1/1001")
+            raise ValueError(f"{name} {fps} is below the slowest rate that can be written, 1/1001")
         return exact
     return Fraction(fps)

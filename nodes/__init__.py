@@ -4,7 +4,9 @@ from ._api import ComfyExtension, io
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
+from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
+from .interpolate import InterpolateFrames
 from .latent import EmptyVideoLatent
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
@@ -38,5 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     PromptSchedule,
     SegmentChain,
     ContextWindows,
+    InterpolateFrames,
     SaveClip,
+    DecodeAndSaveClip,
 ]

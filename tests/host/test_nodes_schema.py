@@ -16,10 +16,28 @@ TABLE = {
     ),
     "SAV_BestHQSampler": ({"smoothing": 0.0}, ["sampler"]),
     "SAV_BestHQSigmas": ({"model": None, "steps": 28, "denoise": 1.0}, ["sigmas"]),
+    "SAV_ContextWindows": (
+        {"model": None, "length": 16, "overlap": 4, "schedule": "uniform", "fuse": "pyramid"},
+        ["model"],
+    ),
     "SAV_CorrelatedNoise": ({"model": None, "mode": "shared", "correlation": 0.5}, ["model"]),
+    "SAV_DecodeAndSaveClip": (
+        {
+            "samples": None,
+            "vae": None,
+            "tile_size": 0,
+            "fps": 12.0,
+            "filename_prefix": "video/clip",
+            "crf": 16,
+            "save_frames": False,
+            "audio": None,
+        },
+        ["video"],
+    ),
     "SAV_DemoModel": ({}, ["model", "clip", "vae"]),
     "SAV_EmptyVideoLatent": ({"width": 768, "height": 768, "frames": 16}, ["latent", "frames"]),
     "SAV_FrameSmoothing": ({"model": None, "amount": 0.1, "start_percent": 0.0, "end_percent": 1.0}, ["model"]),
+    "SAV_InterpolateFrames": ({"images": None, "fps_in": 12.0, "fps_out": 24.0}, ["images", "fps"]),
     "SAV_KeyframeAnchor": (
         {
             "model": None,
@@ -38,6 +56,17 @@ TABLE = {
         {"clip": None, "prompts": "", "frames": 16, "interpolation": "hold", "width": 0, "height": 0},
         ["conditioning"],
     ),
+    "SAV_SegmentChain": (
+        {
+            "model": None,
+            "segment_frames": 16,
+            "overlap": 4,
+            "carry": "overlap",
+            "carry_denoise": 0.6,
+            "resume_id": "",
+        },
+        ["model"],
+    ),
     "SAV_SaveClip": (
         {
             "images": None,
@@ -51,6 +80,9 @@ TABLE = {
     ),
 }
 COMBOS = {
+    ("SAV_ContextWindows", "schedule"): ["uniform", "static", "looped"],
+    ("SAV_ContextWindows", "fuse"): ["pyramid", "overlap_linear", "flat"],
+    ("SAV_SegmentChain", "carry"): ["overlap", "last_frame"],
     ("SAV_CorrelatedNoise", "mode"): ["shared", "additive", "progressive", "freenoise"],
     ("SAV_KeyframeAnchor", "band"): ["low", "all"],
     ("SAV_PromptSchedule", "interpolation"): ["hold", "linear", "smooth", "slerp"],

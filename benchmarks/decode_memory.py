@@ -1,0 +1,124 @@
+"""Memory of SAV_DecodeAndSaveClip on long clips as a ratio to short ones. It must not grow with the frames.
+
+    python benchmarks/decode_memory.py                                  # 64 and 1,024 frames of toon size
+    python benchmarks/decode_memory.py --pixels 768 --frames 16 128 --vae narrow
+
+Each clip is decoded and saved by the node in a process of its own, in a real ComfyUI on the CPU, and the largest
+resident set of that process is reported; `idle` is its size before. `--vae toon` is the demo's VAE, `narrow` one of the
+same layout with few channels and random weights, for large frames. Exit status 1 if the ratio is 1.1 or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+from sdxl_anime_video.demo.run.comfyui import find_comfyui
+
+LIMIT = 1.1
+
+
+def start_comfyui(base: str) -> None:
+    """Make ComfyUI importable, on the CPU and with its folders below `base`."""
+    sys.path.insert(0, str(find_comfyui()))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    args.base_directory = base
+
+
+def narrow_vae():
+    """An SDXL VAE with 32 channels everywhere."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    layout = {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 128,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 1, 1, 1],
+        "num_res_blocks": 0,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    config = {"ddconfig": layout, "embed_dim": 4}
+    model = AutoencoderKL(**config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return comfy.sd.VAE(sd=model.state_dict(), config={"params": config})
+
+
+def resident() -> tuple[float, float]:
+    """MiB of this process now and at most so far."""
+    import resource
+
+    import psutil
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return psutil.Process().memory_info().rss / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Decode and save one clip in this process."""
+    with tempfile.TemporaryDirectory(prefix="sav-memory-") as base:
+        start_comfyui(base)
+        from sdxl_anime_video.demo.comfy import load_toon_comfy
+        from sdxl_anime_video.nodes.decode_and_save import DecodeAndSaveClip
+
+        vae = load_toon_comfy()[2] if arguments.vae == "toon" else narrow_vae()
+        wrapped = "v3_data" in inspect.signature(DecodeAndSaveClip.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
+        node = DecodeAndSaveClip.PREPARE_CLASS_CLONE({"hidden_inputs": {}} if wrapped else {})
+        idle, _ = resident()
+        side = arguments.pixels // 8
+        with torch.inference_mode():  # as ComfyUI runs nodes
+            latents = torch.randn(arguments.frames[0], 4, side, side, generator=torch.Generator().manual_seed(0))
+            node.execute({"samples": latents}, vae, arguments.tile_size, save_frames=arguments.save_frames)
+        return {"idle": idle, "peak": resident()[1]}
+
+
+def compare(arguments: argparse.Namespace) -> float:
+    """Measure each length and write a line about it; the ratio of the last to the first."""
+    peaks = []
+    for frames in arguments.frames:
+        command = [sys.executable, __file__, "--child", "--frames", str(frames), "--pixels", str(arguments.pixels)]
+        command += ["--vae", arguments.vae, "--tile-size", str(arguments.tile_size)]
+        command += ["--save-frames"] * arguments.save_frames
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        figures = json.loads(done.stdout.splitlines()[-1])
+        peaks.append(figures["peak"])
+        sys.stdout.write(
+            f"{frames:5d} frames of {arguments.pixels} px, {arguments.vae} VAE: peak {figures['peak']:.0f} MiB, "
+            f"idle {figures['idle']:.0f} MiB\n"
+        )
+        sys.stdout.flush()
+    return peaks[-1] / peaks[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, nargs="+", default=[64, 1024], help="lengths of the clips")
+    parser.add_argument("--pixels", type=int, default=128, help="side of a frame")
+    parser.add_argument("--vae", choices=["toon", "narrow"], default="toon")
+    parser.add_argument("--tile-size", type=int, default=0)
+    parser.add_argument("--save-frames", action="store_true", help="PNGs, too")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        sys.stdout.write(json.dumps(measure(arguments)) + "\n")
+        return 0
+    ratio = compare(arguments)
+    sys.stdout.write(f"ratio {ratio:.3f}, limit {LIMIT}\n")
+    return int(ratio >= LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

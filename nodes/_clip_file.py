@@ -1,0 +1,147 @@
+"""What the nodes that save a clip share: their inputs, and the way of frames into files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ._api import InputImpl, io, ui
+
+
+def clip_inputs() -> list:
+    """Rate, name, quality, stills and sound."""
+    return [
+        io.Float.Input(
+            "fps",
+            default=12.0,
+            min=0.01,
+            max=240.0,
+            step=0.001,
+            tooltip="Frames per second, kept exactly; 23.976 means 24000/1001. Anime is drawn at 8 to 12.",
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="video/clip",
+            tooltip="Start of the file name, below ComfyUI's output folder; may name subfolders and use "
+            "%year%, %month%, %day%, %width%, %height%. A number is added.",
+        ),
+        io.Int.Input(
+            "crf",
+            default=16,
+            min=0,
+            max=51,
+            tooltip="H.264 quality: 16 is visually lossless, 23 is small, each 6 more halve the file. 0 is "
+            "lossless, but browsers cannot play it.",
+        ),
+        io.Boolean.Input(
+            "save_frames",
+            default=False,
+            tooltip="Also save every frame as PNG, in a folder beside the clip, and a JSON file with the settings.",
+        ),
+        io.Audio.Input("audio", optional=True, tooltip="Sound to go with the clip (AAC), cut at its end."),
+    ]
+
+
+def clip_outputs() -> list:
+    """The saved file."""
+    return [io.Video.Output(display_name="video", tooltip="The saved file, for nodes that take a video.")]
+
+
+def clip_hidden() -> list:
+    """What makes the file load as a graph."""
+    return [io.Hidden.prompt, io.Hidden.extra_pnginfo]
+
+
+def save_clip(
+    node: str,
+    hidden,
+    frames: Iterable[Any],
+    size: tuple[int, int, int],
+    *,
+    fps: float,
+    filename_prefix: str,
+    crf: int,
+    save_frames: bool,
+    audio: dict[str, Any] | None,
+) -> io.NodeOutput:
+    """Frames, as they come, into an mp4 that carries its graph; with ``save_frames`` also into PNGs and a JSON file.
+
+    node:   id of the node, for messages
+    hidden: the node's hidden inputs
+    frames: pictures `[H, W, 3]`, taken one by one
+    size:   how many there are, their height and width
+
+    Raises ValueError that names the node for what cannot be saved. Then, and when interrupted, no file is left.
+    """
+    if not filename_prefix.strip("/\\ ."):
+        raise ValueError(f"{node}: filename_prefix {filename_prefix!r} names no file; write one, such as clip")
+    count, height, width = size
+    target, subfolder = _next_path(filename_prefix, width, height)
+    graph = _graph(hidden)
+    facts = {"frames": count, "width": width, "height": height, "crf": crf}
+    try:
+        _write(target, frames, fps, facts, graph, save_frames, audio)
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error
+    preview = ui.PreviewVideo([ui.SavedResult(target.name, subfolder, io.FolderType.output)])
+    return io.NodeOutput(InputImpl.VideoFromFile(str(target)), ui=preview)
+
+
+def _next_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
+    """The next free file for this prefix, and its folder below ComfyUI's output. Core refuses to leave that."""
+    import folder_paths
+
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height
+    )
+    return Path(folder) / f"{name}_{counter:05}_.mp4", subfolder
+
+
+def _graph(hidden) -> dict[str, Any]:
+    """What makes the file load as a graph: `prompt`, `workflow` and what else the page sent along."""
+    from comfy.cli_args import args
+
+    if args.disable_metadata:
+        return {}
+    graph = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        graph["prompt"] = hidden.prompt
+    return graph
+
+
+def _write(
+    target: Path, frames, fps: float, facts: dict[str, Any], graph: dict[str, Any], save_frames: bool, audio
+) -> None:
+    from comfy.model_management import throw_exception_if_processing_interrupted
+    from comfy.utils import ProgressBar
+
+    from ..media.files import whole_or_nothing
+    from ..media.metadata import to_json
+    from ..media.stills import PATTERN, save_stills
+    from ..media.video import exact_fps, write_clip
+
+    bar = ProgressBar(facts["frames"])
+
+    def progress(done: int) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(done)
+
+    stills = target.with_name(target.stem + "frames")
+    with ExitStack() as stack:
+        if save_frames:
+            folder = stack.enter_context(whole_or_nothing(stills))
+            folder.mkdir()
+            frames = save_stills(frames, folder, graph)
+        write_clip(target, frames, fps, facts["crf"], graph, progress, audio)
+        if save_frames:
+            facts = {
+                "clip": target.name,
+                **facts,
+                "fps": str(exact_fps(fps)),
+                "stills": f"{stills.name}/{PATTERN}",
+                **graph,
+            }
+            with whole_or_nothing(target.with_suffix(".json")) as note:
+                note.write_text(to_json(facts, indent=2), encoding="utf-8")

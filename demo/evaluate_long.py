@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,13 @@ def main(arguments: list[str] | None = None) -> int:
     for arm in options.arms:
         if arm != "real":
             parse_arm(arm)
-    sys.stdout.write(table(run(options)))
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # so that the server never stays behind
+        signal.signal(name, signal.default_int_handler)
+    try:
+        sys.stdout.write(table(run(options)))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; what was measured is in {options.output}\n")
+        return 130
     return 0
 
 

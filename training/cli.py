@@ -72,6 +72,7 @@ def train(config: TrainConfig) -> Path:
             bars.step(event)
 
         clips = load_clips(config.clips, base, config.resolution, config.precision, bars.encoded)
+        bars.encoded(len(clips), len(clips))
         trainer = Trainer(config, base, clips, report)
         trainer.run()
         trainer.save(adapter, training_record(config, base, clips))

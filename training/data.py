@@ -116,8 +116,6 @@ def load_clips(
     if cache.exists():
         with np.load(cache) as stored:
             arrays, fps = [stored[f"clip{i}"] for i in range(len(files))], float(stored["fps"])
-        if progress:
-            progress(len(files), len(files))
     else:
         arrays, fps = _encode(files, base, resolution, precision, progress)
         part = cache.with_suffix(".part.npz")

@@ -86,9 +86,12 @@ class _Wiring:
 
 
 def _widget_values(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Names the entries of `widgets_values`: one a widget in schema order; a seed has its "after" mode behind it."""
+    """Names the entries of `widgets_values`: one a widget in schema order; a seed has its "after" mode behind it.
+
+    The editor may save the button that uploads a picture too, as one more entry at the end.
+    """
     values = list(node.get("widgets_values", ()))
-    named = {}
+    named, buttons = {}, 0
     for name, options in _widgets(schema):
         if not values:
             raise GraphError(f"Node {node['id']} ({node['type']}): no value for {name!r}; save the graph again.")
@@ -98,8 +101,11 @@ def _widget_values(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, An
         named[name] = value
         if options.get("control_after_generate"):
             values.pop(0)
-    if values:
-        raise GraphError(f"Node {node['id']} ({node['type']}): {len(values)} values too many; save the graph again.")
+        buttons += bool(options.get("image_upload"))
+    if len(values) > buttons:
+        raise GraphError(
+            f"Node {node['id']} ({node['type']}): {len(values) - buttons} values too many; save the graph again."
+        )
     return named
 
 

@@ -38,12 +38,14 @@ _READY = """() => window.app?.extensionManager
     && 'SAV_DemoModel' in (window.LiteGraph?.registered_node_types ?? {})"""
 
 
-# Files that the SDXL graph names. Here they are empty: newer front ends report a graph's missing files when it opens.
+# Files that the SDXL graphs name. Here they are empty: newer front ends report a graph's missing files when it opens.
 _NAMED_FILES = {
     "checkpoints": "sd_xl_base_1.0.safetensors",
     "loras": "style.safetensors",
     "temporal_adapters": "sdxl_temporal_adapter.safetensors",
+    "upscale_models": "RealESRGAN_x4plus_anime_6B.pth",
 }
+_INPUT = "example.png"  # comes with ComfyUI
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +56,7 @@ def server(tmp_path_factory):
         (folder / name).touch()
     files = {kind: [folder / name] for kind, name in _NAMED_FILES.items()}
     with ComfyServer(find_comfyui(), flags=["--cpu"], model_files=files) as running:
+        shutil.copy(running.comfy_dir / "input" / _INPUT, running.base / "input")
         yield running
 
 
@@ -118,6 +121,15 @@ class Editor:
     def prompt(self):
         """What the page would send to /prompt."""
         return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+
+    def overlaps(self):
+        """Pairs of nodes, by type, that lie on one another as they are drawn."""
+        return self.page.evaluate("""() => {
+            const boxes = app.graph.nodes.map(node => [node.type, ...node.getBounding(new Float32Array(4))]);
+            const apart = (p, q, axis) => p[axis] + p[axis + 2] <= q[axis] || q[axis] + q[axis + 2] <= p[axis];
+            const pairs = boxes.flatMap((box, i) => boxes.slice(0, i).map(other => [box, other]));
+            return pairs.filter(([p, q]) => !apart(p, q, 1) && !apart(p, q, 2)).map(([p, q]) => [p[0], q[0]]);
+        }""")
 
     def complaints(self):
         """Error toasts, error dialogs, marked nodes, console and page errors."""

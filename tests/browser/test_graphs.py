@@ -1,18 +1,23 @@
 """Our graphs in ComfyUI's editor: they open cleanly, equal their API twins, run, play and come back from a clip."""
 
+from pathlib import Path
+
 import pytest
 
 from sdxl_anime_video.demo.run.client import ComfyClient
 from sdxl_anime_video.demo.run.graph import only, saved_clip, variant
 
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "workflows").glob("*.json"))
 
-@pytest.mark.parametrize("name", ["demo", "temporal_adapter"])
+
+@pytest.mark.parametrize("name", NAMES)
 def test_graph_opens_and_equals_its_twin(editor, graphs, name):
     graph, twin = graphs[name]
     assert editor.missing_types(graph) == []
     editor.load(graph, name)
     assert editor.page.evaluate("() => app.graph.nodes.length") == len(graph["nodes"])
     assert editor.prompt() == twin
+    assert editor.overlaps() == []
     assert editor.complaints() == []
 
 

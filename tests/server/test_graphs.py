@@ -1,14 +1,18 @@
-"""The demo graph on a real server: registration, clip, caching, neutral settings, bad files, interrupts."""
+"""Our graphs on a real server: registration, the demo's clip, caching, neutral settings, bad files, interrupts; the
+SDXL graphs as a whole, with the toon world's files."""
 
 import copy
 import io
 import json
 
 import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sdxl_anime_video.demo.painter import paint_clip
 from sdxl_anime_video.demo.run.client import ComfyClient, PromptError, PromptInterrupted
 from sdxl_anime_video.demo.run.graph import only, saved_clip, with_files
 from sdxl_anime_video.demo.run.server import log_faults
@@ -23,8 +27,13 @@ NODES = {
     "SAV_KeyframeAnchor",
     "SAV_BestHQSigmas",
     "SAV_BestHQSampler",
+    "SAV_PromptSchedule",
+    "SAV_SegmentChain",
+    "SAV_ContextWindows",
     "SAV_SaveClip",
+    "SAV_DecodeAndSaveClip",
 }
+FRAMES = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9}
 
 
 def node_id(prompt, class_type):
@@ -120,6 +129,73 @@ def test_neutral_settings_equal_vanilla(server, demo_prompt, sampler_name):
 
     demo_prompt[noise]["inputs"]["correlation"] = 0.9
     assert not torch.equal(latents_of(server, demo_prompt, "correlated"), vanilla)
+
+
+def in_small(prompt, frames, image, upscale_model):
+    """An SDXL graph with the toon world's files, a sixth of its size, segments of 6 frames, and 2 steps."""
+    prompt = copy.deepcopy(prompt)
+    small = {
+        "SAV_LoadTemporalAdapter": {"adapter_name": "toon/toon_adapter.safetensors"},
+        "SAV_EmptyVideoLatent": {"frames": frames},
+        "SAV_SegmentChain": {"segment_frames": 6, "overlap": 2},
+        "SAV_ContextWindows": {"length": 6, "overlap": 2},
+        "SAV_BestHQSigmas": {"steps": 2},
+        "KSampler": {"steps": 2},
+        "LoadImage": {"image": image},
+        "UpscaleModelLoader": {"model_name": upscale_model},
+    }
+    for node in prompt.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="SAV_DemoModel", inputs={})
+        node["inputs"].update(small.get(node["class_type"], {}))
+        sizes = {key: node["inputs"].get(key) for key in ("width", "height")}
+        node["inputs"].update({key: size // 6 for key, size in sizes.items() if isinstance(size, int)})
+    return prompt
+
+
+@pytest.fixture
+def start_image(client, tmp_path):
+    """A painted picture, larger than the clip and wider: its name in the input folder, and its middle as 128x128."""
+    picture = Image.fromarray(paint_clip("girl, blue hair, white dress, sunset, run", 1, (192, 256)).frames[0])
+    path = tmp_path / "start.png"
+    picture.save(path)
+    return client.upload(path), np.asarray(picture.crop((32, 0, 224, 192)).resize((128, 128), Image.Resampling.LANCZOS))
+
+
+@pytest.fixture
+def upscale_model(server):
+    """Name of a 2x Real-ESRGAN Compact model with 4 features: the pictures in twice the size, plus a little noise."""
+    layers = {"0": (4, 3), "2": (4, 4), "4": (3 * 2 * 2, 4)}
+    weights = {f"body.{i}.weight": 0.01 * torch.randn(*shape, 3, 3) for i, shape in layers.items()}
+    weights |= {f"body.{i}.bias": torch.zeros(shape[0]) for i, shape in layers.items()}
+    weights |= {f"body.{i}.weight": torch.full((4,), 0.2) for i in ("1", "3")}  # PReLU
+    folder = server.base / "models" / "upscale_models"
+    folder.mkdir(exist_ok=True)
+    save_file(weights, folder / "tiny.safetensors")
+    return "tiny.safetensors"
+
+
+@pytest.mark.usefixtures("quiet_log")
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_whole_sdxl_graph_runs_on_the_toon_model(server, client, repository, name, start_image, upscale_model):
+    image, picture = start_image
+    folder = repository / "workflows"
+    graph = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    prompt = json.loads((folder / "api" / f"{name}.json").read_text("utf-8"))
+    prompt = in_small(prompt, FRAMES[name], image, upscale_model)
+    with av.open(io.BytesIO(client.view(saved_clip(client.run(prompt, graph))))) as container:
+        assert container.streams.video[0].average_rate == 12
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(float)
+    side = 192 if name == "second_pass" else 128
+    assert frames.shape == (FRAMES[name], side, side, 3)
+    assert frames.std(axis=(1, 2)).min() > 5  # no frame is blank
+    if name == "start_image":
+        first, *others = np.abs(frames - picture).mean(axis=(1, 2, 3))  # what is lost is the small VAE's doing
+        assert first < 12 and 3 * first < min(others), (first, others)
+    if name == "long_clip":
+        resume_id = only(prompt, "SAV_SegmentChain")["resume_id"]
+        kept = server.base / "user" / "sdxl-anime-video" / "resume" / resume_id
+        assert len(list(kept.glob("*.safetensors"))) == 3  # frames 0 to 5, 6 to 9, 10 and 11
 
 
 def _not_an_adapter(path):

@@ -20,6 +20,11 @@ SCHEMAS = {
         },
         "input_order": {"required": ["model", "seed", "text"], "optional": ["kind", "forced"]},
     },
+    "Picture": {
+        "display_name": "A picture",
+        "input": {"required": {"image": [["a.png"], {"image_upload": True}]}},
+        "input_order": {"required": ["image"]},
+    },
 }
 
 
@@ -84,6 +89,18 @@ def test_a_muted_node_takes_its_links_along():
     prompt = to_api(graph, SCHEMAS)
     assert set(prompt) == {"1", "3"}
     assert "model" not in prompt["3"]["inputs"]
+
+
+@pytest.mark.parametrize("values", [["a.png"], ["a.png", "image"]])
+def test_the_upload_button_is_no_input(values):
+    graph = {"nodes": [node(1, "Picture", 0, values=values)], "links": []}
+    assert to_api(graph, SCHEMAS)["1"]["inputs"] == {"image": "a.png"}
+
+
+def test_every_graph_has_a_twin_and_a_thumbnail(repository):
+    folder = repository / "workflows"
+    names = {path.stem for path in folder.glob("*.json")}
+    assert names == {path.stem for path in folder.glob("*.jpg")} == {path.stem for path in folder.glob("api/*.json")}
 
 
 def _unknown(graph):

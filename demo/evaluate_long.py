@@ -22,7 +22,7 @@ from ..temporal.metrics import seam_score
 from ..temporal.noise import MODES
 from ..temporal.segments import CARRIES, SCHEDULES, plan_segments
 from .evaluate import held_out_pairs
-from .judge import Judge, mean_scores
+from .judge import Judge, mean_scores, table
 from .painter import paint_clip
 from .run.client import ComfyClient
 from .run.comfyui import find_comfyui
@@ -160,18 +160,8 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             about = {"frames": options.frames, "steps": options.steps, "cfg": options.cfg, "adapter": options.adapter}
             results = {"pairs": pairs[: i + 1], "settings": about, "mean": means, "each": scores}
             (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-            (options.output / "table.md").write_text(table(means), encoding="utf-8")
+            (options.output / "table.md").write_text(table(means, COLUMNS), encoding="utf-8")
     return means
-
-
-def table(means: dict[str, dict[str, float]]) -> str:
-    """The means as a Markdown table, one row an arm."""
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [
-        f"| {arm} | " + " | ".join(f"{values[column]:.3g}" for column in COLUMNS) + " |"
-        for arm, values in means.items()
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # so that the server never stays behind
         signal.signal(name, signal.default_int_handler)
     try:
-        sys.stdout.write(table(run(options)))
+        sys.stdout.write(table(run(options), COLUMNS))
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted; what was measured is in {options.output}\n")
         return 130

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..temporal import metrics, paths
-from .painter import LIMB_COLOURS, paint_clip
+from .painter import LIMB_COLOURS, Clip, paint_clip
 
 COLUMNS = (
     "flicker",
@@ -29,6 +29,7 @@ class Judge:
 
     def __init__(self, caption: str, frames: int = 16, size: int = 128, seed: int = 90_000) -> None:
         painted = [paint_clip(caption, frames, size, seed + i) for i in range(_PAINTED)]
+        self.caption = caption
         self.identity = painted[0].identity
         seen = np.mean([clip.character.mean(0) for clip in painted], axis=0)  # [H, W], how often the character is there
         self.reach, self.core = seen > 0.02, seen > 0.6
@@ -46,8 +47,11 @@ class Judge:
         colours = [np.array(self.identity[name]) / 255 for name in ("hair", "clothes")]
         return paths.centroid_path(clip, colours, region=self.reach)
 
-    def scores(self, clip: np.ndarray) -> dict[str, float]:
+    def scores(self, clip: np.ndarray, truth: Clip | None = None) -> dict[str, float]:
         """Figures of a clip `[F, H, W, 3]`; ratios are to the painter's, NaN where the painter keeps that part still.
+
+        truth: the painted clip that this one is to repeat frame by frame. It adds true_warp_error: the warp error along
+        the painter's own flow, which sees every pixel that stays in view (estimated flow hides what it cannot follow).
 
         motion_ratio: mean flow. centroid_ratio, limb_ratio: amplitude of the paths of body and moving limbs.
         jerkiness: of the moving limbs' paths. limbs_seen: share of frames in which a limb is found.
@@ -55,7 +59,9 @@ class Judge:
         error, coverage = metrics.warp_error(clip)
         limbs = self._limbs(clip)
         moving = {name: limbs[name] for name in self.limbs}
+        truly = {"true_warp_error": metrics.warp_error(clip, truth.flow, truth.visible).error} if truth else {}
         return {
+            **truly,
             "flicker": metrics.flicker(clip),
             "warp_error": error,
             "coverage": coverage,
@@ -78,3 +84,11 @@ def _mean(values: Iterable[float]) -> float:
 def mean_scores(each: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each figure over clips, leaving out clips in which it is not known."""
     return {name: _mean(score[name] for score in each) for name in each[0]} if each else {}
+
+
+def table(means: dict[str, dict[str, float]], columns: Iterable[str] = COLUMNS) -> str:
+    """The means as a Markdown table, one row an arm."""
+    columns = list(columns)
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {arm} | " + " | ".join(f"{of[name]:.3g}" for name in columns) + " |" for arm, of in means.items()]
+    return "\n".join(lines) + "\n"

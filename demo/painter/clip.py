@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,8 +27,8 @@ class Clip:
     """A painted clip of F frames at H x W, and its truth.
 
     frames: uint8 `[F,H,W,3]` RGB. flow: float32 `[F-1,H,W,2]`, (x, y) in pixels, forward: the surface seen at pixel p
-    of frame t is at p + flow in frame t + 1 (or hidden there). part: uint8 `[F,H,W]`, index into `part_names`; where
-    `part` agrees after following the flow, nothing is occluded. pose: float32 `[F,J,2]` in pixels, order `joints`.
+    of frame t is at p + flow in frame t + 1 (or hidden there; see `visible`). part: uint8 `[F,H,W]`, index into
+    `part_names`. pose: float32 `[F,J,2]` in pixels, order `joints`.
     outline: uint8 `[F,H,W]` coverage. depth: float32 `[F,H,W]`, nearness from 0 (sky) to 1, as depth maps are drawn.
     centroid: float32 `[F,2]`, mean pixel of the visible character. identity: RGB of skin, hair, clothes and limbs.
     """
@@ -45,6 +46,17 @@ class Clip:
     centroid: np.ndarray
     identity: dict[str, tuple[int, int, int]]
     joints: tuple[str, ...] = JOINTS
+
+    @cached_property
+    def visible(self) -> np.ndarray:
+        """bool `[F-1,H,W]`: the surface seen at each pixel is still seen in the next frame, wherever it has moved."""
+        height, width = self.part.shape[1:]
+        y, x = np.mgrid[:height, :width]
+        column, row = np.rint(x + self.flow[..., 0]).astype(int), np.rint(y + self.flow[..., 1]).astype(int)
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        at = np.arange(len(self.flow))[:, None, None]
+        there = self.part[at + 1, row.clip(0, height - 1), column.clip(0, width - 1)]
+        return inside & (there == self.part[:-1])
 
     def joint(self, name: str) -> np.ndarray:
         """Path `[F,2]` of one joint, pixels."""

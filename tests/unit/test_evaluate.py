@@ -75,7 +75,24 @@ def test_arms():
 
 def test_a_folder_without_painted_clips_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="paint_clips"):
-        folder_pairs(tmp_path)
+        folder_pairs(tmp_path, 16)
+
+
+def test_a_folder_of_longer_clips_is_an_error(tmp_path):
+    (tmp_path / "a.json").write_text('{"caption": "c", "seed": 1, "pose": [[], []]}', encoding="utf-8")
+    assert folder_pairs(tmp_path, 2) == [("c", 1)]
+    with pytest.raises(ValueError, match="has 2 frames, not 16"):
+        folder_pairs(tmp_path, 16)
+
+
+def test_the_painters_flow_sees_what_estimated_flow_hides(running):
+    judge, clip = running
+    truth = paint_clip(judge.caption, 16, 128, seed=1)
+    shuffled = judge.scores(clip[np.random.default_rng(0).permutation(16)], truth)
+    own = judge.scores(clip, truth)
+    assert own["true_warp_error"] < 0.01
+    assert shuffled["true_warp_error"] > 10 * own["true_warp_error"]
+    assert shuffled["warp_error"] < 5 * own["warp_error"]
 
 
 def test_table_and_sheet(running):

@@ -169,3 +169,11 @@ def test_unknown_captions_say_what_is_wrong(caption, says):
 def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="positive"):
         paint_clip(CAPTIONS[0], frames=0)
+
+
+def test_visible_is_false_where_the_next_frame_shows_another_part():
+    clip = paint_clip("girl, blue hair, red dress, sunset, wave", 4, 128, seed=3)
+    assert clip.visible.shape == (3, 128, 128)
+    assert 0.9 < clip.visible.mean() < 1
+    still = np.linalg.norm(clip.flow, axis=-1) < 1e-6
+    assert (clip.visible[still] == (clip.part[1:] == clip.part[:-1])[still]).all()

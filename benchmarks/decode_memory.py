@@ -16,21 +16,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import torch
 
-from sdxl_anime_video.demo.run.comfyui import find_comfyui
+from sdxl_anime_video.demo.run.comfyui import import_comfyui
 
 LIMIT = 1.1
-
-
-def start_comfyui(base: str) -> None:
-    """Make ComfyUI importable, on the CPU and with its folders below `base`."""
-    sys.path.insert(0, str(find_comfyui()))
-    from comfy.cli_args import args
-
-    args.cpu = True
-    args.base_directory = base
 
 
 def narrow_vae():
@@ -70,7 +62,7 @@ def resident() -> tuple[float, float]:
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Decode and save one clip in this process."""
     with tempfile.TemporaryDirectory(prefix="sav-memory-") as base:
-        start_comfyui(base)
+        import_comfyui(Path(base))
         from sdxl_anime_video.demo.comfy import load_toon_comfy
         from sdxl_anime_video.nodes.decode_and_save import DecodeAndSaveClip
 

@@ -147,7 +147,9 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
     if options.threads:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
-    pairs = folder_pairs(options.clips, options.frames) if options.clips else held_out_pairs(options.pairs, options.seed)
+    pairs = (
+        folder_pairs(options.clips, options.frames) if options.clips else held_out_pairs(options.pairs, options.seed)
+    )
     sampler = Sampler(options.adapter, options.frames, options.size, options.steps, options.cfg)
     scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
     shown: dict[str, list[np.ndarray]] = {arm: [] for arm in options.arms}

@@ -10,13 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def whole_or_nothing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary neighbour ``<path>.part`` to write, file or folder, and rename it to ``path`` at the end.
+    """Give a temporary neighbour ``.<name>.part`` to write, file or folder, and rename it to ``path`` at the end.
 
     If the block fails or is interrupted the neighbour is removed and ``path`` stays as it was. A neighbour that an
-    earlier, killed run has left is removed first.
+    earlier, killed run has left is removed first. The dot keeps it out of listings, and out of ComfyUI's counting of
+    what is saved already, so that a run after a killed one takes the same name and clears up.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.part")
     _remove(part)
     try:
         yield part

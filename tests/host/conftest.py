@@ -5,50 +5,33 @@ into the ComfyUI under test. `SAV_TEST_DEVICE=cuda` leaves the choice of device 
 """
 
 import atexit
-import importlib
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from sdxl_anime_video.demo.run.comfyui import find_comfyui
-
-COMFYUI = find_comfyui()
+from sdxl_anime_video.demo.run.comfyui import import_comfyui
 
 
-def _import_comfyui() -> Path:
-    """Makes ComfyUI importable with the settings of `main.py --cpu --base-directory TMP`; returns TMP.
+def _start() -> tuple[Path, Path]:
+    """ComfyUI's folder, and the temporary one that it keeps its own in.
 
-    This happens while pytest collects, because test modules import comfy at their top. ComfyUI reads no command line
-    unless main.py asks it to, so pytest's own arguments stay pytest's.
+    This happens while pytest collects, because test modules import comfy at their top.
     """
-    sys.path.insert(0, str(COMFYUI))
-    from comfy.cli_args import args
-
     base = Path(tempfile.mkdtemp(prefix="sav-host-"))
     atexit.register(shutil.rmtree, base, ignore_errors=True)
-    for name in ("models", "input", "output", "temp", "user", "custom_nodes"):
-        (base / name).mkdir()
-    args.base_directory = str(base)
-    args.cpu = os.environ.get("SAV_TEST_DEVICE", "cpu") == "cpu"
-    args.disable_api_nodes = True
-    args.database_url = "sqlite:///:memory:"
-
+    comfyui = import_comfyui(base, cpu=os.environ.get("SAV_TEST_DEVICE", "cpu") == "cpu")
     import folder_paths
-
-    assert Path(folder_paths.get_output_directory()) == base / "output"
-    importlib.import_module("utils.extra_config")  # as main.py: before nodes puts comfy/, with a utils.py, ahead
-
     import nodes
 
-    assert Path(nodes.__file__).parent == COMFYUI, f"`nodes` is {nodes.__file__}, not ComfyUI's"
-    return base
+    assert Path(folder_paths.get_output_directory()) == base / "output"
+    assert Path(nodes.__file__).parent == comfyui, f"`nodes` is {nodes.__file__}, not ComfyUI's"
+    return comfyui, base
 
 
-BASE = _import_comfyui()
+COMFYUI, BASE = _start()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import torch
 
 from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, correlated, correlations, empty, ksample, model, sigmas_of
 from sdxl_anime_video.temporal.hosts.comfy.contract import NoiseSettings
-from sdxl_anime_video.temporal.hosts.comfy.sampling import with_step_noise
+from sdxl_anime_video.temporal.hosts.comfy.sampler_noise import with_step_noise
 from sdxl_anime_video.temporal.noise import correlate, freenoise_sources
 
 STOCHASTIC = [

@@ -178,3 +178,9 @@ def test_output_folder_is_not_left(output, prefix):
     with pytest.raises(Exception, match="outside the output folder"):
         save(images(), 12, prefix)
     assert list(output.iterdir()) == [] and not list(output.parent.glob("escape*"))
+
+
+def test_after_a_killed_run_the_next_takes_the_same_name_and_clears_up(output):
+    (output / ".clip_00001_.mp4.part").write_bytes(b"half")
+    save(images(), 12.0, "clip")
+    assert names(output) == ["clip_00001_.mp4"]

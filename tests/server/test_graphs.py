@@ -32,6 +32,7 @@ NODES = {
     "SAV_ContextWindows",
     "SAV_SaveClip",
     "SAV_DecodeAndSaveClip",
+    "SAV_InterpolateFrames",
 }
 FRAMES = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9}
 
@@ -196,6 +197,33 @@ def test_a_whole_sdxl_graph_runs_on_the_toon_model(server, client, repository, n
         resume_id = only(prompt, "SAV_SegmentChain")["resume_id"]
         kept = server.base / "user" / "sdxl-anime-video" / "resume" / resume_id
         assert len(list(kept.glob("*.safetensors"))) == 3  # frames 0 to 5, 6 to 9, 10 and 11
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_twice_the_rate_goes_from_interpolation_into_the_clip(client):
+    pictures = {"width": 64, "height": 48, "batch_size": 5, "color": 0x3366CC}
+    prompt = {
+        "pictures": {"class_type": "EmptyImage", "inputs": pictures},
+        "between": {
+            "class_type": "SAV_InterpolateFrames",
+            "inputs": {"images": ["pictures", 0], "fps_in": 12.0, "fps_out": 24.0},
+        },
+        "save": {
+            "class_type": "SAV_SaveClip",
+            "inputs": {
+                "images": ["between", 0],
+                "fps": ["between", 1],
+                "filename_prefix": "between",
+                "crf": 4,
+                "save_frames": False,
+            },
+        },
+    }
+    with av.open(io.BytesIO(client.view(saved_clip(client.run(prompt))))) as container:
+        assert container.streams.video[0].average_rate == 24
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert frames.shape == (9, 48, 64, 3)
+    assert np.abs(frames.astype(int) - (0x33, 0x66, 0xCC)).max() <= 4
 
 
 def _not_an_adapter(path):

@@ -9,23 +9,22 @@ options only, so an interrupted run leaves nothing behind.
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
-from ...frames import FRAMES_KEY, FrameInfo, pull_to_reference, require_equal_frames, smooth_frames
-from ...noise import brownian_stream, correlate, normal_stream, seed_from, step_noise
+from ...frames import FRAMES_KEY, FrameInfo, require_equal_frames
+from ...noise import correlate, seed_from
 from ...segments import Segment
+from .clip_run import ClipRun, Schedule
 from .conds import tell_advanced
-from .contract import CONTRACT_KEY, FrameContract, NoiseSettings, Pull, contract_of
+from .contract import CONTRACT_KEY, FrameContract, NoiseSettings, contract_of
 from .pinning import PinnedFrames, clip_mask
+from .sampler_noise import with_step_noise
 from .windows import WindowHandler
 
 
@@ -126,42 +125,23 @@ def sample_segment(
     first_frame: the clip's first latent `[C, h, w]` once that is finished, for a segment that does not hold it.
     """
     guider = sampling.executor.class_obj
-    contract, rows = clip.contract, segment.rows
-    noise, latent, mask, given_mask = clip.noise[rows], clip.latent[rows], clip.mask[rows], clip.given_mask
-    whole = len(noise) == len(clip.noise)
-    sampler = sampling.sampler
-    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sampling.sigmas)
-    if len(clip.noise) > 1 and (contract.noise is not None or not whole):
-        # Segments must not repeat each other's step noise, so here it always follows the frame's place in the clip.
-        settings = contract.noise or NoiseSettings("shared", 0.0)
-        index, device = range(segment.start, segment.stop), guider.model_patcher.load_device
-        sampler = with_step_noise(sampler, settings, index, noise.shape[1:], device, clip.seed)
-
-    pinned = clip.pinned.take(rows, latent[:0] if finished is None else finished)
+    pinned = clip.pinned.take(segment.rows, clip.latent[:0] if finished is None else finished)
+    first_sigma = float(sampling.sigmas[0])
+    finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
     base_options = guider.model_options
-    options = guider.model_options = comfy.model_patcher.create_model_options_clone(base_options)
+    options = comfy.model_patcher.create_model_options_clone(base_options)
+    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sampling.sigmas)
+    known = clip.mask[segment.rows].amax(dim=(1, 2, 3)).cpu() == 0
+    frames = FrameInfo(torch.tensor(segment.frames), len(clip.noise), known)
+    run = ClipRun(clip.contract, schedule, frames, pinned, first_frame)
+    _tell(options, clip, segment, run, first_sigma)
+    noise, latent, given_mask = _inputs(clip, segment, pinned, first_sigma)
+    rest = sampling.rest
+    if "latent_shapes" in rest:
+        rest = {**rest, "latent_shapes": [noise.shape]}
+    sampler = _with_step_noise(sampling.sampler, clip, segment, guider.model_patcher.load_device)
+    guider.model_options = options
     try:
-        if not whole:
-            given_mask = None if given_mask is None else mask
-            tell_advanced(options["transformer_options"], range(segment.start, segment.stop), len(clip.noise))
-            sampling.rest.update({"latent_shapes": [noise.shape]} if "latent_shapes" in sampling.rest else {})
-        if pinned:
-            latent = pinned.put_latents(latent)
-            noise = pinned.put_noise(noise, clip.seed, segment.start)
-            given_mask = pinned.mask(mask, float(sampling.sigmas[0]))
-            previous = options.get("denoise_mask_function")
-            options["denoise_mask_function"] = pinned.mask_function(mask, previous)
-        if contract.windows is not None and len(noise) > contract.windows.length:
-            options["context_handler"] = WindowHandler(contract.windows)
-
-        frames = FrameInfo(
-            torch.arange(segment.start, segment.stop), len(clip.noise), mask.amax(dim=(1, 2, 3)).cpu() == 0
-        )
-        run = ClipRun(contract, schedule, frames, pinned, first_frame)
-        options["transformer_options"][FRAMES_KEY] = run.info_at(float(sampling.sigmas[0]))
-        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTRACT_KEY, run.predict, options, True)
-
-        finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
         samples = sampling.executor(
             noise,
             latent,
@@ -171,126 +151,46 @@ def sample_segment(
             sampling.callback,
             sampling.disable_pbar,
             clip.seed,
-            **sampling.rest,
+            **rest,
         )
     finally:
         guider.model_options = base_options
     return pinned.put_exact(samples) if finishes else samples
 
 
-class Ranged(Protocol):
-    """A setting that is in force over a part of the schedule."""
-
-    @property
-    def start_percent(self) -> float: ...
-
-    @property
-    def end_percent(self) -> float: ...
-
-
-class Schedule:
-    """Noise levels of a run: which step a level belongs to, and which settings are in force there."""
-
-    def __init__(self, model_sampling, sigmas: torch.Tensor):
-        self._percent_to_sigma = cache(model_sampling.percent_to_sigma)
-        self._sigmas = sigmas.tolist()
-
-    def step(self, sigma: float) -> int:
-        """Index of the step that evaluates the model at `sigma`; levels inside a step belong to its beginning."""
-        started = sum(level >= sigma * (1 - 1e-5) for level in self._sigmas[:-1])
-        return max(started - 1, 0)
-
-    def in_range(self, setting: Ranged, sigma: float) -> bool:
-        """True from start_percent to end_percent of the model's own schedule, as core's conditioning ranges are."""
-        return self._percent_to_sigma(setting.end_percent) <= sigma <= self._percent_to_sigma(setting.start_percent)
+def _inputs(
+    clip: Clip, segment: Segment, pinned: PinnedFrames, first_sigma: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Noise, latent and mask of a segment, with the frames that it holds put into them."""
+    noise, latent, mask = (whole[segment.rows] for whole in (clip.noise, clip.latent, clip.mask))
+    if pinned:
+        return (
+            pinned.put_noise(noise, clip.seed, segment.start),
+            pinned.put_latents(latent),
+            pinned.mask(mask, first_sigma),
+        )
+    whole = len(noise) == len(clip.noise)
+    return noise, latent, clip.given_mask if whole or clip.given_mask is None else mask
 
 
-class ClipRun:
-    """One run of a sampler over a segment: publishes the frames and edits the denoised prediction at every step."""
-
-    def __init__(
-        self,
-        contract: FrameContract,
-        schedule: Schedule,
-        frames: FrameInfo,
-        pinned: PinnedFrames,
-        first_frame: torch.Tensor | None = None,
-    ):
-        """frames: with those known that are held at every step; first_frame: see `sample_segment`."""
-        self._contract, self._schedule, self._frames, self._pinned = contract, schedule, frames, pinned
-        self._pulls = [(pull, _pull_rows(pull, frames)) for pull in contract.pulls]
-        self._first_frame = first_frame
-
-    def info_at(self, sigma: float) -> FrameInfo:
-        """What is published while the model runs at this noise level."""
-        known = self._frames.known | self._pinned.held(sigma, len(self._frames.known))
-        return FrameInfo(self._frames.index, self._frames.length, known, self._schedule.step(sigma))
-
-    def predict(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options=None, seed=None, **kwargs: Any):
-        """PREDICT_NOISE wrapper: the denoised frames `[F, C, h, w]`, after every other extension's CFG functions."""
-        sigma = float(timestep.max())
-        options = dict(model_options or {})
-        options["transformer_options"] = {**options.get("transformer_options", {}), FRAMES_KEY: self.info_at(sigma)}
-        denoised = executor(x, timestep, options, seed, **kwargs)
-        return self._edit(denoised, sigma, executor.class_obj)
-
-    def _edit(self, denoised: torch.Tensor, sigma: float, guider) -> torch.Tensor:
-        for smoothing in self._contract.smoothings:
-            if self._schedule.in_range(smoothing, sigma):
-                denoised = smooth_frames(denoised, smoothing.amount)
-        for pull, rows in self._pulls:
-            if self._schedule.in_range(pull, sigma):
-                first = denoised[0]
-                if self._first_frame is not None:  # finished, and so in the scale of latents outside of the model
-                    first = guider.inner_model.process_latent_in(self._first_frame.to(denoised))
-                denoised = pull_to_reference(denoised, rows, first, pull.strength, pull.band)
-        return denoised
+def _tell(options: dict[str, Any], clip: Clip, segment: Segment, run: ClipRun, first_sigma: float) -> None:
+    """Put into the run's own model options what the model, other packs and core's sampling are to know of a segment."""
+    windows = clip.contract.windows
+    if len(segment.frames) < len(clip.noise):
+        tell_advanced(options["transformer_options"], segment.frames, len(clip.noise))
+    if run.pinned:
+        previous = options.get("denoise_mask_function")
+        options["denoise_mask_function"] = run.pinned.mask_function(clip.mask[segment.rows], previous)
+    if windows is not None and len(segment.frames) > windows.length:
+        options["context_handler"] = WindowHandler(windows)
+    options["transformer_options"][FRAMES_KEY] = run.info_at(first_sigma)
+    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTRACT_KEY, run.predict, options, True)
 
 
-def _pull_rows(pull: Pull, frames: FrameInfo) -> torch.Tensor:
-    """Rows of the batch that a pull moves: its places but the first frame, which they are moved toward."""
-    places = pull.places.rows(frames.length, "SAV_KeyframeAnchor")
-    return torch.isin(frames.index, torch.tensor([place for place in places if place > 0])).nonzero()[:, 0]
-
-
-def with_step_noise(
-    sampler, settings: NoiseSettings, index: Iterable[int], shape: torch.Size, device: torch.device, seed: int
-):
-    """The sampler with correlated noise at its steps; samplers that take no `noise_sampler` are returned as they are.
-
-    index: the frames' places in the clip; shape: one frame's, `[C, h, w]`; device: where the sampler computes.
-    The SAMPLER itself may be shared with other graphs and stays as it is.
-    """
-    function = getattr(sampler, "sampler_function", None)
-    if function is None or not _takes_noise_sampler(function):
+def _with_step_noise(sampler: Any, clip: Clip, segment: Segment, device: torch.device) -> Any:
+    """The sampler, with step noise of the contract, or at least one that segments do not repeat."""
+    settings, whole = clip.contract.noise, len(segment.frames) == len(clip.noise)
+    if len(clip.noise) == 1 or (settings is None and whole):
         return sampler
-    stream = brownian_stream if _asks_overlapping_intervals(function) else normal_stream
-    draw = step_noise(
-        index,
-        settings.mode,
-        settings.correlation,
-        lambda frame: stream(seed, frame, shape),
-        seed=seed,
-        window=settings.window,
-        overlap=settings.overlap,
-    )
-    changed = copy.copy(sampler)
-    changed.extra_options = {
-        **sampler.extra_options,
-        "noise_sampler": lambda sigma, sigma_next: draw(float(sigma), float(sigma_next)).to(device),
-    }
-    return changed
-
-
-def _takes_noise_sampler(function: Callable) -> bool:
-    # Core hides dpm_adaptive's parameters behind a function that passes all of them on.
-    return "noise_sampler" in inspect.signature(function).parameters or _name(function) == "dpm_adaptive_function"
-
-
-def _asks_overlapping_intervals(function: Callable) -> bool:
-    # The DPM++ SDE family draws from a Brownian path in core too; the others draw afresh for each interval.
-    return _name(function).startswith("sample_dpmpp") and "sde" in _name(function)
-
-
-def _name(function: Callable) -> str:
-    return getattr(function, "__name__", "")  # a partial has none
+    settings = settings or NoiseSettings("shared", 0.0)
+    return with_step_noise(sampler, settings, segment.frames, clip.noise.shape[1:], device, clip.seed)

@@ -55,7 +55,7 @@ _WRAPPERS = re.compile(
 class TemporalAdapter(nn.Module):
     """One TemporalSelfAttention at each site, under the names that the file has.
 
-    config: sites, learned positions, whether there is a norm
+    config: sites, learned positions, which of the optional parts there are
     metadata: what the file said beyond that, or will say
     keywords: as for TemporalSelfAttention
     """
@@ -72,18 +72,26 @@ class TemporalAdapter(nn.Module):
                     parent.add_module(name, nn.Module())
                 parent = parent.get_submodule(name)
             parent.add_module(
-                "temporal_attn", TemporalSelfAttention(dim, heads, config.max_frames, config.norm, **keywords)
+                "temporal_attn",
+                TemporalSelfAttention(
+                    dim, heads, config.max_frames, config.norm, pos_value=config.pos_value, **keywords
+                ),
             )
 
     @classmethod
     def create(
-        cls, sites: Mapping[str, tuple[int, int]], max_frames: int = 24, norm: bool = True, **keywords: Any
+        cls,
+        sites: Mapping[str, tuple[int, int]],
+        max_frames: int = 24,
+        norm: bool = True,
+        pos_value: bool = True,
+        **keywords: Any,
     ) -> TemporalAdapter:
         """A new adapter, silent until it is trained. sites: diffusers block path -> (channels, heads).
 
         Raises AdapterError if heads differ in size from site to site.
         """
-        return cls(AdapterConfig(dict(sites), max_frames, norm), **keywords)
+        return cls(AdapterConfig(dict(sites), max_frames, norm, pos_value), **keywords)
 
     def site(self, path: str) -> TemporalSelfAttention:
         """The module for the transformer block at this diffusers path."""
@@ -118,6 +126,7 @@ class TemporalAdapter(nn.Module):
             f"parameters: {sum(value.numel() for value in self.parameters()):,} in {', '.join(dtypes)}",
             f"frames: up to {config.max_frames}, trained on {self.trained_frames or 'an unknown number'}",
             f"norm before attention: {'yes' if config.norm else 'no'}",
+            f"positions in the values: {'yes' if config.pos_value else 'no'}",
             f"gates: {min(gates):.4g} to {max(gates):.4g}; "
             f"sites that add nothing: {sum(value == 0 for value in loudness.values())}",
         ]

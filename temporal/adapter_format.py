@@ -1,8 +1,8 @@
 """The temporal adapter's file format, checked by names, shapes and dtypes alone.
 
-Keys are `<diffusers path of the transformer block>.temporal_attn.<part>`, see `PARTS`; `norm` is there for every block
-or for none. Metadata: `format`, `format_version`, `max_frames`, `head_dim` (64 if left out), `trained_frames`, and
-whatever else the trainer records as `trained_*`.
+Keys are `<diffusers path of the transformer block>.temporal_attn.<part>`, see `PARTS`; `norm` and `pos_value` are each
+there for every block or for none. Metadata: `format`, `format_version`, `max_frames`, `head_dim` (64 if left out),
+`trained_frames`, and whatever else the trainer records as `trained_*`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ HEAD_DIM = 64
 DTYPES = ("F32", "F16", "BF16")
 PARTS = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate")
 NORM_PARTS = ("norm.weight", "norm.bias")
+VALUE_PARTS = ("pos_value",)
 CONVERT = "Convert it with `sdxl-anime-video convert SOURCE OUT.safetensors`."
 _KEY = re.compile(
     r"((?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.\d+)\.temporal_attn\.([\w.]+)"
@@ -37,6 +38,12 @@ class AdapterConfig:
     sites: Mapping[str, tuple[int, int]]
     max_frames: int
     norm: bool
+    pos_value: bool
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What every site consists of."""
+        return PARTS + (NORM_PARTS if self.norm else ()) + (VALUE_PARTS if self.pos_value else ())
 
     @property
     def head_dim(self) -> int:
@@ -104,7 +111,9 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
             sites.setdefault(place[0], {})[place[1]] = info
     head_dim = _number(metadata, "head_dim", HEAD_DIM, problems)
     frames = {parts["pos_emb"].shape[0] for parts in sites.values() if len(parts.get("pos_emb", _NONE).shape) == 2}
-    norm = any(part in parts for parts in sites.values() for part in NORM_PARTS)
+    norm, pos_value = (
+        any(part in parts for parts in sites.values() for part in optional) for optional in (NORM_PARTS, VALUE_PARTS)
+    )
     max_frames = _number(metadata, "max_frames", max(frames, default=1), problems)
     trained = _number(metadata, "trained_frames", 1, problems)
     if max_frames < 1:
@@ -112,15 +121,15 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
     if trained > max_frames:
         problems.append(f"metadata say trained_frames={trained}, more than max_frames={max_frames}")
 
-    dims = {}
-    for path, parts in sites.items():
-        dims[path] = dim = _channels(parts)
+    dims = {path: _channels(parts) for path, parts in sites.items()}
+    config = AdapterConfig({path: (dim, dim // head_dim) for path, dim in dims.items()}, max_frames, norm, pos_value)
+    for path, dim in dims.items():
         if not dim or dim % head_dim:
             problems.append(f"{path} has {dim} channels, which heads of {head_dim} (metadata head_dim) do not divide")
-        problems += _site_problems(path, parts, dim, max_frames, norm)
+        problems += _site_problems(path, sites[path], dim, config)
     if problems:
         raise AdapterError(f"does not hold together: {'; '.join(problems)}. Export or download the adapter again.")
-    return AdapterConfig({path: (dim, dim // head_dim) for path, dim in dims.items()}, max_frames, norm)
+    return config
 
 
 _NONE = TensorInfo("", ())
@@ -134,20 +143,20 @@ def _channels(parts: Mapping[str, TensorInfo]) -> int:
     return 0
 
 
-def _site_problems(path: str, parts: Mapping[str, TensorInfo], dim: int, max_frames: int, norm: bool) -> Iterable[str]:
+def _site_problems(path: str, parts: Mapping[str, TensorInfo], dim: int, config: AdapterConfig) -> Iterable[str]:
     """What is wrong with the tensors of one site, a phrase each."""
     shapes = {
         "to_qkv.weight": (3 * dim, dim),
         "to_qkv.bias": (3 * dim,),
         "proj.weight": (dim, dim),
         "proj.bias": (dim,),
-        "pos_emb": (max_frames, dim),
+        "pos_emb": (config.max_frames, dim),
+        "pos_value": (config.max_frames, dim),
         "gate": (1,),
         "norm.weight": (dim,),
         "norm.bias": (dim,),
     }
-    wanted = PARTS + NORM_PARTS if norm else PARTS
-    for part in wanted:
+    for part in config.parts:
         key = f"{path}.temporal_attn.{part}"
         info = parts.get(part)
         if info is None:
@@ -158,7 +167,7 @@ def _site_problems(path: str, parts: Mapping[str, TensorInfo], dim: int, max_fra
         if info.shape != shapes[part] and not (part == "gate" and info.shape == ()):
             yield f"wrong shape {list(info.shape)} of {key} ({list(shapes[part])} is right)"
     for part in parts:
-        if part not in wanted:
+        if part not in config.parts:
             yield f"unexpected key {path}.temporal_attn.{part}"
 
 

@@ -14,13 +14,16 @@ class TemporalSelfAttention(nn.Module):
 
     dim: channels of a token; heads: attention heads, which divide dim; max_frames: learned positions.
     norm: a LayerNorm before the projection to q, k, v. With False the module is the plain one without it.
+    pos_value: learned positions for the values too. Without them a frame cannot tell its place in the clip: positions
+        on queries and keys alone weigh one frame against another, the same way forward as backward, and what they
+        weigh says nothing of when it is.
     init: how a new module is silent and still learns. "proj" zeroes `proj` and leaves the gate at 1, so the first step
         already moves a whole matrix; values start as the tokens themselves rather than a
         random mixture of them. "gate" zeroes the gate and leaves `proj` random (give the gate its own learning
         rate then: one number moves by about one learning rate a step, and until it does q, k and v get no gradient).
     operations: where Linear and LayerNorm come from; ComfyUI's `comfy.ops.manual_cast` casts weights as it goes.
 
-    The learned position of a frame is split into heads and added to its queries and keys, not to its values.
+    The learned position `pos_emb` of a frame is split into heads and added to its queries and keys.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class TemporalSelfAttention(nn.Module):
         max_frames: int = 24,
         norm: bool = True,
         *,
+        pos_value: bool = True,
         init: str = "proj",
         operations: Any = nn,
         dtype: torch.dtype | None = None,
@@ -47,6 +51,7 @@ class TemporalSelfAttention(nn.Module):
         self.to_qkv = operations.Linear(dim, 3 * dim, **where)
         self.proj = operations.Linear(dim, dim, **where)
         self.pos_emb = nn.Parameter(torch.empty(max_frames, dim, **where))
+        self.pos_value = nn.Parameter(torch.empty(max_frames, dim, **where)) if pos_value else None
         self.gate = nn.Parameter(torch.empty(1, **where))
         self.reset_parameters(init)
 
@@ -61,7 +66,10 @@ class TemporalSelfAttention(nn.Module):
             layer.weight.uniform_(-bound, bound)
             layer.bias.zero_()
         dim = self.to_qkv.in_features
-        self.pos_emb.copy_(sinusoids(self.max_frames, dim // self.heads, self.heads))
+        size = dim // self.heads
+        self.pos_emb.copy_(sinusoids(self.max_frames, size, torch.linspace(1.0, 0.1, self.heads)))
+        if self.pos_value is not None:
+            self.pos_value.copy_(sinusoids(self.max_frames, size, torch.ones(self.heads)))
         self.gate.fill_(init == "proj")
         if init == "proj":
             self.to_qkv.weight[2 * dim :] = torch.eye(dim)
@@ -82,18 +90,20 @@ class TemporalSelfAttention(nn.Module):
 
         Raises ValueError if f does not divide the batch or is beyond the learned positions.
         """
-        rows, tokens, channels = x.shape
-        clips, rest = divmod(rows, num_frames)
+        batch, tokens, _ = x.shape
+        clips, rest = divmod(batch, num_frames)
         if rest:
-            raise ValueError(f"a batch of {rows} does not hold clips of {num_frames} frames")
+            raise ValueError(f"a batch of {batch} does not hold clips of {num_frames} frames")
         if positions is None and num_frames > self.max_frames:
             raise ValueError(f"{num_frames} frames are more than the {self.max_frames} learned positions")
 
         qkv = self.to_qkv(x if self.norm is None else self.norm(x))  # [(b f) s (3 h d)], in token order
-        place = self.pos_emb.to(qkv)  # may have been left on another device
-        place = place[:num_frames] if positions is None else place[positions]
+        rows = slice(num_frames) if positions is None else positions
         qkv = qkv.view(clips, num_frames, tokens, 3, self.heads, -1)
-        qkv[:, :, :, :2] += place.view(num_frames, 1, 1, self.heads, -1)
+        # `to`: the positions may have been left on another device.
+        qkv[:, :, :, :2] += self.pos_emb.to(qkv)[rows].view(num_frames, 1, 1, self.heads, -1)
+        if self.pos_value is not None:
+            qkv[:, :, :, 2] += self.pos_value.to(qkv)[rows].view(num_frames, 1, self.heads, -1)
 
         # Attention takes strided views, so nothing is copied on the way in; one call a clip, because only within
         # a clip do the strides of [(b s) h f d] exist. The result is written as [s f h d].
@@ -108,15 +118,15 @@ class TemporalSelfAttention(nn.Module):
         return torch.addcmul(x.view(out.shape), out, gate * strength).reshape(x.shape)
 
 
-def sinusoids(frames: int, head_dim: int, heads: int) -> torch.Tensor:
-    """First values of `pos_emb`, `[frames, heads * head_dim]`: sines and cosines (Vaswani et al. 2017), strong in the
-    first head and faint in the last.
+def sinusoids(frames: int, head_dim: int, amplitudes: torch.Tensor) -> torch.Tensor:
+    """First values of positions, `[frames, heads * head_dim]`: sines and cosines (Vaswani et al. 2017) in every head,
+    times its amplitude `[heads]`.
 
     The product of two positions is largest where they are the same, falls with their distance and depends on nothing
-    else. So strong heads begin by looking at a frame itself and its neighbours, faint ones at the whole clip. Learned
-    positions that start near zero get next to no gradient: it is in proportion to the other frame's position.
+    else. So as `pos_emb` strong heads begin by looking at a frame itself and its neighbours, faint ones at the whole
+    clip. Learned positions that start near zero get next to no gradient: it is in proportion to the other frame's.
     """
     rate = 0.5 * torch.pi * 100.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
     angle = torch.arange(frames)[:, None] * rate
     wave = torch.cat([angle.sin(), angle.cos()], dim=1)[:, :head_dim]
-    return (torch.linspace(1.0, 0.1, heads)[:, None] * wave[:, None]).flatten(1)
+    return (amplitudes[:, None] * wave[:, None]).flatten(1)

@@ -63,14 +63,11 @@ def load_checkpoint(
         model.load_state_dict(part("adapter."))
     except RuntimeError as error:
         raise CheckpointError(f"resume: {path} belongs to another adapter or base: {error}") from None
-    states = {key: part(f"optimizer.{key}.") for key in ("step", "exp_avg", "exp_avg_sq")}
+    stored = {tuple(key.split(".", 2)[1:]): value for key, value in tensors.items() if key.startswith("optimizer.")}
     for name, parameter in model.named_parameters():
-        if name in states["step"]:
-            optimizer.state[parameter] = {
-                "step": states["step"][name],
-                "exp_avg": states["exp_avg"][name].to(parameter),
-                "exp_avg_sq": states["exp_avg_sq"][name].to(parameter),
-            }
+        optimizer.state[parameter] = {
+            key: value if key == "step" else value.to(parameter) for (key, of), value in stored.items() if of == name
+        }
     return part("ema."), progress
 
 

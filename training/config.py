@@ -42,6 +42,8 @@ class TrainConfig(BaseModel):
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
     norm: bool = True
     """LayerNorm before the attention."""
+    pos_value: bool = True
+    """Learned positions on the values too, so that a frame can tell its place in the clip."""
     init: Literal["proj", "gate"] = "proj"
     """What keeps a new adapter silent: a zero output projection, or a zero gate (then raise gate_learning_rate)."""
 
@@ -53,8 +55,10 @@ class TrainConfig(BaseModel):
     """Clips in one forward pass; all share size and number of frames."""
     accumulation: PositiveInt = 1
     """Forward passes to one optimizer step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon for the matrices: for small and middling adapters it needs a third of the steps."""
     learning_rate: PositiveFloat = 1e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate; Muon wants three to five times AdamW's."""
     gate_learning_rate: PositiveFloat | None = None
     """Peak rate of the gates; None takes learning_rate."""
     position_learning_rate: PositiveFloat | None = None

@@ -19,6 +19,7 @@ from .base import Base, time_ids
 from .checkpoint import CheckpointError, checkpoint_path, checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import Clips, draw_batch
+from .muon import Muon
 from .precision import autocast, uses_bf16
 
 Report = Callable[[dict[str, Any]], None]
@@ -35,16 +36,16 @@ def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
 
 
 def parameter_groups(adapter: TemporalAdapter, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW's groups: gates and positions at rates of their own, decay on matrices only."""
+    """The optimizer's groups: gates and positions at rates of their own, decay on matrices only."""
     rate = config.learning_rate
     groups = {
-        "matrix": {"params": [], "peak": rate, "weight_decay": config.weight_decay},
+        "matrix": {"params": [], "peak": rate, "weight_decay": config.weight_decay, "orthogonal": True},
         "vector": {"params": [], "peak": rate, "weight_decay": 0.0},
         "gate": {"params": [], "peak": config.gate_learning_rate or rate, "weight_decay": 0.0},
         "position": {"params": [], "peak": config.position_learning_rate or rate, "weight_decay": 0.0},
     }
     for name, parameter in adapter.named_parameters():
-        kind = {"gate": "gate", "pos_emb": "position"}.get(name.rsplit(".", 1)[-1])
+        kind = {"gate": "gate", "pos_emb": "position", "pos_value": "position"}.get(name.rsplit(".", 1)[-1])
         groups[kind or ("matrix" if parameter.ndim > 1 else "vector")]["params"].append(parameter)
     return [{**group, "lr": group["peak"]} for group in groups.values() if group["params"]]
 
@@ -60,7 +61,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # the adapter's first values
         sites = unet_sites(base.unet)
         self.adapter = TemporalAdapter.create(
-            sites, max_frames=config.max_frames, norm=config.norm, init=config.init
+            sites, max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value, init=config.init
         ).to(self.device)
         self.unet = TemporalUNet(base.unet.to(self.device, memory_format=torch.channels_last), self.adapter)
         if self.device.type == "cpu" and uses_bf16(self.device, config.precision):
@@ -70,7 +71,8 @@ class Trainer:
         if config.gradient_checkpointing:
             base.unet.enable_gradient_checkpointing()
             base.unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.adapter, config), betas=config.betas)
+        make = Muon if config.optimizer == "muon" else torch.optim.AdamW
+        self.optimizer = make(parameter_groups(self.adapter, config), betas=config.betas)
         self.ema = (
             {name: value.detach().clone() for name, value in self.adapter.state_dict().items()} if config.ema else {}
         )
@@ -95,6 +97,8 @@ class Trainer:
         if not path.exists():
             raise CheckpointError(f"resume: {path} does not exist; give a checkpoint file or 'latest'")
         ema, progress = load_checkpoint(path, self.adapter, self.optimizer)
+        if (used := progress["config"].get("optimizer", "adamw")) != self.config.optimizer:
+            raise CheckpointError(f"resume: {path} was made with optimizer {used}, not {self.config.optimizer}")
         if self.ema:
             self.ema = {name: ema.get(name, value).to(value) for name, value in self.ema.items()}
         self.step, self.seconds = progress["step"], progress["seconds"]

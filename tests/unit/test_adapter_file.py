@@ -34,9 +34,10 @@ def adapter(norm=True, metadata=None, **keywords):
 
 
 @pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("pos_value", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_round_trip(tmp_path, norm, dtype):
-    saved = adapter(norm).to(dtype)
+def test_round_trip(tmp_path, norm, pos_value, dtype):
+    saved = adapter(norm, pos_value=pos_value).to(dtype)
     save_adapter(saved, tmp_path / "a.safetensors", {"trained_frames": "6", "trained_steps": "100"})
     loaded = load_adapter(tmp_path / "a.safetensors")
     assert loaded.config == saved.config
@@ -56,8 +57,9 @@ def test_keys_of_the_file(tmp_path):
     save_adapter(adapter(), tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         keys, metadata = set(file.keys()), file.metadata()
-    parts = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate", "norm.weight", "norm.bias")
-    assert keys == {f"{path}.temporal_attn.{part}" for path in SITES for part in parts}
+    parts = {"to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate"}
+    optional = {"norm.weight", "norm.bias", "pos_value"}
+    assert keys == {f"{path}.temporal_attn.{part}" for path in SITES for part in parts | optional}
     assert metadata["format"] == "sdxl-temporal-adapter"
     assert (metadata["format_version"], metadata["max_frames"], metadata["head_dim"]) == ("1", "8", "64")
 

@@ -34,6 +34,8 @@ def reference(site, x, frames, positions=None):
                 line = line * weights["norm.weight"] + weights["norm.bias"]
             line = line @ weights["to_qkv.weight"].T + weights["to_qkv.bias"]
             q, k, v = line[:, :dim] + places, line[:, dim : 2 * dim] + places, line[:, 2 * dim :]
+            if "pos_value" in weights:
+                v = v + weights["pos_value"][list(range(frames)) if positions is None else positions]
             heads = []
             for head in range(site.heads):
                 cut = slice(head * size, (head + 1) * size)
@@ -48,11 +50,12 @@ def error(a, b):
     return ((a.double() - b).norm() / b.norm()).item()
 
 
+@pytest.mark.parametrize("pos_value", [True, False])
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("clips", [1, 3])
 @pytest.mark.parametrize(("dim", "heads"), [(128, 2), (64, 1), (96, 8), (60, 3)])
-def test_equals_reference(dim, heads, clips, norm):
-    site = random_site(dim, heads, norm=norm)
+def test_equals_reference(dim, heads, clips, norm, pos_value):
+    site = random_site(dim, heads, norm=norm, pos_value=pos_value)
     x = torch.randn(clips * 5, 6, dim)
     assert error(site(x, 5), reference(site, x, 5)) < 1e-5
 
@@ -85,6 +88,14 @@ def test_positions_choose_rows():
     assert error(site(x, 3, chosen), reference(site, x, 3, [5, 2, 7])) < 1e-5
     assert torch.equal(site(x, 3, torch.arange(3)), site(x, 3))
     assert not torch.allclose(site(x, 3, chosen), site(x, 3))
+
+
+@pytest.mark.parametrize("pos_value", [True, False])
+def test_only_positions_in_the_values_tell_when_a_frame_is(pos_value):
+    site = random_site(pos_value=pos_value)
+    still = torch.randn(1, 6, 128).expand(4, -1, -1)  # every frame alike
+    told_apart = (site(still, 4) - site(still, 4)[:1]).abs().max() > 1e-4
+    assert told_apart == pos_value
 
 
 def test_tokens_and_clips_do_not_mix():

@@ -176,6 +176,8 @@ FILES = {
     "float64": (adapter(gate=torch.ones(1, dtype=torch.float64)), ["wrong dtype F64 of " + KEY + "gate"]),
     "float8": (adapter(gate=torch.ones(1).to(torch.float8_e4m3fn)), ["wrong dtype F8_E4M3 of " + KEY + "gate"]),
     "positions differ": (adapter(pos_emb=torch.ones(9, 64)), ["wrong shape [9, 64] of " + KEY + "pos_emb"]),
+    "values' positions differ": (adapter(pos_value=torch.ones(9, 64)), ["wrong shape [9, 64] of " + KEY + "pos_value"]),
+    "values' positions at one site": (adapter(pos_value=None), ["missing key " + KEY + "pos_value"]),
     "max_frames disagrees": (adapter({"max_frames": "24"}), ["[8, 64]", "[24, 64] is right"]),
     "max_frames no number": (adapter({"max_frames": "many"}), ["max_frames='many'"]),
     "trained on more": (adapter({"trained_frames": "12"}), ["trained_frames=12", "max_frames=8"]),

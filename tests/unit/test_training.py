@@ -85,8 +85,9 @@ def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(confi
     assert "trained_steps: 4" in inspected.stdout
 
 
-def test_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path):
-    options = [*STEPS, "--ema", "0.9", "--noise-correlation", "0.5", "--accumulation", "2"]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path, optimizer):
+    options = [*STEPS, "--ema", "0.9", "--noise-correlation", "0.5", "--accumulation", "2", "--optimizer", optimizer]
     assert cli.main([str(config_file), *options, "--keep-checkpoints", "9"]) == 0
     whole, cut = tmp_path / "run", tmp_path / "cut"
     cut.mkdir()
@@ -95,6 +96,13 @@ def test_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path):
     assert losses(cut) == losses(whole)[2:]
     one, two = (load_adapter(folder / "adapter.safetensors").state_dict() for folder in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(config_file, tmp_path, capsys):
+    assert cli.main([str(config_file), *STEPS, "--optimizer", "muon"]) == 0
+    (path, *_) = (tmp_path / "run").glob("checkpoint-*.safetensors")
+    assert cli.main([str(config_file), *STEPS, "--resume", str(path)]) == 1
+    assert "was made with optimizer muon, not adamw" in capsys.readouterr().err
 
 
 def test_only_the_adapter_gets_gradients(trainer, toon):
@@ -168,7 +176,7 @@ def test_learning_rates_by_part(trainer):
     found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in run.optimizer.param_groups for p in g["params"]}
     assert len(found) == len(names)
     for name, settings in found.items():
-        kinds = {"gate": (1e-2, 0), "pos_emb": (3e-3, 0), "bias": (1e-3, 0)}
+        kinds = {"gate": (1e-2, 0), "pos_emb": (3e-3, 0), "pos_value": (3e-3, 0), "bias": (1e-3, 0)}
         expected = kinds.get(name.rsplit(".", 1)[-1])
         assert settings == (expected or (1e-3, 0 if ".norm." in name else 0.1)), name
     run.unet.detach()

@@ -13,9 +13,8 @@ def _train(arguments: list[str]) -> int:
 
 
 def _inspect(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        sys.stderr.write("usage: sdxl-anime-video inspect ADAPTER.safetensors\n")
-        return 2
+    if len(arguments) != 1 or arguments[0] in HELP:
+        return _usage("sdxl-anime-video inspect ADAPTER.safetensors", arguments)
     from .temporal.adapter import inspect_adapter
 
     return _show(lambda: inspect_adapter(arguments[0]))
@@ -23,11 +22,17 @@ def _inspect(arguments: list[str]) -> int:
 
 def _convert(arguments: list[str]) -> int:
     if len(arguments) != 2:
-        sys.stderr.write("usage: sdxl-anime-video convert ADAPTER.pt ADAPTER.safetensors\n")
-        return 2
+        return _usage("sdxl-anime-video convert ADAPTER.pt ADAPTER.safetensors", arguments)
     from .temporal.adapter import convert_adapter
 
     return _show(lambda: convert_adapter(arguments[0], arguments[1]))
+
+
+def _usage(line: str, arguments: list[str]) -> int:
+    """Say how a verb is called: on stdout if that was asked for."""
+    asked = bool(arguments) and arguments[0] in HELP
+    (sys.stdout if asked else sys.stderr).write(f"usage: {line}\n")
+    return 0 if asked else 2
 
 
 def _show(action: Callable[[], object]) -> int:
@@ -42,6 +47,7 @@ def _show(action: Callable[[], object]) -> int:
     return 0
 
 
+HELP = ("-h", "--help")
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train a temporal adapter on a folder of captioned clips"),
     "inspect": (_inspect, "say what an adapter file holds and what it was trained on"),
@@ -54,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in VERBS:
         return VERBS[arguments[0]][0](arguments[1:])
-    wanted_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    wanted_help = bool(arguments) and arguments[0] in HELP
     lines = ["usage: sdxl-anime-video VERB ...", "", *(f"  {verb:10}{text}" for verb, (_, text) in VERBS.items())]
     if arguments and not wanted_help:
         lines.insert(0, f"unknown verb {arguments[0]!r}")

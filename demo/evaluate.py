@@ -78,7 +78,10 @@ def folder_pairs(folder: Path, frames: int) -> list[tuple[str, int]]:
     for path in sorted(folder.glob("*.json")):
         said = json.loads(path.read_text(encoding="utf-8"))
         if len(said["pose"]) != frames:
-            raise ValueError(f"{path} has {len(said['pose'])} frames, not {frames}; paint clips with --frames {frames}")
+            raise ValueError(
+                f"{path} has {len(said['pose'])} frames, not {frames}; paint clips with --frames {frames} into an "
+                "empty folder"
+            )
         pairs.append((said["caption"], int(said["seed"])))
     if not pairs:
         raise ValueError(f"no painted clips in {folder}; make some with python -m sdxl_anime_video.demo.paint_clips")
@@ -196,10 +199,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shown", type=int, default=3, help="clips of each arm on the contact sheet")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args(arguments)
-    for arm in options.arms:
-        if not arm.startswith("real"):
-            Arm.parse(arm)
-    results = run(options, lambda line: sys.stderr.write(line + "\n"))
+    try:
+        for arm in options.arms:
+            if not arm.startswith("real"):
+                Arm.parse(arm)
+        results = run(options, lambda line: sys.stderr.write(line + "\n"))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     sys.stdout.write(results["table"])
     return 0
 

@@ -176,9 +176,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="chooses the pairs")
     parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
     options = parser.parse_args(arguments)
-    for arm in options.arms:
-        if arm != "real":
-            parse_arm(arm)
+    try:
+        for arm in options.arms:
+            if arm != "real":
+                parse_arm(arm)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # so that the server never stays behind
         signal.signal(name, signal.default_int_handler)
     try:

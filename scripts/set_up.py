@@ -35,6 +35,9 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         say(f"set-up failed: `{' '.join(map(str, error.cmd))}` ended with status {error.returncode}")
         return 1
+    except KeyboardInterrupt:
+        say("set-up interrupted; the same command goes on with it")
+        return 130
     return 0
 
 

@@ -189,7 +189,10 @@ def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Ma
     }
     part = path.with_name(path.name + ".part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # as any new file's; safetensors would make one that only its owner can read
         save_file(weights, part, said)
+        part.chmod(mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -53,10 +53,16 @@ def train(config: TrainConfig) -> Path:
     import yaml
 
     from .base import load_base
+    from .checkpoint import checkpoints
     from .data import load_clips
     from .loop import Trainer
     from .progress import Bars
 
+    if config.resume is None and checkpoints(config.output):
+        raise ConfigError(
+            f"output: {config.output} holds checkpoints of an earlier run; go on with --resume latest, or give another "
+            "folder"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     config.output.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ class TrainConfig(BaseModel):
 
     max_frames: PositiveInt = 24
     """Frame positions that the adapter has."""
-    frames: list[PositiveInt] = [8, 10, 12]
+    frames: list[PositiveInt] = [8, 12, 16]
     """Frames a clip has in a step; each step takes one of these."""
     random_positions: bool = True
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""

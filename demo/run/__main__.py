@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ...media.video import read_clip, write_clip
 from .client import ComfyClient, Event, PromptError
 from .comfyui import find_comfyui
-from .graph import saved_clip, variant, with_files
+from .graph import only, saved_clip, variant, with_files
 from .pictures import contact_sheet, side_by_side
 from .report import figure_table, figures, mean_figures, write_bytes, write_report
 from .server import PACK_ROOT, ComfyServer, ServerError, log_faults
@@ -61,15 +61,17 @@ class Take:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 1 failed, 130 interrupted."""
     options = _parser().parse_args(argv)
-    if bool(options.checkpoint) != bool(options.adapter):
-        _parser().error("--checkpoint and --adapter go together")
     console = Console()
+    if wrong := _wrong_files(options):
+        console.print(f"[bold red]The demo did not start.[/] {wrong}", highlight=False, soft_wrap=True)
+        return 1
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     for name in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that the server never stays behind
         signal.signal(name, signal.default_int_handler)
     started = time.monotonic()
     log = out / "comfyui.log"
+    log.unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     try:
         takes, about = _render(options, console, out, log)
     except KeyboardInterrupt:
@@ -88,14 +90,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
     # `make demo CHECKPOINT=... ADAPTER=...` puts both into the environment
     checkpoint, adapter = os.environ.get("CHECKPOINT") or None, os.environ.get("ADAPTER") or None
-    parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="a real SDXL checkpoint")
-    parser.add_argument("--adapter", type=Path, default=adapter, help="its temporal adapter")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=checkpoint and Path(checkpoint), help="path of a real SDXL checkpoint"
+    )
+    parser.add_argument("--adapter", type=Path, default=adapter and Path(adapter), help="path of its temporal adapter")
     parser.add_argument("--caption", action="append", help="what to render; repeat for more (default: three)")
     parser.add_argument("--frames", type=int, help="frames a clip (default: the graph's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the graph's)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", default=str(PACK_ROOT / "outputs" / "demo"), help="folder for the results")
     return parser
+
+
+def _wrong_files(options: argparse.Namespace) -> str:
+    """What is wrong with the files that were named, in words; empty if nothing is."""
+    if not (options.checkpoint or options.adapter):
+        return ""
+    for name in ("checkpoint", "adapter"):
+        path = getattr(options, name)
+        asked = f"{name.upper()}={path or ''}"
+        if path is None:
+            return f"{asked}: a checkpoint and its temporal adapter go together; give both, as paths."
+        if not path.is_file():
+            return f"{asked}: there is no such file in {Path.cwd()}; give a path."
+    return ""
 
 
 def _render(options: argparse.Namespace, console: Console, out: Path, log: Path) -> tuple[list[Take], dict[str, Any]]:
@@ -105,8 +123,8 @@ def _render(options: argparse.Namespace, console: Console, out: Path, log: Path)
     workflow = json.loads((PACK_ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     files: dict[str, list[Path]] = {}
     if options.checkpoint:
-        files = {"checkpoints": [Path(options.checkpoint)], "temporal_adapters": [Path(options.adapter)]}
-        prompt = with_files(prompt, checkpoint=Path(options.checkpoint).name, adapter=Path(options.adapter).name)
+        files = {"checkpoints": [options.checkpoint], "temporal_adapters": [options.adapter]}
+        prompt = with_files(prompt, checkpoint=options.checkpoint.name, adapter=options.adapter.name)
     captions = options.caption or (SDXL_CAPTIONS if options.checkpoint else TOON_CAPTIONS)
 
     with ExitStack() as stack:
@@ -136,7 +154,7 @@ def _render(options: argparse.Namespace, console: Console, out: Path, log: Path)
                 )
                 bar = progress.add_task(f"{caption}, {kind}", total=1.0)
                 takes.append(_take(client, job, workflow, (caption, kind), out, progress, bar))
-        about = _about(client.system_stats(), options)
+        about = _about(client.system_stats(), job, options)
         faults = log_faults(server.log())
         if faults:
             raise ServerError("The server's log has faults:\n" + "\n".join(faults))
@@ -169,15 +187,18 @@ def _take(
     return Take(*name, file=path, frames=np.asarray(frames), fps=float(fps), seconds=seconds)
 
 
-def _about(machine: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def _about(machine: dict[str, Any], job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """What the takes were made with, for the report."""
     system = machine["system"]
     return {
         **{name: system.get(f"{name}_version") for name in ("comfyui", "python", "pytorch")},
         "device": [device["name"] for device in machine["devices"]],
-        "model": Path(options.checkpoint).name if options.checkpoint else "toon",
+        "model": options.checkpoint.name if options.checkpoint else "toon",
+        "adapter": only(job, "SAV_LoadTemporalAdapter")["adapter_name"],
+        "noise": {name: only(job, "SAV_CorrelatedNoise")[name] for name in ("mode", "correlation")},
         "seed": options.seed,
-        "steps": options.steps,
+        "steps": only(job, "SAV_BestHQSigmas")["steps"],
+        "cfg": only(job, "SamplerCustom")["cfg"],
     }
 
 

@@ -62,7 +62,8 @@ def test_it_renders_measures_and_cleans_up(tmp_path, environment):
 
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert [clip["variant"] for clip in report["clips"]] == ["without adapter", "with adapter"]
-    assert (report["frames"], report["steps"]) == (3, 2)
+    assert (report["frames"], report["steps"], report["cfg"]) == (3, 2, 3.0)
+    assert report["adapter"] == "toon/toon_adapter.safetensors" and report["noise"]["mode"]
     for clip in report["clips"]:
         assert {"flicker", "warp_error", "identity_drift", "motion"} <= clip.keys()
         with av.open(str(out / clip["file"])) as container:
@@ -103,11 +104,22 @@ def test_stopping_it_stops_the_server(tmp_path, environment, name):
     assert list(scratch.glob("sav-comfy-*")) == []
 
 
-def test_a_missing_checkpoint_is_named(tmp_path, environment):
+def test_missing_files_are_named_before_anything_starts(tmp_path, environment):
     _, env = environment
-    files = ["--checkpoint", str(tmp_path / "none.safetensors"), "--adapter", str(tmp_path / "no.safetensors")]
-    done = subprocess.run(
-        command(tmp_path / "out", *files), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 1
-    assert "none.safetensors" in done.stdout.replace("\n", "")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comfyui.log").write_text("of an earlier run")
+    (tmp_path / "there.safetensors").touch()
+    for files, answer in (
+        (
+            ["--checkpoint", "none.safetensors", "--adapter", "no.safetensors"],
+            "CHECKPOINT=none.safetensors: there is no",
+        ),
+        (["--checkpoint", "there.safetensors", "--adapter", "no.safetensors"], "ADAPTER=no.safetensors: there is no"),
+        (["--checkpoint", "there.safetensors"], "ADAPTER=: a checkpoint and its temporal adapter go together"),
+    ):
+        done = subprocess.run(
+            command(tmp_path / "out", *files), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 1
+        assert answer in done.stdout
+        assert "earlier run" not in done.stdout

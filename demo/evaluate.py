@@ -158,14 +158,14 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
     shown: dict[str, list[np.ndarray]] = {arm: [] for arm in options.arms}
     options.output.mkdir(parents=True, exist_ok=True)
     for i, (caption, seed) in enumerate(pairs):
-        judge = Judge(caption, options.frames, options.size)
         painted = paint_clip(caption, options.frames, options.size, seed)
+        judge = Judge(caption, options.frames, options.size, truth=painted if options.clips else None)
         for arm in options.arms:
             if arm.startswith("real"):
                 clip = sampler.decoded(painted.frames) if arm == "real decoded" else painted.frames / np.float32(255)
             else:
                 clip = sampler.clip(Arm.parse(arm), caption, seed)
-            scores[arm].append(judge.scores(clip, painted if options.clips else None))
+            scores[arm].append(judge.scores(clip))
             if i % max(1, len(pairs) // options.shown) == 0 and len(shown[arm]) < options.shown:
                 shown[arm].append(clip)
         say(f"{i + 1}/{len(pairs)} {caption}")

@@ -25,10 +25,17 @@ _MOVING_LIMB, _MOVING_BODY = 1.5, 1.0  # pixels at 128: below, an amplitude is o
 
 
 class Judge:
-    """Scores clips of one caption. The references are clips of other seeds: a clip is free to begin at any phase."""
+    """Scores clips of one caption.
 
-    def __init__(self, caption: str, frames: int = 16, size: int = 128, seed: int = 90_000) -> None:
-        painted = [paint_clip(caption, frames, size, seed + i) for i in range(_PAINTED)]
+    The references are clips of other seeds, for a clip is free to begin at any phase; or `truth`, the one painted clip
+    that the judged ones are to repeat frame by frame.
+    """
+
+    def __init__(
+        self, caption: str, frames: int = 16, size: int = 128, seed: int = 90_000, truth: Clip | None = None
+    ) -> None:
+        painted = [truth] if truth else [paint_clip(caption, frames, size, seed + i) for i in range(_PAINTED)]
+        self.truth = truth
         self.caption = caption
         self.identity = painted[0].identity
         seen = np.mean([clip.character.mean(0) for clip in painted], axis=0)  # [H, W], how often the character is there
@@ -47,11 +54,11 @@ class Judge:
         colours = [np.array(self.identity[name]) / 255 for name in ("hair", "clothes")]
         return paths.centroid_path(clip, colours, region=self.reach)
 
-    def scores(self, clip: np.ndarray, truth: Clip | None = None) -> dict[str, float]:
+    def scores(self, clip: np.ndarray) -> dict[str, float]:
         """Figures of a clip `[F, H, W, 3]`; ratios are to the painter's, NaN where the painter keeps that part still.
 
-        truth: the painted clip that this one is to repeat frame by frame. It adds true_warp_error: the warp error along
-        the painter's own flow, which sees every pixel that stays in view (estimated flow hides what it cannot follow).
+        With a truth there is also true_warp_error, the warp error along the painter's own flow. It sees every pixel that
+        stays in view; estimated flow hides what it cannot follow.
 
         motion_ratio: mean flow. centroid_ratio, limb_ratio: amplitude of the paths of body and moving limbs.
         jerkiness: of the moving limbs' paths. limbs_seen: share of frames in which a limb is found.
@@ -59,7 +66,9 @@ class Judge:
         error, coverage = metrics.warp_error(clip)
         limbs = self._limbs(clip)
         moving = {name: limbs[name] for name in self.limbs}
-        truly = {"true_warp_error": metrics.warp_error(clip, truth.flow, truth.visible).error} if truth else {}
+        truth, truly = self.truth, {}
+        if truth is not None:
+            truly["true_warp_error"] = metrics.warp_error(clip, truth.flow, truth.visible).error
         return {
             **truly,
             "flicker": metrics.flicker(clip),

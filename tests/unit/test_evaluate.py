@@ -87,9 +87,9 @@ def test_a_folder_of_longer_clips_is_an_error(tmp_path):
 
 def test_the_painters_flow_sees_what_estimated_flow_hides(running):
     judge, clip = running
-    truth = paint_clip(judge.caption, 16, 128, seed=1)
-    shuffled = judge.scores(clip[np.random.default_rng(0).permutation(16)], truth)
-    own = judge.scores(clip, truth)
+    judge = Judge(judge.caption, truth=paint_clip(judge.caption, 16, 128, seed=1))
+    shuffled, own = judge.scores(clip[np.random.default_rng(0).permutation(16)]), judge.scores(clip)
+    assert own["limb_ratio"] == pytest.approx(1, abs=1e-6)  # the truth is itself the reference
     assert own["true_warp_error"] < 0.01
     assert shuffled["true_warp_error"] > 10 * own["true_warp_error"]
     assert shuffled["warp_error"] < 5 * own["warp_error"]

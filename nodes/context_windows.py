@@ -27,7 +27,7 @@ class ContextWindows(io.ComfyNode):
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames in a window: at most what the temporal adapter was trained on.",
+                    tooltip="Frames in a window: at most as many as the temporal adapter was trained on.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -55,7 +55,7 @@ class ContextWindows(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip="Reuse the first window's noise, shuffled, in later windows, so that they resemble it "
-                    "(FreeNoise). The same as SAV_CorrelatedNoise in that mode at correlation 1.",
+                    "(FreeNoise). The same as Correlated Noise in that mode at correlation 1.",
                 ),
             ],
             outputs=[

@@ -40,8 +40,8 @@ class EmptyVideoLatent(io.ComfyNode):
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames in the clip: seconds times frames per second, so 96 for 8 s at 12 fps. Up to the "
-                    "adapter's max_frames (24, usually) can be sampled in one go.",
+                    tooltip="Frames in the clip: seconds times frames per second, so 96 for 8 s at 12 fps. More than "
+                    "the temporal adapter was trained on (often 16) want Segment Chain or Context Windows.",
                 ),
             ],
             outputs=[

@@ -11,7 +11,7 @@ from ..temporal.prompts import INTERPOLATIONS, Keyframe, Mix, equal_lengths, mix
 from ._api import io
 
 NODE = "SAV_PromptSchedule"
-EXAMPLE = "girl, blue hair,\n0: running\n25%: jumping\n48: landing"
+EXAMPLE = "girl, blue hair,\n0: running\n25%: jumping\n12: landing"
 
 
 class PromptSchedule(io.ComfyNode):
@@ -42,7 +42,7 @@ class PromptSchedule(io.ComfyNode):
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames in the clip, the same as the latent's: connect SAV_EmptyVideoLatent's frames.",
+                    tooltip="Frames in the clip, the same as the latent's: connect Empty Video Latent's frames.",
                 ),
                 io.Combo.Input(
                     "interpolation",
@@ -76,7 +76,7 @@ class PromptSchedule(io.ComfyNode):
                     min=0,
                     max=4096,
                     optional=True,
-                    tooltip="0: prompts change at any frame. The segment_frames of SAV_SegmentChain: prompts change "
+                    tooltip="0: prompts change at any frame. The segment_frames of Segment Chain: prompts change "
                     "only where a segment begins, and a segment keeps what its first new frame has.",
                 ),
                 io.Int.Input(
@@ -85,7 +85,7 @@ class PromptSchedule(io.ComfyNode):
                     min=0,
                     max=4096,
                     optional=True,
-                    tooltip="With segment_frames: the overlap of SAV_SegmentChain (0 if its carry is last_frame), so "
+                    tooltip="With segment_frames: the overlap of Segment Chain (0 if its carry is last_frame), so "
                     "that both count the same segments. Not used otherwise.",
                 ),
             ],

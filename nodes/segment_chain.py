@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
-
 from ..temporal.segments import CARRIES
 from ._api import io
 
@@ -31,7 +27,7 @@ class SegmentChain(io.ComfyNode):
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames sampled at once: at most what the temporal adapter was trained on.",
+                    tooltip="Frames sampled at once: at most as many as the temporal adapter was trained on.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -72,7 +68,6 @@ class SegmentChain(io.ComfyNode):
                     tooltip="The model that samples in segments, for any sampler, KSampler included.",
                 )
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -97,23 +92,5 @@ class SegmentChain(io.ComfyNode):
         resume_id = resume_id.strip()
         if resume_id:
             check_resume_id(resume_id)
-        graph = graph_digest(cls.hidden.prompt, cls.hidden.unique_id) if resume_id else ""
-        chain = Chain(segment_frames, overlap, carry, carry_denoise, resume_id, graph)
+        chain = Chain(segment_frames, overlap, carry, carry_denoise, resume_id)
         return io.NodeOutput(record(model, lambda contract: contract.with_chain(chain)))
-
-
-def graph_digest(prompt: dict[str, Any] | None, node: Any) -> str:
-    """A digest of the part of a graph (API format) that leads to a node, that node included; "" without a graph."""
-    if not prompt:
-        return ""
-    found: dict[str, Any] = {}
-    waiting = [str(node)]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name not in prompt:
-            continue
-        entry = prompt[name]
-        found[name] = [entry.get("class_type"), entry.get("inputs")]
-        links = [value for value in (entry.get("inputs") or {}).values() if isinstance(value, list) and len(value) == 2]
-        waiting += [str(link[0]) for link in links]
-    return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=16).hexdigest()

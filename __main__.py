@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 def _train(arguments: list[str]) -> int:
     from .training.cli import main
+    from .training.interrupts import interrupt_on_signals
 
+    interrupt_on_signals()
     return main(arguments)
 
 
@@ -23,9 +25,10 @@ def _inspect(arguments: list[str]) -> int:
 def _convert(arguments: list[str]) -> int:
     if len(arguments) != 2:
         return _usage("sdxl-anime-video convert ADAPTER.pt ADAPTER.safetensors", arguments)
-    from .temporal.adapter import convert_adapter
+    from .temporal.adapter_convert import convert_adapter
 
-    return _show(lambda: convert_adapter(arguments[0], arguments[1]))
+    source, target = arguments
+    return _show(lambda: f"{target}\n{convert_adapter(source, target)}")
 
 
 def _usage(line: str, arguments: list[str]) -> int:

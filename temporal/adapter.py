@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from .adapter_format import (
     check_tensors,
     reject_other_files,
     require_uniform_heads,
-    split_key,
 )
 from .attention import TemporalSelfAttention
 from .weights_file import TensorInfo, WeightsFileError, read_header
@@ -39,17 +38,14 @@ __all__ = [
     "AdapterConfig",
     "AdapterError",
     "TemporalAdapter",
-    "convert_adapter",
+    "assemble_adapter",
     "inspect_adapter",
     "load_adapter",
+    "require_finite",
     "save_adapter",
 ]
 
-_TORCH_DTYPES = dict(zip(DTYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
-# What wrapping modules put before or into the names of a state dict.
-_WRAPPERS = re.compile(
-    r"^.*?(?=(?:down_blocks|mid_block|up_blocks)\.)|_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\."
-)
+TORCH_DTYPES = dict(zip(DTYPES, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 
 
 class TemporalAdapter(nn.Module):
@@ -151,14 +147,14 @@ def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.
             dtype = _widest(header.tensors)
         with safe_open(path, framework="pt", device="cpu") as file:
             weights = {key: file.get_tensor(key).to(dtype, copy=True) for key in header.tensors}
-        _require_finite(weights)
+        require_finite(weights)
     except WeightsFileError as error:
         raise AdapterError(f"{path.name} {error}{' ' + CONVERT if error.pickle else ''}") from None
     except AdapterError as error:
         raise AdapterError(f"{path.name} {error}") from None
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path.name} cannot be read: {error}") from error
-    adapter = _assemble(config, header.metadata, weights, operations)
+    adapter = assemble_adapter(config, header.metadata, weights, operations)
     if not any(adapter.loudness().values()):
         logging.warning("%s: every gate or projection is zero, so this adapter cannot move anything.", path.name)
     return adapter
@@ -167,12 +163,13 @@ def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.
 def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
     """Write the adapter as safetensors, whole or not at all. metadata: added to the adapter's own.
 
-    Raises AdapterError for a tensor that is not finite: a file that exists is then left as it was.
+    Raises AdapterError for a tensor that is not finite and where the file cannot be written: a file that exists is then
+    left as it was.
     """
     path = Path(path)
     weights = {key: value.detach().cpu().contiguous() for key, value in adapter.state_dict().items()}
     try:
-        _require_finite(weights)
+        require_finite(weights)
     except AdapterError as error:
         raise AdapterError(f"{path.name} is not written: it {error}") from None
     said = {
@@ -194,8 +191,13 @@ def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Ma
         save_file(weights, part, said)
         part.chmod(mode)
         part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or its folder is not
+            part.unlink()
 
 
 def inspect_adapter(path: str | os.PathLike) -> str:
@@ -203,72 +205,7 @@ def inspect_adapter(path: str | os.PathLike) -> str:
     return load_adapter(path).describe()
 
 
-def convert_adapter(
-    source: str | os.PathLike, target: str | os.PathLike, metadata: Mapping[str, str] | None = None
-) -> str:
-    """Turn a file by torch.save, or safetensors without metadata, into an adapter file; describe the result.
-
-    source: a state dict of the adapter or of a whole UNet that holds it, perhaps inside a dictionary or under
-    prefixes that wrappers add. It is read with `weights_only=True`: no code in it is ever run.
-
-    Raises AdapterError.
-    """
-    source, target = Path(source), Path(target)
-    found, own = _read_any(source)
-    weights: dict[str, torch.Tensor] = {}
-    for key, value in found.items():
-        name = _WRAPPERS.sub("", key)
-        if split_key(name) is None:
-            continue
-        if name in weights:
-            raise AdapterError(f"{source.name} holds {name} more than once. Save one state dict, not a collection.")
-        weights[name] = value
-    said = {**own, **(metadata or {})}
-    names = {dtype: name for name, dtype in _TORCH_DTYPES.items()}
-    infos = {key: TensorInfo(names.get(v.dtype, str(v.dtype)), tuple(v.shape)) for key, v in weights.items()}
-    try:
-        reject_other_files(infos or found)
-        config = check_tensors(infos, said)
-        adapter = _assemble(config, said, weights, nn)
-        save_adapter(adapter, target)
-    except AdapterError as error:
-        raise AdapterError(f"{source.name} {error}") from None
-    return adapter.describe()
-
-
-def _read_any(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors or torch.save file."""
-    try:
-        header = read_header(path)
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in header.tensors}, header.metadata
-    except WeightsFileError as error:
-        if not error.pickle:
-            raise AdapterError(f"{path.name} {error}") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever it meets in a damaged file
-        raise AdapterError(
-            f"{path.name} cannot be read as tensors alone ({str(error).splitlines()[0]}). Save it again with "
-            "torch.save(model.state_dict(), ...) where it was made."
-        ) from None
-    states = list(_state_dicts(content))
-    if not states:
-        raise AdapterError(f"{path.name} holds no state dict of tensors. Save model.state_dict() where it was made.")
-    return next((state for state in states if any(".temporal_attn." in key for key in state)), states[0]), {}
-
-
-def _state_dicts(content: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """Every dictionary of tensors inside nested dictionaries, the outermost first."""
-    if isinstance(content, dict):
-        tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-        if tensors:
-            yield tensors
-        for value in content.values():
-            yield from _state_dicts(value)
-
-
-def _assemble(
+def assemble_adapter(
     config: AdapterConfig, metadata: Mapping[str, str], weights: dict[str, torch.Tensor], operations: Any
 ) -> TemporalAdapter:
     """An adapter around tensors that have been checked."""
@@ -282,11 +219,11 @@ def _widest(tensors: Mapping[str, TensorInfo]) -> torch.dtype:
     """The dtype that holds every dtype of the file."""
     dtype = torch.float16 if any(info.dtype == "F16" for info in tensors.values()) else torch.bfloat16
     for info in tensors.values():
-        dtype = torch.promote_types(dtype, _TORCH_DTYPES[info.dtype])
+        dtype = torch.promote_types(dtype, TORCH_DTYPES[info.dtype])
     return dtype
 
 
-def _require_finite(weights: Mapping[str, torch.Tensor]) -> None:
+def require_finite(weights: Mapping[str, torch.Tensor]) -> None:
     """Raise AdapterError that names every tensor with NaN or infinity."""
     bad = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if bad:

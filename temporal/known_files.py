@@ -48,6 +48,11 @@ _KINDS = (
         "Move it to models/checkpoints and load it with CheckpointLoaderSimple.",
     ),
     (
+        r"^vae\.(encoder|decoder)\.",  # a VAE that needs a prefix has other parts beside it
+        "a full checkpoint of UNet, text encoders and VAE",
+        "Load it with the loader that it was made for; an adapter is a file of its own.",
+    ),
+    (
         r"^(model\.)?diffusion_model\.|^(input|output)_blocks\.\d|^(down|up)_blocks\.\d+\.resnets\."
         r"|^(down|up)_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.|^time_embedding\.|_blocks\.0\.img_",
         "a diffusion model (a UNet or transformer) on its own",

@@ -1,6 +1,8 @@
 """The adapter's file: what is saved comes back, conversion, description, and nothing half-written."""
 
 import logging
+import resource
+import signal
 
 import pytest
 import torch
@@ -8,14 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.adapter import (
     AdapterError,
     TemporalAdapter,
-    convert_adapter,
     inspect_adapter,
     load_adapter,
     save_adapter,
 )
+from sdxl_anime_video.temporal.adapter_convert import convert_adapter
 
 SITES = {
     "down_blocks.1.attentions.0.transformer_blocks.0": (64, 1),
@@ -181,6 +184,11 @@ def test_convert_safetensors_without_metadata(tmp_path):
     assert load_adapter(tmp_path / "a.safetensors").config == made.config
 
 
+GATE = "mid_block.attentions.0.transformer_blocks.0.temporal_attn.gate"
+INSIDE_ITSELF: dict = {}
+INSIDE_ITSELF["again"] = INSIDE_ITSELF
+
+
 class Mischief:
     """Runs code when it is unpickled by a reader that trusts the file."""
 
@@ -201,8 +209,11 @@ class Mischief:
             {p + "mid_block.attentions.0.transformer_blocks.0.temporal_attn.gate": torch.ones(1) for p in ("", "ema.")},
             "more than once",
         ),
+        (INSIDE_ITSELF, "holds no state dict"),
+        ({GATE: torch.ones(1).to_sparse()}, rf"holds {GATE} without plain values"),
+        ({GATE: torch.ones(1, device="meta")}, rf"holds {GATE} without plain values"),
     ],
-    ids=["code", "list", "unrelated", "lora", "twice"],
+    ids=["code", "list", "unrelated", "lora", "twice", "inside itself", "sparse", "meta"],
 )
 def test_convert_errors(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
@@ -218,3 +229,65 @@ def test_convert_of_a_damaged_torch_file(tmp_path):
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(AdapterError, match=r"a\.pt.*cut off or damaged"):
         convert_adapter(tmp_path / "a.pt", tmp_path / "a.safetensors")
+
+
+def test_tensors_that_share_memory_are_converted(tmp_path):
+    state = dict(adapter().state_dict())
+    one, two = (f"{path}.temporal_attn.to_qkv.weight" for path in list(SITES)[1:])
+    state[two] = state[one]
+    state[one.replace("to_qkv", "proj")] = state[one][:128]
+    torch.save(state, tmp_path / "a.pt")
+    convert_adapter(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    loaded = load_adapter(tmp_path / "a.safetensors").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_what_the_source_says_of_its_training_is_kept(tmp_path):
+    inner = {"trained_frames": 6, "trained_on": ["no", "text"], "state_dict": adapter().state_dict()}
+    torch.save({"trained_fps": 12.5, "trained_dataset": "outer", "model": inner, "epoch": 3}, tmp_path / "a.pt")
+    assert "trained on 6" in convert_adapter(tmp_path / "a.pt", tmp_path / "a.safetensors")
+    said = load_adapter(tmp_path / "a.safetensors").metadata
+    assert (said["trained_fps"], said["trained_dataset"]) == ("12.5", "outer")
+    assert "trained_on" not in said and "epoch" not in said
+    save_file(adapter().state_dict(), tmp_path / "bare.safetensors", {"trained_frames": "7"})
+    assert "trained on 7" in convert_adapter(tmp_path / "bare.safetensors", tmp_path / "a.safetensors")
+
+
+def test_convert_says_what_it_wrote(tmp_path, capsys):
+    torch.save(adapter().state_dict(), tmp_path / "a.pt")
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(tmp_path / "a.safetensors") and "sites: 3" in lines[2]
+
+
+def test_a_target_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    torch.save(adapter().state_dict(), tmp_path / "a.pt")
+    (tmp_path / "file").write_text("")
+    for target in ("missing/out.safetensors", "file/out.safetensors", "."):
+        assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / target)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path / target} cannot be written") and error.count("\n") == 1
+        assert "Choose a folder that exists, on a disk with room." in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "file"]
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_adapter(adapter(), path)
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(AdapterError, match=r"a\.safetensors cannot be written.*on a disk with room"):
+            save_adapter(adapter(), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, old)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_toon_base_is_a_checkpoint(repository):
+    base = repository / "demo" / "weights" / "toon_base.safetensors"
+    with pytest.raises(AdapterError, match="is a full checkpoint of UNet, text encoders and VAE"):
+        inspect_adapter(base)

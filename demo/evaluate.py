@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .arguments import number, whole
 from .judge import COLUMNS, Judge, mean_scores, table
 from .painter import ACTIONS, HELD_OUT, paint_clip
 
@@ -37,6 +38,9 @@ DEFAULT_ARMS = (
     "adapter + progressive 0.9",
     "adapter + freenoise 1",
 )
+REAL = ("real", "real decoded")  # not sampled: the painter's own clips, and those through the VAE
+# Held-out pairs: so many that each action still has as many captions as every other.
+MOST_PAIRS = len(ACTIONS) * min(sum(caption.endswith(f", {action}") for caption in HELD_OUT) for action in ACTIONS)
 FREENOISE_WINDOW = {"window": 8, "overlap": 4}  # half of a clip, so that there is something to repeat
 
 
@@ -51,17 +55,36 @@ class Arm:
     @classmethod
     def parse(cls, text: str) -> Arm:
         """`independent`, `adapter`, `shared 0.9`, `adapter + progressive 0.9`. Raises ValueError for anything else."""
+        from ..temporal.noise import check_settings
+
         first, plus, rest = (part.strip() for part in text.partition("+"))
         if text.strip() in ("independent", "adapter"):
             return cls(adapter=text.strip() == "adapter")
         words = (rest if plus else first).split()
         if (plus and first != "adapter") or len(words) != 2:
-            raise ValueError(f"arm {text!r} is none of: real, independent, MODE R, adapter, adapter + MODE R")
+            raise ValueError(
+                f"arm {text!r} is none of: {', '.join(REAL)}, independent, MODE R, adapter, adapter + MODE R"
+            )
+        try:
+            check_settings(words[0], float(words[1]), **FREENOISE_WINDOW)
+        except ValueError as error:
+            raise ValueError(f"arm {text!r}: {error}") from None
         return cls(bool(plus), words[0], float(words[1]))
 
 
+def parse_arms(texts: list[str], adapter: bool) -> dict[str, Arm | None]:
+    """The arms by their texts; None for those that are not sampled.
+
+    Raises ValueError for a text that is no arm, and for one that needs an adapter where there is none.
+    """
+    arms = {text: None if text in REAL else Arm.parse(text) for text in texts}
+    if lacking := [text for text, arm in arms.items() if arm and arm.adapter and not adapter]:
+        raise ValueError(f"arm {lacking[0]!r} needs an adapter; give its file with --adapter")
+    return arms
+
+
 def held_out_pairs(count: int, seed: int = 0) -> list[tuple[str, int]]:
-    """`count` held-out (caption, seed) pairs, as many of one action as of another."""
+    """`count` held-out (caption, seed) pairs, at most MOST_PAIRS, as many of one action as of another."""
     random = np.random.default_rng(seed)
     captions = [HELD_OUT[i] for i in random.permutation(len(HELD_OUT))]
     by_action = [[caption for caption in captions if caption.endswith(f", {action}")] for action in ACTIONS]
@@ -76,13 +99,16 @@ def folder_pairs(folder: Path, frames: int) -> list[tuple[str, int]]:
     """
     pairs = []
     for path in sorted(folder.glob("*.json")):
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if len(said["pose"]) != frames:
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            length, pair = len(said["pose"]), (said["caption"], int(said["seed"]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is not by paint_clips; give a folder that it wrote") from None
+        if length != frames:
             raise ValueError(
-                f"{path} has {len(said['pose'])} frames, not {frames}; paint clips with --frames {frames} into an "
-                "empty folder"
+                f"{path} has {length} frames, not {frames}; paint clips with --frames {frames} into an empty folder"
             )
-        pairs.append((said["caption"], int(said["seed"])))
+        pairs.append(pair)
     if not pairs:
         raise ValueError(f"no painted clips in {folder}; make some with python -m sdxl_anime_video.demo.paint_clips")
     return pairs
@@ -109,8 +135,6 @@ class Sampler:
         from ..temporal.noise import correlate
         from ..training.sample import sample_clip
 
-        if arm.adapter and self.adapter is None:
-            raise ValueError("this arm needs an adapter; give its file with --adapter")
         shape = (self.frames, 4, self.size // 8, self.size // 8)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         noise = correlate(noise, arm.mode, arm.correlation, seed=seed, **FREENOISE_WINDOW)
@@ -147,38 +171,40 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
     """Sample and judge every pair by every arm; write the three files; return the results."""
     import cv2
 
+    arms = parse_arms(options.arms, options.adapter is not None)
     if options.threads:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
     pairs = (
         folder_pairs(options.clips, options.frames) if options.clips else held_out_pairs(options.pairs, options.seed)
     )
-    sampler = Sampler(options.adapter, options.frames, options.size, options.steps, options.cfg)
-    scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
-    shown: dict[str, list[np.ndarray]] = {arm: [] for arm in options.arms}
     options.output.mkdir(parents=True, exist_ok=True)
+    sampler = Sampler(options.adapter, options.frames, options.size, options.steps, options.cfg)
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    shown: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     for i, (caption, seed) in enumerate(pairs):
         painted = paint_clip(caption, options.frames, options.size, seed)
         judge = Judge(caption, options.frames, options.size, truth=painted if options.clips else None)
-        for arm in options.arms:
-            if arm.startswith("real"):
-                clip = sampler.decoded(painted.frames) if arm == "real decoded" else painted.frames / np.float32(255)
+        for name, arm in arms.items():
+            if arm is None:
+                clip = sampler.decoded(painted.frames) if name == "real decoded" else painted.frames / np.float32(255)
             else:
-                clip = sampler.clip(Arm.parse(arm), caption, seed)
-            scores[arm].append(judge.scores(clip))
-            if i % max(1, len(pairs) // options.shown) == 0 and len(shown[arm]) < options.shown:
-                shown[arm].append(clip)
+                clip = sampler.clip(arm, caption, seed)
+            scores[name].append(judge.scores(clip))
+            if i % max(1, len(pairs) // options.shown) == 0 and len(shown[name]) < options.shown:
+                shown[name].append(clip)
         say(f"{i + 1}/{len(pairs)} {caption}")
         results = {
             "pairs": [{"caption": c, "seed": s} for c, s in pairs[: i + 1]],
             "settings": {"frames": options.frames, "steps": options.steps, "cfg": options.cfg},
             "adapter": sampler.adapter.metadata if sampler.adapter else None,
-            "mean": {arm: mean_scores(scores[arm]) for arm in options.arms},
+            "mean": {name: mean_scores(some) for name, some in scores.items()},
             "each": scores,
         }
         results["table"] = table(results["mean"], ("true_warp_error", *COLUMNS) if options.clips else COLUMNS)
         (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    sheet = contact_sheet([(arm, [shown[arm][k]]) for k in range(len(shown[options.arms[0]])) for arm in options.arms])
+    rows = zip(*shown.values(), strict=True)  # of one pair each
+    sheet = contact_sheet([(name, [clip]) for row in rows for name, clip in zip(arms, row, strict=True)])
     cv2.imwrite(str(options.output / "sheet.png"), sheet[..., ::-1])
     (options.output / "table.md").write_text(results["table"], encoding="utf-8")
     return results
@@ -188,23 +214,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate", description=__doc__)
     parser.add_argument("--adapter", type=Path, help="adapter file; needed by the arms that name it")
     parser.add_argument("--output", type=Path, default=Path("outputs/evaluation"))
-    parser.add_argument("--pairs", type=int, default=24, help="held-out caption/seed pairs")
+    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=24, help="held-out caption/seed pairs")
     parser.add_argument("--clips", type=Path, help="take captions and seeds from this folder of painted clips instead")
     parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS), help="e.g. real 'shared 0.9' 'adapter'")
-    parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--cfg", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=0, help="chooses the pairs")
-    parser.add_argument("--shown", type=int, default=3, help="clips of each arm on the contact sheet")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--frames", type=whole(2), default=16)
+    parser.add_argument("--size", type=whole(16), default=128, help="a multiple of 16")
+    parser.add_argument("--steps", type=whole(1, 1000), default=28)
+    parser.add_argument("--cfg", type=number(0, 100), default=5.0)
+    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
+    parser.add_argument("--shown", type=whole(1), default=3, help="clips of each arm on the contact sheet")
+    parser.add_argument("--threads", type=whole(1), default=None)
     options = parser.parse_args(arguments)
+    if options.size % 16:
+        parser.error(f"argument --size: {options.size} is no multiple of 16, which the model needs")
     try:
-        for arm in options.arms:
-            if not arm.startswith("real"):
-                Arm.parse(arm)
         results = run(options, lambda line: sys.stderr.write(line + "\n"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     sys.stdout.write(results["table"])

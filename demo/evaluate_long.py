@@ -21,13 +21,14 @@ import numpy as np
 from ..temporal.metrics import seam_score
 from ..temporal.noise import MODES
 from ..temporal.segments import CARRIES, SCHEDULES, plan_segments
-from .evaluate import held_out_pairs
+from .arguments import number, whole
+from .evaluate import MOST_PAIRS, held_out_pairs
 from .judge import Judge, mean_scores, table
 from .painter import paint_clip
-from .run.client import ComfyClient
+from .run.client import ComfyClient, PromptError
 from .run.comfyui import find_comfyui
 from .run.graph import saved_clip
-from .run.server import ComfyServer
+from .run.server import ComfyServer, ServerError
 
 LENGTH = 16  # frames that the model sees at once
 WINDOW_OVERLAP = 4
@@ -49,11 +50,19 @@ Graph = dict[str, dict[str, Any]]
 
 def parse_arm(text: str) -> dict[str, Any]:
     """Node settings of an arm: `chain` or `windows`, `anchor`, `noise`. Raises ValueError for anything else."""
+    try:
+        return _settings(text)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise ValueError(f"arm {text!r}: {error}") from None
+
+
+def _settings(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in text.split("+"):
         word, _, value = part.strip().partition(" ")
         if word in CARRIES:
-            given = {"overlap": int(value)} if word == "overlap" else {"carry_denoise": float(value)}
+            overlap = word == "overlap"
+            given = {"overlap": whole(0, LENGTH - 1)(value)} if overlap else {"carry_denoise": number(0.01, 1)(value)}
             found["chain"] = {
                 "segment_frames": LENGTH,
                 "overlap": WINDOW_OVERLAP,
@@ -69,13 +78,13 @@ def parse_arm(text: str) -> dict[str, Any]:
                 "fuse": "pyramid",
             }
         elif word == "anchor":
-            found["anchor"] = {"every": 16, "strength": float(value), "band": "low"}
+            found["anchor"] = {"every": 16, "strength": number(0, 1)(value), "band": "low"}
         elif word in MODES:
-            found["noise"] = {"mode": word, "correlation": float(value)}
+            found["noise"] = {"mode": word, "correlation": number(0, 1)(value)}
         else:
-            raise ValueError(f"arm {text!r}: {part.strip()!r} is no overlap, last_frame, windows, anchor or noise mode")
+            raise ValueError(f"{part.strip()!r} is no overlap, last_frame, windows, anchor or noise mode")
     if ("chain" in found) == ("windows" in found):
-        raise ValueError(f"arm {text!r} needs a chain (overlap N, last_frame D) or windows (windows SCHEDULE)")
+        raise ValueError("it needs a chain (overlap N, last_frame D) or windows (windows SCHEDULE)")
     return found
 
 
@@ -168,12 +177,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate_long", description=__doc__)
     parser.add_argument("--adapter", default="toon/toon_adapter.safetensors", help="as ComfyUI lists it")
     parser.add_argument("--output", type=Path, default=Path("outputs/evaluation_long"))
-    parser.add_argument("--pairs", type=int, default=6, help="held-out caption/seed pairs")
+    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=6, help="held-out caption/seed pairs")
     parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
-    parser.add_argument("--frames", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--seed", type=int, default=0, help="chooses the pairs")
+    parser.add_argument("--frames", type=whole(2), default=96)
+    parser.add_argument("--steps", type=whole(1, 1000), default=20)
+    parser.add_argument("--cfg", type=number(0, 100), default=3.0)
+    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
     parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
     options = parser.parse_args(arguments)
     try:
@@ -187,6 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(name, signal.default_int_handler)
     try:
         sys.stdout.write(table(run(options), COLUMNS))
+    except (ServerError, PromptError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted; what was measured is in {options.output}\n")
         return 130

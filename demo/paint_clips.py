@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .arguments import number, whole
 from .painter import HELD_OUT, TRAIN, Clip, paint_clip
 
 SPLITS = {"train": TRAIN, "held_out": HELD_OUT}
@@ -60,17 +61,28 @@ def write(job: tuple[Path, str, int, int, int, float, int]) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.paint_clips", description=__doc__)
     parser.add_argument("output", type=Path, help="folder to write to; clips that are there already are kept")
-    parser.add_argument("--count", type=int, default=64, help="clips")
+    parser.add_argument("--count", type=whole(1), default=64, help="clips")
     parser.add_argument("--split", choices=SPLITS, default="train", help="which captions")
-    parser.add_argument("--frames", type=int, default=24, help="frames a clip")
-    parser.add_argument("--size", type=int, default=128, help="painted pixels a side")
+    parser.add_argument("--frames", type=whole(1), default=24, help="frames a clip")
+    parser.add_argument("--size", type=whole(1), default=128, help="painted pixels a side")
     parser.add_argument(
-        "--scale", type=int, default=2, help="enlargement in the video, so that 4:2:0 keeps the colours"
+        "--scale", type=whole(1), default=2, help="enlargement in the video, so that 4:2:0 keeps the colours"
     )
-    parser.add_argument("--fps", type=float, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--fps", type=number(0.01, 1000), default=12)
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--processes", type=whole(1), default=1)
     options = parser.parse_args(arguments)
+    try:
+        clips = paint(options)
+    except OSError as error:  # the output is a file, or its disk is full
+        sys.stderr.write(f"error: cannot write clips to {options.output}: {error}\n")
+        return 1
+    sys.stdout.write(f"{clips} clips in {options.output}\n")
+    return 0
+
+
+def paint(options: argparse.Namespace) -> int:
+    """Paint what the command line asks for; returns the number of clips. Raises OSError."""
     options.output.mkdir(parents=True, exist_ok=True)
     todo = [
         (options.output / f"{i:05d}.mp4", caption, seed, options.frames, options.size, options.fps, options.scale)
@@ -83,8 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         for job in todo:
             write(job)
-    sys.stdout.write(f"{len(todo)} clips in {options.output}\n")
-    return 0
+    return len(todo)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The toon judge on clips whose verdict is known."""
 
+import signal
+
 import numpy as np
 import pytest
 
-from sdxl_anime_video.demo import evaluate_long
+from sdxl_anime_video.demo import evaluate, evaluate_long
 from sdxl_anime_video.demo.evaluate import Arm, contact_sheet, folder_pairs, held_out_pairs, table
 from sdxl_anime_video.demo.judge import COLUMNS, Judge, mean_scores
 from sdxl_anime_video.demo.painter import ACTIONS, HELD_OUT, paint_clip
@@ -68,9 +70,88 @@ def test_arms():
     assert Arm.parse("adapter") == Arm(adapter=True)
     assert Arm.parse("shared 0.9") == Arm(False, "shared", 0.9)
     assert Arm.parse("adapter + progressive 0.5") == Arm(True, "progressive", 0.5)
-    for wrong in ("nothing", "base + shared 0.9", "adapter + shared"):
-        with pytest.raises(ValueError, match="is none of"):
+    for wrong in ("nothing", "base + shared 0.9", "adapter + shared", "realistic"):
+        with pytest.raises(ValueError, match="is none of: real, real decoded"):
             Arm.parse(wrong)
+
+
+WRONG_NUMBERS = {
+    "--pairs": ["0", "-1", "100000", "many"],
+    "--frames": ["1"],
+    "--steps": ["0"],
+    "--cfg": ["nan"],
+    "--seed": ["-1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "option", "value"),
+    [(program, o, v) for program in (evaluate, evaluate_long) for o, some in WRONG_NUMBERS.items() for v in some]
+    + [
+        (evaluate, "--shown", "0"),
+        (evaluate, "--threads", "0"),
+        (evaluate, "--size", "0"),
+        (evaluate, "--size", "100"),
+    ],
+)
+def test_wrong_numbers_are_refused_up_front(program, option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--output", str(tmp_path / "out"), option, value])
+    error = capsys.readouterr().err
+    assert f"argument {option}: " in error and value in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "arm", "message"),
+    [
+        (evaluate, "realistic", "arm 'realistic' is none of"),
+        (evaluate, "shared 2", "arm 'shared 2': correlation is 2.0; it must lie between 0"),
+        (evaluate, "shared much", "arm 'shared much': could not convert"),
+        (evaluate, "blue 0.5", "arm 'blue 0.5': unknown noise mode 'blue'"),
+        (evaluate, "adapter", "arm 'adapter' needs an adapter; give its file with --adapter"),
+        (evaluate, "adapter + shared 0.5", "arm 'adapter + shared 0.5' needs an adapter"),
+        (evaluate_long, "realistic", "arm 'realistic': 'realistic' is no overlap"),
+        (evaluate_long, "overlap 16", "arm 'overlap 16': '16' is no whole number from 0 to 15"),
+        (evaluate_long, "overlap", "arm 'overlap': '' is no whole number"),
+        (evaluate_long, "last_frame 2", "'2' is no number from 0.01 to 1"),
+        (evaluate_long, "overlap 4 + shared 2", "'2' is no number from 0 to 1"),
+        (evaluate_long, "overlap 4 + anchor -1", "'-1' is no number from 0 to 1"),
+    ],
+)
+def test_wrong_arms_are_refused_up_front(program, arm, message, tmp_path, capsys):
+    assert program.main(["--output", str(tmp_path / "out"), "--arms", "real", arm]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_many_pairs_as_are_allowed_can_be_had():
+    assert len(set(held_out_pairs(evaluate.MOST_PAIRS))) == evaluate.MOST_PAIRS
+
+
+def test_an_output_that_is_a_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert evaluate.main(["--output", str(tmp_path / "out"), "--arms", "real", "--pairs", "1"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_comfyui_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert evaluate_long.main(["--output", str(tmp_path / "out"), "--pairs", "1"]) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "error: COMFYUI_DIR=" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_painted_arms_are_measured_without_an_adapter(tmp_path, capsys):
+    options = ["--arms", "real", "independent", "--pairs", "2", "--shown", "1", "--frames", "3", "--steps", "1"]
+    assert evaluate.main(["--output", str(tmp_path), "--size", "32", *options]) == 0
+    assert "| independent |" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "sheet.png", "table.md"]
 
 
 def test_a_folder_without_painted_clips_is_an_error(tmp_path):
@@ -81,6 +162,10 @@ def test_a_folder_without_painted_clips_is_an_error(tmp_path):
 def test_a_folder_of_longer_clips_is_an_error(tmp_path):
     (tmp_path / "a.json").write_text('{"caption": "c", "seed": 1, "pose": [[], []]}', encoding="utf-8")
     assert folder_pairs(tmp_path, 2) == [("c", 1)]
+    (tmp_path / "b.json").write_text('{"caption": "of another hand"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"b\.json is not by paint_clips"):
+        folder_pairs(tmp_path, 2)
+    (tmp_path / "b.json").unlink()
     with pytest.raises(ValueError, match="has 2 frames, not 16"):
         folder_pairs(tmp_path, 16)
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sdxl_anime_video.demo import paint_clips
 from sdxl_anime_video.demo.painter import (
     ACTIONS,
     BACKGROUNDS,
@@ -164,6 +165,32 @@ def test_training_frames_are_never_held_out(tmp_path):
 def test_unknown_captions_say_what_is_wrong(caption, says):
     with pytest.raises(ValueError, match=says):
         paint_clip(caption)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(
+            ("--" + name, value)
+            for name in ("count", "frames", "size", "scale", "processes")
+            for value in ("0", "-1", "x")
+        ),
+        *(("--fps", value) for value in ("0", "-12", "nan", "inf", "1e300", "1e-9")),
+        ("--seed", "-1"),
+    ],
+)
+def test_wrong_numbers_for_clips_are_refused_before_anything_is_written(tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit):
+        paint_clips.main([str(tmp_path / "out"), "--count", "1", "--frames", "2", "--size", "32", option, value])
+    assert f"argument {option}: {value!r} is no " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_are_not_written_into_a_file(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert paint_clips.main([str(tmp_path / "out"), "--count", "1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: cannot write clips to {tmp_path / 'out'}") and error.count("\n") == 1
 
 
 def test_impossible_sizes_are_refused():

@@ -1,0 +1,27 @@
+"""Numbers on a command line: checked when they are read, so that a slow program does not end on them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def whole(low: int, high: int = 2**31) -> Callable[[str], int]:
+    """For argparse's `type`: a whole number from `low` to `high`."""
+    return lambda word: int(_read(word, int, low, high))
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """For argparse's `type`: a number from `low` to `high`."""
+    return lambda word: _read(word, float, low, high)
+
+
+def _read(word: str, kind: type[int] | type[float], low: float, high: float) -> float:
+    try:
+        value = kind(word)
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        what = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"{word!r} is no {what} from {low} to {high}")
+    return value

@@ -70,14 +70,20 @@ def train(config: TrainConfig) -> Path:
     (config.output / "config.yaml").write_text(written, encoding="utf-8")
     base = load_base(config.base)
     adapter = config.output / "adapter.safetensors"
-    with Bars(config) as bars, (config.output / "log.jsonl").open("a", encoding="utf-8") as log:
+    # Unbuffered: a full disk is met in report, which says where, and not once more when the file is closed.
+    with Bars(config) as bars, (config.output / "log.jsonl").open("ab", buffering=0) as log:
 
         def report(event: dict[str, Any]) -> None:
-            log.write(json.dumps(event) + "\n")
-            log.flush()
+            try:
+                log.write(json.dumps(event).encode() + b"\n")
+            except OSError as error:
+                why = f"{error.strerror}; make room on the disk and go on with --resume latest"
+                raise OSError(error.errno, why, log.name) from None
             bars.step(event)
 
-        clips = load_clips(config.clips, base, config.resolution, config.precision, bars.encoded)
+        clips = load_clips(
+            config.clips, base, config.resolution, config.precision, bars.encoded, shortest=min(config.frames)
+        )
         bars.encoded(len(clips), len(clips))
         trainer = Trainer(config, base, clips, report)
         trainer.run()

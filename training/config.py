@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-from .precision import Precision
+from .precision import Precision, require_device
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _named(path: Any) -> Any:
+    if path == "":  # Path would make the working directory of it
+        raise ValueError("is empty; name a folder")
+    return path
+
+
+Folder = Annotated[Path, BeforeValidator(_named)]
+Device = Annotated[str, AfterValidator(require_device)]
 
 
 class ConfigError(ValueError):
@@ -21,11 +42,11 @@ class ConfigError(ValueError):
 class TrainConfig(BaseModel):
     """Settings of `sdxl-anime-video train`."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
-    clips: Path
+    clips: Folder
     """Folder of video files, each with its caption in a .txt or .json file of the same name beside it."""
-    output: Path
+    output: Folder
     """Run folder: config, log, checkpoints and adapter.safetensors go here."""
     base: str = "toon"
     """`toon`, or a diffusers folder of an SDXL checkpoint."""
@@ -36,8 +57,8 @@ class TrainConfig(BaseModel):
 
     max_frames: PositiveInt = 24
     """Frame positions that the adapter has."""
-    frames: list[PositiveInt] = [8, 12, 16]
-    """Frames a clip has in a step; each step takes one of these."""
+    frames: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 12, 16]
+    """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
     random_positions: bool = True
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
     norm: bool = True
@@ -65,13 +86,13 @@ class TrainConfig(BaseModel):
     """Peak rate of the learned positions; None takes learning_rate."""
     weight_decay: NonNegative = 1e-4
     """Decay of matrices; gates, positions, norms and biases have none."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay rates of its first and second moment."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps over which the learning rate rises; after them it falls to zero along a cosine."""
     clip_norm: PositiveFloat = 1.0
     """Largest norm of the gradient."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Decay = 0.0
     """Decay of an exponential moving average of the weights, which is then what is saved; 0 for none."""
 
     min_snr_gamma: PositiveFloat | None = 5.0
@@ -94,11 +115,11 @@ class TrainConfig(BaseModel):
     computes in it and fp32 elsewhere: most CPUs only imitate bf16, a hundred times slower."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     threads: PositiveInt | None = None
     """CPU threads; None leaves PyTorch's choice."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of everything random in the run."""
 
     checkpoint_steps: PositiveInt | None = 1000
@@ -107,7 +128,7 @@ class TrainConfig(BaseModel):
     """Save a checkpoint every so many minutes."""
     keep_checkpoints: PositiveInt = 2
     """Older checkpoints are removed."""
-    resume: str | None = None
+    resume: Annotated[str | None, Field(min_length=1)] = None
     """`latest`, or a checkpoint file to go on from. `latest` starts afresh where there is none."""
     validation_clips: Annotated[int, Field(ge=0)] = 0
     """Clips kept out of training for the validation loss."""
@@ -116,8 +137,6 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if not self.frames:
-            raise ValueError("frames: is empty; give at least one number of frames, such as [8, 12, 16]")
         if max(self.frames) > self.max_frames:
             raise ValueError(f"frames: {max(self.frames)} is more than max_frames {self.max_frames}; raise max_frames")
         if self.min_snr_gamma is not None and self.snr_floor > self.min_snr_gamma:
@@ -149,23 +168,33 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {_one_line(error)}") from None
     values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
     try:
         return TrainConfig(**values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors()]
-        raise ConfigError(f"{path}: " + "; ".join(problems)) from None
+        raise ConfigError(f"{path}: " + "; ".join(map(_problem, error.errors()))) from None
+
+
+def _problem(error: Any) -> str:
+    """One of pydantic's errors: the field, what is wrong, and the value where there is one."""
+    text = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # of the whole config: names its fields itself
+        return text
+    given = "" if error["type"] == "missing" else f" (given: {error['input']!r})"
+    return f"{'.'.join(map(str, error['loc']))}: {text}{given}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and YAML values.
+    """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and values.
 
-    Raises ConfigError for a word that is no `--field value` pair.
+    Raises ConfigError for a word that is no `--field value` pair, and for a value that is no YAML.
     """
-    import yaml
-
     values: dict[str, Any] = {}
     rest = list(words)
     while rest:
@@ -175,10 +204,22 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
             raise ConfigError(f"command line: cannot read {word!r}; write --field value, such as --steps 500")
         field = field[2:].replace("-", "_")
         check_fields({field: value}, "command line")
-        parsed = yaml.safe_load(value if equals else rest.pop(0))
-        # YAML 1.1 reads 1e-3 as text; the field's own type reads it as a number.
-        values[field] = parsed
+        values[field] = _parse(field, value if equals else rest.pop(0))
     return values
+
+
+def _parse(field: str, word: str) -> Any:
+    """An override's value: names and paths as they are, all else as YAML."""
+    import yaml
+
+    annotation = TrainConfig.model_fields[field].annotation
+    kinds = get_args(annotation) or (annotation,)
+    if (str in kinds or Path in kinds) and not (word == "null" and type(None) in kinds):
+        return word
+    try:
+        return yaml.safe_load(word)  # YAML 1.1 reads 1e-3 as text; the field's own type reads it as a number
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"command line: cannot read {field} {word!r}: {_one_line(error)}") from None
 
 
 def describe_fields() -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 from .base import Base
 from .precision import Precision, uses_bf16
 
+log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
 
 
@@ -58,13 +62,16 @@ def read_caption(video: Path) -> str:
     """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if there is neither."""
     if (path := video.with_suffix(".json")).exists():
         try:
-            caption = json.loads(path.read_text(encoding="utf-8")).get("caption")
+            caption = json.loads(path.read_text(encoding="utf-8-sig")).get("caption")
         except (ValueError, AttributeError) as error:
             raise DataError(f"{path}: not a JSON object: {error}") from None
         if isinstance(caption, str):
             return caption.strip()
     if (path := video.with_suffix(".txt")).exists():
-        return path.read_text(encoding="utf-8").strip()
+        try:
+            return path.read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
     raise DataError(
         f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
     )
@@ -104,35 +111,65 @@ def load_clips(
     resolution: int | None = None,
     precision: Precision = "fp32",
     progress: Callable[[int, int], None] | None = None,
+    shortest: int = 1,
 ) -> Clips:
     """Read, scale and encode every clip of a folder, or take the latents that an earlier run left there.
 
-    They are kept in `.latents-<fingerprint>.npz` in the folder. Raises DataError that names the file for one that
-    cannot be read, is smaller than a latent, or has no caption.
+    They are kept in `.latents-<fingerprint>.npz` in the folder. Clips of fewer than `shortest` frames are left out,
+    with a warning that names each. Raises DataError that names the file for one that cannot be read, is smaller than a
+    latent, or has no caption, and if every clip is too short.
     """
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
     cache = folder / f".latents-{_fingerprint(files, base, resolution, precision)}.npz"
-    if cache.exists():
-        with np.load(cache) as stored:
-            arrays, fps = [stored[f"clip{i}"] for i in range(len(files))], float(stored["fps"])
-    else:
-        arrays, fps = _encode(files, base, resolution, precision, progress)
-        part = cache.with_suffix(".part.npz")
-        content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
-        np.savez(part, fps=fps, **content)
-        part.replace(cache)
+    stored = _read_cache(cache, len(files))
+    if stored is None:
+        stored = _encode(files, base, resolution, precision, progress)
+        _write_cache(cache, *stored)
+    arrays, fps = stored
+    names = [str(file.relative_to(folder)) for file in files]
+    kept = [i for i, array in enumerate(arrays) if len(array) >= shortest]
+    short = ", ".join(f"{names[i]} ({len(array)})" for i, array in enumerate(arrays) if len(array) < shortest)
+    if not kept:
+        raise DataError(f"frames: {shortest} is more than any clip in {folder} has: {short}; lower it")
+    if short:
+        log.warning("clips of fewer than %d frames are left out: %s", shortest, short)
+    captions = [captions[i] for i in kept]
     known = ["", *sorted(set(captions) - {""})]
     encoded = [base.encode_text(known[i : i + 32]) for i in range(0, len(known), 32)]
     tokens, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
     return Clips(
-        latents=[torch.from_numpy(array) for array in arrays],
+        latents=[torch.from_numpy(arrays[i]) for i in kept],
         caption=[known.index(caption) for caption in captions],
         tokens=tokens.cpu(),
         pooled=pooled.cpu(),
-        names=[file.name for file in files],
+        names=[names[i] for i in kept],
         fps=fps,
     )
+
+
+def _read_cache(path: Path, count: int) -> tuple[list[np.ndarray], float] | None:
+    """Latents of `count` clips and their frames a second; None, with a warning, if the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as stored:
+            return [stored[f"clip{i}"] for i in range(count)], float(stored["fps"])
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        log.warning("%s is damaged (%s); the clips are encoded again", path, error)
+        return None
+
+
+def _write_cache(path: Path, arrays: list[np.ndarray], fps: float) -> None:
+    """Keep latents for later runs; where that cannot be done, this run goes on without."""
+    from ..media.files import whole_or_nothing
+
+    content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
+    try:
+        with whole_or_nothing(path) as part, part.open("wb") as file:
+            np.savez(file, fps=fps, **content)
+    except OSError as error:
+        log.warning("%s cannot be written (%s); the next run has to encode the clips again", path, error)
 
 
 def _encode(
@@ -166,8 +203,8 @@ def draw_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """`count` random clips of one size, cut to one length from the list at random places.
 
-    Returns latents `[count, F, 4, h, w]` fp32, caption indices `[count]` and clip indices. Where a drawn clip is
-    shorter than the length, all are cut to its length.
+    No clip may be shorter than every choice; the length is one that all the drawn clips have. Returns latents
+    `[count, F, 4, h, w]` fp32, caption indices `[count]` and clip indices.
     """
 
     def integer(high: int) -> int:
@@ -179,9 +216,18 @@ def draw_batch(
         chosen = [bucket[i] for i in torch.randperm(len(bucket), generator=generator)[:count].tolist()]
     else:
         chosen = [bucket[integer(len(bucket))] for _ in range(count)]
-    frames = min([frame_choices[integer(len(frame_choices))], *(len(clips.latents[i]) for i in chosen)])
+    room = min(len(clips.latents[i]) for i in chosen)
+    choices = [frames for frames in frame_choices if frames <= room]
+    frames = choices[integer(len(choices))]
     cut = []
     for i in chosen:
         start = integer(len(clips.latents[i]) - frames + 1)
         cut.append(clips.latents[i][start : start + frames].float())
     return torch.stack(cut), torch.tensor([clips.caption[i] for i in chosen]), chosen
+
+
+def longest_draw(clips: Clips, buckets: list[list[int]], count: int, frame_choices: list[int]) -> int:
+    """The largest of the choices that `draw_batch` can cut a batch to."""
+    lengths = [sorted((len(clips.latents[i]) for i in bucket), reverse=True) for bucket in buckets]
+    room = max(some[count - 1 if count <= len(some) else 0] for some in lengths)  # only small buckets repeat clips
+    return max(frames for frames in frame_choices if frames <= room)

@@ -16,14 +16,24 @@ from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
 from ..temporal.noise import mix_frames
 from . import objective
 from .base import Base, time_ids
-from .checkpoint import CheckpointError, checkpoint_path, checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    checkpoints,
+    read_checkpoint,
+    read_latest,
+    restore,
+    save_checkpoint,
+)
 from .config import TrainConfig
-from .data import Clips, draw_batch
+from .data import Clips, draw_batch, longest_draw
+from .interrupts import held_back
 from .muon import Muon
 from .precision import autocast, uses_bf16
 
 Report = Callable[[dict[str, Any]], None]
 VALIDATION_LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)  # of the training timesteps
+FIXED = ("max_frames", "norm", "pos_value", "optimizer")  # what a run keeps when it goes on
 _VALIDATION_STEP = -1  # takes the place of the step in seeds
 
 
@@ -90,18 +100,22 @@ class Trainer:
             self._resume(config.resume)
 
     def _resume(self, source: str) -> None:
-        found = checkpoints(self.config.output)
-        if source == "latest" and not found:
+        checkpoint = read_latest(self.config.output) if source == "latest" else read_checkpoint(Path(source))
+        if checkpoint is None:
             return
-        path = found[-1] if source == "latest" else Path(source)
-        if not path.exists():
-            raise CheckpointError(f"resume: {path} does not exist; give a checkpoint file or 'latest'")
-        ema, progress = load_checkpoint(path, self.adapter, self.optimizer)
-        if (used := progress["config"].get("optimizer", "adamw")) != self.config.optimizer:
-            raise CheckpointError(f"resume: {path} was made with optimizer {used}, not {self.config.optimizer}")
-        if self.ema:
-            self.ema = {name: ema.get(name, value).to(value) for name, value in self.ema.items()}
-        self.step, self.seconds = progress["step"], progress["seconds"]
+        made, now = {"optimizer": "adamw", **checkpoint.progress["config"]}, dict(self.config)
+        if others := [
+            f"{name} {made[name]}, not {now[name]}" for name in FIXED if made.get(name, now[name]) != now[name]
+        ]:
+            raise CheckpointError(
+                f"resume: {checkpoint.path} was made with {'; '.join(others)}; give the same, or begin anew"
+            )
+        ema = restore(checkpoint, self.adapter, self.optimizer)
+        if self.ema:  # an average that begins now begins with the weights as they are
+            self.ema = {
+                name: ema.get(name, value).to(value, copy=True) for name, value in self.adapter.state_dict().items()
+            }
+        self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
 
     def predict(
         self, noisy: torch.Tensor, timestep: torch.Tensor, caption: torch.Tensor, positions: torch.Tensor | None
@@ -221,10 +235,11 @@ class Trainer:
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the adapter (its moving average where there is one) with what it was trained on."""
+        config = self.config
         trained = {
             **metadata,
-            "trained_frames": str(max(self.config.frames)),
-            "trained_noise": describe_noise(self.config),
+            "trained_frames": str(longest_draw(self.clips, self.buckets, config.clips_per_step, config.frames)),
+            "trained_noise": describe_noise(config),
             "trained_steps": str(self.step),
         }
         with self.averaged():
@@ -241,21 +256,26 @@ class Trainer:
         config = self.config
         return self.step >= config.steps or (config.minutes is not None and self.seconds >= 60 * config.minutes)
 
+    def _step_and_report(self) -> None:
+        config = self.config
+        began = time.monotonic()
+        loss = self.train_step()
+        event: dict[str, Any] = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
+        if self.held_out and (self.step % config.validation_steps == 0 or self.step == config.steps):
+            event |= self.validate()
+        self.seconds += time.monotonic() - began
+        self.report({**event, "seconds": round(self.seconds, 3)})
+
     def run(self) -> None:
-        """Train to the end; on an interrupt or an error the last finished step has its checkpoint."""
+        """Train to the end; on an interrupt, which waits for the step to end, the last step has its checkpoint."""
         config = self.config
         saved_step, saved_seconds = self.step, self.seconds
         if self.held_out and self.step == 0:
             self.report({"step": 0, **self.validate()})
         try:
             while not self.finished():
-                began = time.monotonic()
-                loss = self.train_step()
-                event: dict[str, Any] = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
-                if self.held_out and (self.step % config.validation_steps == 0 or self.step == config.steps):
-                    event |= self.validate()
-                self.seconds += time.monotonic() - began
-                self.report({**event, "seconds": round(self.seconds, 3)})
+                with held_back():
+                    self._step_and_report()
                 due_by_steps = config.checkpoint_steps and self.step - saved_step >= config.checkpoint_steps
                 due_by_time = (
                     config.checkpoint_minutes and self.seconds - saved_seconds >= 60 * config.checkpoint_minutes

@@ -38,7 +38,7 @@ class Bars:
         self.progress.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(line)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def encoded(self, done: int, total: int) -> None:
         self.progress.update(self.encoding, completed=done, total=total)

@@ -98,11 +98,15 @@ def test_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path, 
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_checkpoint_of_another_optimizer_is_refused(config_file, tmp_path, capsys):
+def test_a_checkpoint_of_other_settings_is_refused(config_file, tmp_path, capsys):
     assert cli.main([str(config_file), *STEPS, "--optimizer", "muon"]) == 0
     (path, *_) = (tmp_path / "run").glob("checkpoint-*.safetensors")
     assert cli.main([str(config_file), *STEPS, "--resume", str(path)]) == 1
     assert "was made with optimizer muon, not adamw" in capsys.readouterr().err
+    changed = ["--optimizer", "muon", "--max-frames", "32", "--norm", "false", "--pos-value", "false"]
+    assert cli.main([str(config_file), *STEPS, *changed, "--resume", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert "made with max_frames 24, not 32; norm True, not False; pos_value True, not False" in error
 
 
 def test_only_the_adapter_gets_gradients(trainer, toon):
@@ -228,9 +232,20 @@ def test_batches_are_cut_from_clips_of_one_size():
         )
         assert batch[:, 0, 0, 0, 0].tolist() == chosen
         assert captions.tolist() == [i + 1 for i in chosen]
-        assert batch.shape[1] in (4, 8) or (1 in chosen and batch.shape[1] == 5)
+        assert batch.shape[1] == 4 or (batch.shape[1] == 8 and 1 not in chosen)
         seen |= set(chosen)
     assert seen == {0, 1, 2, 3}
+
+
+def test_the_longest_draw_is_of_what_can_be_drawn():
+    lengths = [9, 5, 12]
+    clips = data.Clips(
+        [torch.zeros(n, 4, 8, 8) for n in lengths], [0] * 3, torch.zeros(1, 1, 1), torch.zeros(1, 1), ["a"] * 3, 12
+    )
+    assert data.longest_draw(clips, [[0, 1, 2]], 1, [4, 8, 12, 16]) == 12
+    assert data.longest_draw(clips, [[0, 1, 2]], 2, [4, 8, 12, 16]) == 8  # a batch of two has one clip of 9 at best
+    assert data.longest_draw(clips, [[0, 1], [2]], 2, [4, 8, 12, 16]) == 12  # a lone clip comes twice
+    assert data.longest_draw(clips, [[1]], 2, [4, 8]) == 4
 
 
 def test_pictures_are_scaled_and_cropped():

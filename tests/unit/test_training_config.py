@@ -54,7 +54,16 @@ def test_nothing_is_silently_optional(config_file):
         ("steps: many\n", "steps: Input should be a valid integer"),
         ("steps: 0\n", "steps: Input should be greater than 0"),
         ("noise_correlation: 2\n", "noise_correlation"),
-        ("frames: []\n", "frames: is empty"),
+        ("frames: []\n", "frames: List should have at least 1 item"),
+        ("frames: [1]\n", "frames.0: Input should be greater than or equal to 2 (given: 1)"),
+        ("betas: [0.9, 1]\n", "betas.1: Input should be less than 1 (given: 1)"),
+        ("seed: 99999999999999999999\n", "seed: Input should be less than 18446744073709551616"),
+        ("seed: -1\n", "seed: Input should be greater than or equal to 0"),
+        ("learning_rate: .inf\n", "learning_rate: Input should be a finite number"),
+        ("device: foo\n", "device: is none of auto, cpu, cuda, cuda:N (given: 'foo')"),
+        ("device: cuda:99\n", "CUDA devices; take cpu, or auto for what there is (given: 'cuda:99')"),
+        ("output: ''\n", "output: is empty; name a folder"),
+        ("resume: ''\n", "resume: String should have at least 1 character"),
         ("frames: [32]\n", "32 is more than max_frames 24"),
         ("snr_floor: 9\n", "snr_floor: 9.0 is above min_snr_gamma"),
         ("init: gates\n", "init"),
@@ -66,6 +75,7 @@ def test_a_wrong_config_says_what_is_wrong(config_file, text, message):
     with pytest.raises(ConfigError) as caught:
         read_config(config_file(text))
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_config_that_is_no_mapping_or_no_file(tmp_path):
@@ -81,6 +91,26 @@ def test_a_config_that_is_no_mapping_or_no_file(tmp_path):
 def test_overrides_that_cannot_be_read(words):
     with pytest.raises(ConfigError, match="--field value"):
         parse_overrides(words)
+
+
+@pytest.mark.parametrize("value", ["a: b: c", "@foo", "2024", "null", "", "[x"])
+def test_a_name_or_path_is_taken_as_it_is(config_file, value):
+    words = ["--dataset", value, "--output", f"out/{value}", f"--clips=2024{value}"]
+    config = read_config(config_file(""), parse_overrides(words))
+    assert (config.dataset, config.output, config.clips) == (value, Path("out", value), Path(f"2024{value}"))
+
+
+def test_resume_can_be_named_and_taken_back(config_file):
+    path = config_file("resume: latest\n")
+    assert read_config(path, parse_overrides(["--resume", "2024"])).resume == "2024"
+    assert read_config(path, parse_overrides(["--resume", "null"])).resume is None
+
+
+@pytest.mark.parametrize("words", [["--frames", "@8"], ["--steps", "a: b: c"], ["--steps", "2024-13-45"]])
+def test_a_value_that_is_no_yaml_is_one_line(words):
+    with pytest.raises(ConfigError, match=f"cannot read {words[0][2:]} '{words[1]}'") as caught:
+        parse_overrides(words)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_override_names_the_nearest_field():

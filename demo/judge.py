@@ -57,8 +57,8 @@ class Judge:
     def scores(self, clip: np.ndarray) -> dict[str, float]:
         """Figures of a clip `[F, H, W, 3]`; ratios are to the painter's, NaN where the painter keeps that part still.
 
-        With a truth there is also true_warp_error, the warp error along the painter's own flow. It sees every pixel that
-        stays in view; estimated flow hides what it cannot follow.
+        With a truth there is also true_warp_error, the warp error along the painter's own flow. It sees every pixel
+        that stays in view; estimated flow hides what it cannot follow.
 
         motion_ratio: mean flow. centroid_ratio, limb_ratio: amplitude of the paths of body and moving limbs.
         jerkiness: of the moving limbs' paths. limbs_seen: share of frames in which a limb is found.

@@ -7,12 +7,13 @@ there for every block or for none. Metadata: `format`, `format_version`, `max_fr
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .known_files import recognise
-from .weights_file import TensorInfo
+from .weights_file import TensorInfo, quoted
 
 FORMAT = "sdxl-temporal-adapter"
 VERSION = "1"
@@ -21,6 +22,8 @@ DTYPES = ("F32", "F16", "BF16")
 PARTS = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate")
 NORM_PARTS = ("norm.weight", "norm.bias")
 VALUE_PARTS = ("pos_value",)
+MOST_LISTED = 20
+"""Of all that is wrong with a file a message lists this much."""
 CONVERT = "Convert it with `sdxl-anime-video convert SOURCE OUT.safetensors`."
 _KEY = re.compile(
     r"((?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.\d+)\.temporal_attn\.([\w.]+)"
@@ -85,13 +88,13 @@ def reject_other_files(keys: Collection[str]) -> None:
 def check_metadata(metadata: Mapping[str, str]) -> None:
     """Raise AdapterError unless the metadata declare this format in a version that is read here."""
     if metadata.get("format") != FORMAT:
-        said = f"its metadata say format={metadata['format']!r}" if "format" in metadata else "it has no such metadata"
-        raise AdapterError(f"is not marked as format={FORMAT}: {said}. {CONVERT}")
+        said = f"say format={quoted(metadata['format'])}" if "format" in metadata else "do not say so"
+        raise AdapterError(f"is not marked as format={FORMAT}: its metadata {said}. {CONVERT}")
     version = metadata.get("format_version")
     if version != VERSION:
         raise AdapterError(
-            f"has format_version={version!r}; this version of the pack reads {VERSION!r}. Update the pack, or convert "
-            "or train the adapter again."
+            f"has format_version={quoted(version)}; this version of the pack reads {VERSION!r}. Update the pack, or "
+            "convert or train the adapter again."
         )
 
 
@@ -99,7 +102,7 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
     """The configuration that the tensors and the numbers in the metadata describe.
 
     Raises AdapterError that names every key that is missing, unexpected, misshapen or of a wrong dtype, and every
-    number in the metadata that disagrees.
+    number in the metadata that disagrees; beyond `MOST_LISTED` of them it counts, and the log has all at level DEBUG.
     """
     sites: dict[str, dict[str, TensorInfo]] = {}
     problems = []
@@ -128,7 +131,11 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
             problems.append(f"{path} has {dim} channels, which heads of {head_dim} (metadata head_dim) do not divide")
         problems += _site_problems(path, sites[path], dim, config)
     if problems:
-        raise AdapterError(f"does not hold together: {'; '.join(problems)}. Export or download the adapter again.")
+        logging.debug("a temporal adapter does not hold together: %s", "; ".join(problems))
+        listed = problems[:MOST_LISTED]
+        if len(problems) > MOST_LISTED:
+            listed.append(f"and {len(problems) - MOST_LISTED:,} more")
+        raise AdapterError(f"does not hold together: {'; '.join(listed)}. Export or download the adapter again.")
     return config
 
 
@@ -178,5 +185,5 @@ def _number(metadata: Mapping[str, str], name: str, default: int, problems: list
         return default
     if re.fullmatch(r"[1-9]\d{0,5}", text):
         return int(text)
-    problems.append(f"metadata say {name}={text!r}, which is no positive whole number")
+    problems.append(f"metadata say {name}={quoted(text)}, which is no positive whole number")
     return default

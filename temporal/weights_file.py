@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MAX_HEADER = 8 << 20  # bytes; a whole SDXL checkpoint needs 0.4 MB
+MAX_NAME = 500  # letters of a tensor's name, which messages repeat
 _DTYPES = {8: "F64 I64 U64", 4: "F32 I32 U32", 2: "F16 BF16 I16 U16", 1: "F8_E4M3 F8_E5M2 I8 U8 BOOL"}
 DTYPE_BYTES = {name: width for width, names in _DTYPES.items() for name in names.split()}
 DOWNLOAD_AGAIN = "Download the file itself again and compare its size with the one given by its publisher."
@@ -132,8 +134,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """json's hook for objects: a name written twice is an error."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is written twice")
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{quoted(name)} is written twice")
     return content
 
 
@@ -146,6 +148,8 @@ def _parse(content: Any, data_bytes: int) -> Header:
         raise WeightsFileError(f"has metadata that are not texts. {DOWNLOAD_AGAIN}")
     tensors, spans = {}, []
     for name, entry in content.items():
+        if len(name) > MAX_NAME:
+            raise WeightsFileError(f"has a tensor with a name of {len(name):,} letters. {DOWNLOAD_AGAIN}")
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             sound = all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, begin, end)) and len(shape) < 9
@@ -172,5 +176,13 @@ def _parse(content: Any, data_bytes: int) -> Header:
 
 def _short(value: Any) -> str:
     """The start of a value's JSON, for a message."""
-    text = json.dumps(value)
+    return _cut(json.dumps(value))
+
+
+def quoted(text: str | None) -> str:
+    """The start of a text in quotation marks, for a message."""
+    return _cut(repr(text))
+
+
+def _cut(text: str) -> str:
     return text if len(text) < 120 else text[:117] + "..."

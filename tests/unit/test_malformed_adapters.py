@@ -6,6 +6,7 @@ import pickle
 import resource
 import struct
 import sys
+import time
 import zipfile
 
 import pytest
@@ -113,6 +114,7 @@ FILES = {
     "negative shape": (raw({"a": {**ENTRY, "shape": [-2]}}, bytes(8)), ["'a' wrongly"]),
     "huge shape": (raw({"a": {**ENTRY, "shape": [1 << 40, 1 << 40]}}, bytes(8)), ["'a' wrongly"]),
     "shape of text": (raw({"a": {**ENTRY, "shape": ["x"]}}, bytes(8)), ["'a' wrongly"]),
+    "name of a megabyte": (raw({"x" * 1_000_000: [1, 2]}), ["a tensor with a name of 1,000,000 letters", "Download"]),
     "dtype unknown": (raw({"a": {**ENTRY, "dtype": "Q4"}}, bytes(8)), ["'a' wrongly", "Q4"]),
     "dtype a list": (raw({"a": {**ENTRY, "dtype": ["F32"]}}, bytes(8)), ["'a' wrongly"]),
     "gap": (raw({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)), ["overlap or leave gaps"]),
@@ -156,6 +158,7 @@ FILES = {
     # an adapter, but not a sound one
     "no metadata": (to_safetensors(weights()), ["not marked as format=sdxl-temporal-adapter", "convert"]),
     "other format": (adapter({"format": "gaussians"}), ["format='gaussians'"]),
+    "format of a megabyte": (adapter({"format": "x" * 1_000_000}), ["format='xxx"]),
     "newer version": (adapter({"format_version": "2"}), ["format_version='2'", "Update the pack"]),
     "no version": (adapter({"format_version": None}), ["format_version=None"]),
     "nan": (adapter(gate=NAN), ["NaN or infinity", KEY + "gate"]),
@@ -211,6 +214,7 @@ def test_malformed(tmp_path, name):
     message = str(caught.value)
     assert message.startswith("wrong.safetensors ")
     assert message.endswith(".")
+    assert len(message) < 2000
     for phrase in phrases:
         assert phrase in message
 
@@ -221,6 +225,29 @@ def test_folder_and_missing_file(tmp_path):
         load_adapter(tmp_path / "folder")
     with pytest.raises(AdapterError, match=r"gone\.safetensors does not exist\. Check"):
         load_adapter(tmp_path / "gone.safetensors")
+
+
+def test_many_wrong_keys_are_counted(tmp_path):
+    keys = {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(10_000)}
+    keys[KEY + "gate"] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(raw({"__metadata__": METADATA, **keys}, bytes(4)))
+    with pytest.raises(
+        AdapterError, match=r"unexpected key x0; .*unexpected key x19; and 9,9\d\d more\. Export"
+    ) as caught:
+        load_adapter(path)
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("name", ["n59999", "x" * 1_000_000])
+def test_a_name_written_twice_is_found_in_no_time(tmp_path, name):
+    names = [*(f"n{i}" for i in range(60_000)), name, name]
+    path = tmp_path / "twice.safetensors"
+    path.write_bytes(raw(b"{" + b",".join(b'"%s":0' % each.encode() for each in names) + b"}"))
+    start = time.process_time()
+    with pytest.raises(AdapterError, match=r"is written twice\)\. Download") as caught:
+        load_adapter(path)
+    assert time.process_time() - start < 5 and len(str(caught.value)) < 2000
 
 
 def sparse(path, start, size):

@@ -28,7 +28,10 @@ def percent_inputs(effect: str) -> list:
 
 
 def check_range(node: str, start_percent: float, end_percent: float) -> None:
-    """Raise ValueError, naming the node, for a range that ends before it starts."""
+    """Raise ValueError, naming the node, for a range outside 0 to 1 or one that ends before it starts."""
+    for name, value in (("start_percent", start_percent), ("end_percent", end_percent)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{node}: {name} is {value:g}; it must lie between 0 and 1")
     if start_percent > end_percent:
         raise ValueError(
             f"{node}: start_percent {start_percent:g} is after end_percent {end_percent:g}, so nothing would happen; "

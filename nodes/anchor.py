@@ -94,10 +94,16 @@ class KeyframeAnchor(io.ComfyNode):
         if latent is None:
             pull = Pull(places, strength, band, start_percent, end_percent)
             return io.NodeOutput(record(model, lambda contract: contract.with_pull(pull)))
-        if latent["samples"].ndim != 4:
+        samples = latent["samples"]
+        if samples.ndim != 4 or 0 in samples.shape:
             raise ValueError(
-                f"SAV_KeyframeAnchor: the given latent is {list(latent['samples'].shape)}, not [frames, channels, "
-                "height, width]; encode images with the VAE of an SDXL model"
+                f"SAV_KeyframeAnchor: the given latent is {list(samples.shape)}, not [frames, channels, height, width] "
+                "of one frame or more; encode images with the VAE of an SDXL model"
             )
-        pin = Pin(latent["samples"], places, strength, start_percent, end_percent)
+        if not samples.isfinite().all():
+            raise ValueError(
+                "SAV_KeyframeAnchor: the given latent holds NaN or infinite values; if a VAE made it, use the fp16-fix "
+                "VAE or run the VAE in fp32 (ComfyUI: --fp32-vae)"
+            )
+        pin = Pin(samples, places, strength, start_percent, end_percent)
         return io.NodeOutput(record(model, lambda contract: contract.with_pin(pin)))

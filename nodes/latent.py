@@ -54,6 +54,11 @@ class EmptyVideoLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, width: int, height: int, frames: int) -> io.NodeOutput:
+        for name, value in (("width", width), ("height", height)):
+            if not 64 <= value <= 4096 or value % 8:
+                raise ValueError(f"SAV_EmptyVideoLatent: {name} is {value}; it must be a multiple of 8 from 64 to 4096")
+        if not 1 <= frames <= 4096:
+            raise ValueError(f"SAV_EmptyVideoLatent: frames is {frames}; a clip has 1 to 4096 frames")
         samples = torch.zeros(frames, 4, height // 8, width // 8, device=comfy.model_management.intermediate_device())
         # Newer samplers read how many pixels an empty latent's value spans; older ones ignore the key.
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": 8}, frames)

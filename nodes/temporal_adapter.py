@@ -113,4 +113,6 @@ class ApplyTemporalAdapter(io.ComfyNode):
         from ..temporal.hosts.comfy.adapter import apply_adapter
 
         check_range("SAV_ApplyTemporalAdapter", start_percent, end_percent)
+        if not -10 <= strength <= 10:
+            raise ValueError(f"SAV_ApplyTemporalAdapter: strength is {strength:g}; it must lie between -10 and 10")
         return io.NodeOutput(apply_adapter(model, adapter, strength, start_percent, end_percent))

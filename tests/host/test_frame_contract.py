@@ -1,8 +1,10 @@
 """The contract under real ComfyUI samplers: neutral is vanilla, wiring order leaves no trace, frames are published."""
 
 import itertools
+import re
 
 import comfy.model_management
+import nodes
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -10,6 +12,8 @@ from comfy.patcher_extension import WrappersMP
 from clip_sampling import (
     ENTRY_POINTS,
     FRAMES,
+    NEGATIVE,
+    POSITIVE,
     SIZE,
     adapted,
     anchored,
@@ -19,6 +23,7 @@ from clip_sampling import (
     given,
     ksample,
     model,
+    rows_of,
     smoothed,
     windowed,
 )
@@ -229,9 +234,31 @@ def test_two_different_noises_on_one_model_are_an_error():
         correlated(patched, "progressive", 0.8)
 
 
-def test_latents_of_other_families_are_refused():
-    with pytest.raises(ValueError, match=r"\[1, 4, 2, 8, 8\]; use an SDXL model"):
-        ksample(correlated(model()), latent=torch.zeros(1, 4, 2, SIZE, SIZE))
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("shape", [(1, 4, 2, SIZE, SIZE), (FRAMES, 16, SIZE, SIZE), (0, 4, SIZE, SIZE), (2, 4, 0, 0)])
+def test_latents_that_are_no_clip_are_refused(name, shape):
+    with pytest.raises(ValueError, match=rf"\[frames, 4, height, width\].* {re.escape(str(list(shape)))}; use an SDXL"):
+        ksample(SETTINGS[name](model()), latent=torch.ones(shape))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("rows", [2, FRAMES + 1])
+def test_prompts_for_another_number_of_frames_are_refused(name, rows):
+    words = (
+        rf"SAV_PromptSchedule and SAV_EmptyVideoLatent: the positive conditioning has {rows} .* the latent has {FRAMES}"
+    )
+    with pytest.raises(ValueError, match=words):
+        nodes.KSampler().sample(
+            SETTINGS[name](model()),
+            5,
+            2,
+            2.0,
+            "euler",
+            "karras",
+            rows_of(POSITIVE, rows),
+            NEGATIVE,
+            {"samples": empty()},
+        )
 
 
 def test_node_errors_name_the_node_and_the_value():
@@ -240,6 +267,15 @@ def test_node_errors_name_the_node_and_the_value():
         (lambda: correlated(plain, "freenoise", window=4, overlap=4), "SAV_CorrelatedNoise: freenoise overlap is 4"),
         (lambda: correlated(plain, correlation=2.0), "SAV_CorrelatedNoise: correlation is 2"),
         (lambda: smoothed(plain, 0.1, 0.8, 0.2), "SAV_FrameSmoothing: start_percent 0.8 is after end_percent 0.2"),
+        (
+            lambda: smoothed(plain, 0.1, 1.2, 1.5),
+            "SAV_FrameSmoothing: start_percent is 1.2; it must lie between 0 and 1",
+        ),
+        (lambda: smoothed(plain, 0.1, -3.0, 1.0), "SAV_FrameSmoothing: start_percent is -3"),
+        (lambda: smoothed(plain, 0.1, 0.0, 1.2), "SAV_FrameSmoothing: end_percent is 1.2"),
+        (lambda: smoothed(plain, 0.1, float("nan"), 1.0), "SAV_FrameSmoothing: start_percent is nan"),
+        (lambda: anchored(plain, end=float("nan")), "SAV_KeyframeAnchor: end_percent is nan"),
+        (lambda: anchored(plain, strength=float("nan")), "SAV_KeyframeAnchor: strength is nan"),
         (lambda: smoothed(plain, 1.5), "SAV_FrameSmoothing: amount is 1.5"),
         (lambda: anchored(plain, strength=-1.0), "SAV_KeyframeAnchor: strength is -1"),
         (lambda: anchored(plain, every=0), "SAV_KeyframeAnchor: every is 0"),
@@ -248,6 +284,23 @@ def test_node_errors_name_the_node_and_the_value():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ((768, 512, 0), "frames is 0; .* 1 to 4096"),
+        ((768, 512, -3), "frames is -3"),
+        ((768, 512, 10**12), "frames is 1000000000000"),
+        ((100, 512, 1), "width is 100; .* multiple of 8 from 64 to 4096"),
+        ((768, 7, 1), "height is 7"),
+        ((-64, 512, 1), "width is -64"),
+        ((768, 8192, 1), "height is 8192"),
+    ],
+)
+def test_empty_video_latent_of_a_size_that_cannot_be(values, words):
+    with pytest.raises(ValueError, match=f"^SAV_EmptyVideoLatent: {words}"):
+        EmptyVideoLatent.execute(*values)
 
 
 def test_empty_video_latent():

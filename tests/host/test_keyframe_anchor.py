@@ -171,6 +171,21 @@ def test_pins_that_do_not_fit_the_clip(pin, options, message):
         ksample(anchored(model(), latent=pin, **options))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_hold_no_numbers_are_refused(value):
+    pin = {"samples": given(2)["samples"].clone()}
+    pin["samples"][1, 0, 0, 0] = value
+    with pytest.raises(
+        ValueError, match=r"SAV_KeyframeAnchor: the given latent holds NaN or infinite values.*--fp32-vae"
+    ):
+        anchored(model(), latent=pin)
+
+
+def test_a_latent_without_frames_is_refused():
+    with pytest.raises(ValueError, match=r"SAV_KeyframeAnchor: the given latent is \[0, 4, 8, 8\]"):
+        anchored(model(), latent=given(0))
+
+
 def test_two_nodes_that_pin_one_frame_are_an_error():
     with pytest.raises(ValueError, match=r"two nodes pin frame\(s\) \[0\]"):
         ksample(anchored(anchored(model(), latent=given(1)), latent=given(2)))

@@ -20,6 +20,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 import tiny
+from sdxl_anime_video.nodes.temporal_adapter import ApplyTemporalAdapter
 from sdxl_anime_video.temporal.adapter import AdapterError, TemporalAdapter, save_adapter
 from sdxl_anime_video.temporal.frames import FRAMES_KEY, FrameInfo
 from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, load_patcher, model_blocks
@@ -317,10 +318,16 @@ def test_range_changes_the_steps_inside_only(model, patcher, start, end):
 
 
 def publish(model, index):
+    """The MODEL with other frames published under it than those of the batch."""
     model = model.clone()
     index = torch.tensor(index)
     info = FrameInfo(index, int(index.max()) + 1, torch.zeros(len(index), dtype=torch.bool))
-    model.model_options["transformer_options"][FRAMES_KEY] = info
+
+    def tell(executor, base, conds, x, timestep, model_options):
+        told = {**model_options["transformer_options"], FRAMES_KEY: info}
+        return executor(base, conds, x, timestep, {**model_options, "transformer_options": told})
+
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "tell", tell)
     return model
 
 
@@ -346,6 +353,14 @@ def test_warns_beyond_the_trained_frames(model, patcher, caplog):
         assert "trained" not in caplog.text
         sample(patched, frames=8)
     assert caplog.text.count("frame 8 is beyond the 6 frames that the adapter was trained on") == 1
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -11.0])
+def test_strength_that_cannot_be(model, patcher, strength):
+    with pytest.raises(
+        ValueError, match=f"SAV_ApplyTemporalAdapter: strength is {strength:g}; it must lie between -10"
+    ):
+        ApplyTemporalAdapter.execute(model, patcher, strength, 0.0, 1.0)
 
 
 def test_misfit_names_the_model_and_every_site(model):

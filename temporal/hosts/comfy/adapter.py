@@ -26,6 +26,7 @@ from ...adapter_fit import require_fit
 from ...attention import TemporalSelfAttention
 from ...blocks import TransformerBlock, transformer_blocks
 from ...frames import FrameInfo, frames_of
+from .sampling import record
 
 KEY = "sav_temporal_adapter"
 NODE = "SAV_ApplyTemporalAdapter"
@@ -134,7 +135,7 @@ def publish_plans(
 
 
 def apply_adapter(model, adapter, strength: float = 1.0, start_percent: float = 0.0, end_percent: float = 1.0):
-    """A clone of the MODEL (a ModelPatcher) with the adapter in its transformer blocks.
+    """A clone of the MODEL (a ModelPatcher) with the adapter in its transformer blocks, under the frame contract.
 
     adapter: what `load_patcher` returns, or a TemporalAdapter in the MODEL's dtype. Strength 0 adds nothing.
 
@@ -147,9 +148,9 @@ def apply_adapter(model, adapter, strength: float = 1.0, start_percent: float = 
         require_fit(patcher.model.config.sites, sites, type(model.model).__name__)
     except AdapterError as error:
         raise AdapterError(f"{NODE}: {error}") from None
-    model = model.clone()
     if strength == 0:
-        return model
+        return model.clone()
+    model = record(model, lambda contract: contract)  # sampling then checks that it is given a clip
     modules = {(block.block, block.index): patcher.model.site(block.path) for block in blocks}
     slot = len(_adapters_on(model.model_options["transformer_options"]))
     patch = AdapterPatch(patcher, modules, slot, strength, start_percent, end_percent)

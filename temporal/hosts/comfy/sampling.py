@@ -54,10 +54,11 @@ def carry_out(
 
     guider = executor.class_obj
     contract = contract_of(guider.model_options)
-    if noise.ndim != 4:
+    channels = guider.model_patcher.get_model_object("latent_format").latent_channels
+    if noise.ndim != 4 or noise.shape[1] != channels or 0 in noise.shape:
         raise ValueError(
-            f"SDXL Anime Video nodes work on latents [frames, channels, height, width], but this MODEL samples "
-            f"{list(noise.shape)}; use an SDXL model, and SAV_EmptyVideoLatent for the clip"
+            f"SDXL Anime Video nodes work on latents [frames, {channels}, height, width] with this MODEL, but it is to "
+            f"sample {list(noise.shape)}; use an SDXL model, and SAV_EmptyVideoLatent for the clip"
         )
     if contract.windows is not None and "context_handler" in guider.model_options:
         raise ValueError("SAV_ContextWindows: this MODEL also has ComfyUI's own context windows; remove one of the two")
@@ -75,13 +76,16 @@ def carry_out(
     return sample_segment(clip, Segment(0, len(noise)), sampling)
 
 
+_COUNTING = "SAV_PromptSchedule and SAV_EmptyVideoLatent"  # where both numbers of frames are set
+
+
 def _require_a_row_a_frame(conds: dict[str, list[dict[str, Any]]], frames: int) -> None:
     """Raise ValueError for prompts of another number of frames, which core would begin anew or cut without a word."""
     for name, some in conds.items():
         for cond in some:
             rows = len(cond["cross_attn"]) if cond.get("cross_attn") is not None else 1
             if rows > 1:
-                require_equal_frames("SDXL Anime Video", f"the {name} conditioning", rows, "the latent", frames)
+                require_equal_frames(_COUNTING, f"the {name} conditioning", rows, "the latent", frames)
 
 
 @dataclass(frozen=True, eq=False)

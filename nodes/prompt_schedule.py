@@ -165,4 +165,4 @@ def _one_row_a_frame(
         )
     if info.get("pooled_output") is not None:
         info["pooled_output"] = spread([each["pooled_output"] for each in infos], mixes, interpolation)
-    return [spread(equal_lengths(texts), mixes, interpolation, widths), info]
+    return [spread(equal_lengths(texts, NODE), mixes, interpolation, widths), info]

@@ -24,6 +24,8 @@ from .frames import Position, parse_positions
 from .segments import plan_segments
 
 INTERPOLATIONS = ("hold", "linear", "smooth", "slerp")
+LONGEST_REPEATED = 24 * 77
+"""Tokens up to which prompts of unlike lengths are repeated: 24 of CLIP's chunks."""
 
 
 @dataclass(frozen=True)
@@ -196,13 +198,24 @@ def _mix_at(at: Sequence[int], frame: int, interpolation: str) -> Mix:
     return Mix(a, a + 1, weight)
 
 
-def equal_lengths(texts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def equal_lengths(texts: Sequence[torch.Tensor], who: str) -> list[torch.Tensor]:
     """Token embeddings `[1, T_k, C]` brought to one length, the least common multiple of the T_k.
 
     Tokens are repeated, as ComfyUI does to batch prompts of different lengths: twice the same keys and values leave
-    attention as it is, while zeros would draw some of it.
+    attention as it is, while zeros, or an empty prompt's tokens, would draw some of it. Prompts of one length stay as
+    they are, to the bit.
+
+    Raises ValueError, prefixed with `who` and naming the lengths, where prompts would have to be repeated to more than
+    `LONGEST_REPEATED` tokens: every frame of the clip holds as many.
     """
-    length = math.lcm(*(text.shape[1] for text in texts))
+    lengths = sorted({text.shape[1] for text in texts})
+    length = math.lcm(*lengths)
+    if length > max(LONGEST_REPEATED, lengths[-1]):
+        raise ValueError(
+            f"{who}: prompts of {', '.join(map(str, lengths))} tokens would have to be repeated to {length:,} tokens "
+            f"to have one length, and the limit is {LONGEST_REPEATED:,}; shorten the longest prompts or bring all to "
+            "one length (a prompt takes 77 tokens for every 75 that are written)"
+        )
     return [text.repeat(1, length // text.shape[1], 1) for text in texts]
 
 

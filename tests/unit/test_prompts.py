@@ -256,15 +256,32 @@ def test_half_precision_is_mixed_in_single(interpolation):
 
 def test_prompts_of_different_lengths_are_repeated():
     texts = [torch.randn(1, tokens, 4) for tokens in (77, 154, 231)]
-    equal = equal_lengths(texts)
+    equal = equal_lengths(texts, "NODE")
     assert {text.shape for text in equal} == {(1, 462, 4)}
     for text, longer in zip(texts, equal, strict=True):
         assert torch.equal(longer, text.repeat(1, 462 // text.shape[1], 1))
-    assert equal_lengths(texts[:1])[0].equal(texts[0])
+    assert equal_lengths(texts[:1], "NODE")[0].equal(texts[0])
+
+
+@pytest.mark.parametrize("chunks", [(7, 7, 7), (1, 30), (3, 4), (4, 5), (40, 40), (1, 2, 3, 4)])
+def test_prompts_of_one_length_stay_and_others_are_repeated_whole(chunks):
+    texts = [torch.randn(1, 77 * n, 4) for n in chunks]
+    equal = equal_lengths(texts, "NODE")
+    assert {text.shape[1] for text in equal} == {77 * math.lcm(*chunks)}
+    assert all(torch.equal(longer[:, : text.shape[1]], text) for text, longer in zip(texts, equal, strict=True))
+
+
+@pytest.mark.parametrize("chunks", [(2, 3, 5, 7), (5, 6), (3, 5, 4, 3)])
+def test_lengths_without_a_common_one_are_named(chunks):
+    lengths = ", ".join(str(77 * n) for n in sorted(set(chunks)))
+    with pytest.raises(
+        ValueError, match=rf"^NODE: .* of {lengths} tokens .* {77 * math.lcm(*chunks):,} tokens.*shorten"
+    ):
+        equal_lengths([torch.randn(1, 77 * n, 4) for n in chunks], "NODE")
 
 
 def test_attention_does_not_notice_repeated_tokens():
-    query, (short, long) = torch.randn(1, 5, 16), equal_lengths([torch.randn(1, 3, 16), torch.randn(1, 6, 16)])
+    query, (short, long) = torch.randn(1, 5, 16), equal_lengths([torch.randn(1, 3, 16), torch.randn(1, 6, 16)], "NODE")
     attend = torch.nn.functional.scaled_dot_product_attention
     assert torch.allclose(attend(query, short, short), attend(query, short[:, :3], short[:, :3]), atol=1e-6)
     padded = torch.cat([short[:, :3], torch.zeros(1, 3, 16)], dim=1)

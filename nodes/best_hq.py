@@ -46,7 +46,14 @@ class BestHQSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps, denoise=1.0) -> io.NodeOutput:
-        return io.NodeOutput(best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise))
+        if steps < 1:
+            raise ValueError(f"SAV_BestHQSigmas: steps is {steps}; it must be 1 or more")
+        if not 0 <= denoise <= 1:
+            raise ValueError(f"SAV_BestHQSigmas: denoise is {denoise:g}; it must lie between 0 and 1")
+        try:
+            return io.NodeOutput(best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise))
+        except ValueError as error:
+            raise ValueError(f"SAV_BestHQSigmas: {error}") from None
 
 
 class BestHQSampler(io.ComfyNode):

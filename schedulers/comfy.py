@@ -12,6 +12,9 @@ from tqdm.auto import trange
 from ..temporal.frames import smooth_frames
 from .best_hq import dpmpp_2m_step, karras_sigmas
 
+MOST_LEVELS = 1_000_000
+"""Of a schedule: 10000 steps at denoise 0.01."""
+
 
 @torch.no_grad()
 def sample_best_hq(
@@ -49,8 +52,15 @@ def best_hq_sigmas(model_sampling: Any, steps: int, denoise: float = 1.0) -> Ten
     """Karras sigmas between the ends of a ComfyUI model's own table: ``[steps + 1]`` float32 on the CPU.
 
     denoise: as in core's BasicScheduler, the last ``steps`` of ``steps / denoise`` levels; 0 or less is no levels.
+
+    Raises ValueError for more than ``MOST_LEVELS`` of them.
     """
     if denoise <= 0.0:
         return torch.empty(0)
-    total = steps if denoise >= 1.0 else int(steps / denoise)
-    return karras_sigmas(total, float(model_sampling.sigma_min), float(model_sampling.sigma_max))[-(steps + 1) :]
+    total = steps if denoise >= 1.0 else steps / denoise
+    if total > MOST_LEVELS:
+        raise ValueError(
+            f"{steps} steps at denoise {denoise:g} are the end of a schedule of {total:,.0f} levels, more than "
+            f"{MOST_LEVELS:,}; raise denoise or lower steps"
+        )
+    return karras_sigmas(int(total), float(model_sampling.sigma_min), float(model_sampling.sigma_max))[-(steps + 1) :]

@@ -48,6 +48,24 @@ def test_sigmas_span_sdxl(model):
     assert abs(sigmas[0] - 14.6146) < 1e-3 and abs(sigmas[-2] - 0.0292) < 1e-4 and sigmas[-1] == 0
 
 
+@pytest.mark.parametrize(
+    "steps, denoise, words",
+    [
+        (0, 1.0, "steps is 0; it must be 1 or more"),
+        (-1, 0.5, "steps is -1"),
+        (3, float("nan"), "denoise is nan; it must lie between 0 and 1"),
+        (3, 1.1, "denoise is 1.1"),
+        (3, -0.1, "denoise is -0.1"),
+        (3, 1e-9, "3 steps at denoise 1e-09 .* 3,000,000,000 levels.*raise denoise or lower steps"),
+        (3, 5e-324, "3 steps at denoise .* levels"),
+        (10**9, 1.0, "1000000000 steps at denoise 1 .* levels"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(model, steps, denoise, words):
+    with pytest.raises(ValueError, match=f"^SAV_BestHQSigmas: {words}"):
+        BestHQSigmas.execute(model, steps, denoise)
+
+
 @pytest.mark.parametrize("steps, denoise", [(1, 1.0), (2, 1.0), (6, 1.0), (4, 0.5)])
 def test_sampler_equals_core_dpmpp_2m(model, steps, denoise):
     sigmas = BestHQSigmas.execute(model, steps, denoise).args[0]

@@ -19,6 +19,14 @@ SCENE_CUT = 7
 BORDER = 16
 
 
+def frame_count(frames: int, fps_in: float | Fraction, fps_out: float | Fraction) -> int:
+    """How many frames the clip has at the new rate: the length of `frame_positions`. Raises ValueError as that does."""
+    if frames < 1:
+        raise ValueError("a clip needs at least one frame, got none")
+    ratio = _ratio(fps_in, fps_out)
+    return math.ceil((frames - Fraction(1, 2)) * ratio) if ratio < 1 else _nearest((frames - 1) * ratio) + 1
+
+
 def frame_positions(frames: int, fps_in: float | Fraction, fps_out: float | Fraction) -> list[Fraction]:
     """Where the frames at the new rate lie in the clip, counted in its own frames from 0.
 
@@ -28,13 +36,10 @@ def frame_positions(frames: int, fps_in: float | Fraction, fps_out: float | Frac
 
     Raises ValueError for no frames or a rate that is not a number above 0.
     """
-    if frames < 1:
-        raise ValueError("a clip needs at least one frame, got none")
-    ratio = exact_fps(fps_out, "fps_out") / exact_fps(fps_in, "fps_in")
+    count, ratio = frame_count(frames, fps_in, fps_out), _ratio(fps_in, fps_out)
     if ratio < 1:
-        return [Fraction(_nearest(index / ratio)) for index in range(math.ceil((frames - Fraction(1, 2)) * ratio))]
-    last = _nearest((frames - 1) * ratio)
-    return [Fraction(index * (frames - 1), last or 1) for index in range(last + 1)]
+        return [Fraction(_nearest(index / ratio)) for index in range(count)]
+    return [Fraction(index * (frames - 1), max(count - 1, 1)) for index in range(count)]
 
 
 def iter_between(frames: Iterable[np.ndarray], rate: Fraction) -> Iterator[np.ndarray]:
@@ -60,6 +65,10 @@ def iter_between(frames: Iterable[np.ndarray], rate: Fraction) -> Iterator[np.nd
         # The filter ends one frame before the last that it is given, so it is given the last one twice.
         yield from _through(graph, planes, index + 1, size)
         yield from _through(graph, None, index + 2, size)
+
+
+def _ratio(fps_in: float | Fraction, fps_out: float | Fraction) -> Fraction:
+    return exact_fps(fps_out, "fps_out") / exact_fps(fps_in, "fps_in")
 
 
 def _nearest(value: Fraction) -> int:

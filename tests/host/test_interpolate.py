@@ -115,6 +115,10 @@ def broken():
         ((images()[..., :1], 12.0, 24.0), "SAV_InterpolateFrames: images has shape"),
         ((images(), 0.0, 24.0), "SAV_InterpolateFrames: fps_in must be a number above 0, got 0"),
         ((images(), 12.0, float("inf")), "SAV_InterpolateFrames: fps_out must be a number above 0, got inf"),
+        (
+            (torch.zeros(1, 1, 1, 3).expand(40, 4096, 4096, 3), 0.01, 240.0),
+            r"SAV_InterpolateFrames: 40 frames from 0\.01 to 240 fps are 936,001 frames of 4096x4096 px.* GB.*fps_out",
+        ),
     ],
 )
 def test_refused(values, words):

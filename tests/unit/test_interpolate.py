@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clips import PALETTE, painted
-from sdxl_anime_video.media.interpolation import frame_positions, iter_between
+from sdxl_anime_video.media.interpolation import frame_count, frame_positions, iter_between
 
 
 def places(*numbers):
@@ -40,6 +40,7 @@ def error(frames, truth):
 )
 def test_places(frames, fps_in, fps_out, expected):
     assert frame_positions(frames, fps_in, fps_out) == expected
+    assert frame_count(frames, fps_in, fps_out) == len(expected)
 
 
 @pytest.mark.parametrize("fps_in, fps_out", [(12, 24), (12, 60), (12, 30), (8.5, 23.976), (23.976, 24), (7, 240)])

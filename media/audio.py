@@ -10,6 +10,8 @@ import av
 import numpy as np
 
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+LOUDEST = 2**16  # sound lies between -1 and 1; with noise of 200000 FFmpeg's AAC encoder was not seen to return
+HIGHEST_RATE = 1_000_000  # Hz
 # The rates that AAC knows; other sound is resampled to 48 kHz.
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 
@@ -18,7 +20,8 @@ class AudioTrack:
     """An AAC stream in ``container``, encoded piecewise so that sound and picture lie together in the file.
 
     audio: ``{"waveform": [1, channels, samples] float, "sample_rate": Hz}``.
-    Raises ValueError for another shape, more than one clip, or a number of channels other than 1, 2 or 6.
+    Raises ValueError for another shape, more than one clip, a number of channels other than 1, 2 or 6, a rate that
+    cannot be, or values that are no sound.
     """
 
     def __init__(self, container, audio: Mapping[str, Any]):
@@ -27,6 +30,12 @@ class AudioTrack:
             raise ValueError(
                 f"audio has shape {list(samples.shape)}; give one clip of sound [1, channels, samples] with 1, 2 or 6 "
                 "channels"
+            )
+        if not (np.abs(samples) <= LOUDEST).all():
+            raise ValueError("audio holds NaN, infinite or far too loud values; samples of sound lie between -1 and 1")
+        if not 1 <= audio["sample_rate"] <= HIGHEST_RATE:
+            raise ValueError(
+                f"audio has a sample_rate of {audio['sample_rate']}; it must lie between 1 and {HIGHEST_RATE:,} Hz"
             )
         self._samples = np.ascontiguousarray(samples[0])  # [channels, samples]
         self._rate = int(audio["sample_rate"])

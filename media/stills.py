@@ -19,12 +19,13 @@ PATTERN = "frame_%05d.png"
 def save_stills(frames: Iterable[Any], folder: Path, metadata: Mapping[str, Any] | None = None) -> Iterator[np.ndarray]:
     """Write each frame that passes to ``folder/frame_00000.png`` and on, and hand it on as uint8 ``[H, W, 3]``.
 
-    metadata: text chunks of every PNG; values other than strings as JSON, as ComfyUI's page reads them.
+    metadata: text chunks of every PNG; values other than strings as JSON, as ComfyUI's page reads them. Keys of a PNG
+        are Latin-1; other letters in them are written as ``\\u043a``.
     Raises ValueError as ``to_uint8`` does.
     """
     text = PngInfo()
     for key, value in to_tags(metadata).items():
-        text.add_text(key, value)
+        text.add_text(key.encode("latin-1", "backslashreplace").decode("latin-1"), value)
     for index, frame in enumerate(frames):
         picture = to_uint8(frame, name=f"frame {index}")
         Image.fromarray(picture).save(folder / (PATTERN % index), pnginfo=text, compress_level=4)

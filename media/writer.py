@@ -20,6 +20,7 @@ from .rates import exact_fps
 # Frames that the encoder keeps: those it looks ahead, and one a thread. With x264's own 40 and a thread and a half for
 # each core, long clips would need more memory than short ones. On painted clips quality and size did not suffer.
 LOOKAHEAD, THREADS = 16, 3
+LARGEST_SIDE = 16384  # pixels; x264 opens no larger frame
 
 
 def write_clip(
@@ -67,6 +68,11 @@ def _encode(container, frames, rate, crf, progress, audio) -> int:
     first = next(pictures, None)
     if first is None:
         raise ValueError("a clip needs at least one frame, got none")
+    if max(first.shape) > LARGEST_SIDE:
+        raise ValueError(
+            f"frames of {first.shape[1]}x{first.shape[0]} px are too large for H.264, which takes {LARGEST_SIDE} px a "
+            "side at most; scale them down"
+        )
     stream = _video_stream(container, first.shape, rate, crf)
     track = AudioTrack(container, audio) if audio else None
     count = 0

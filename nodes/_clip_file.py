@@ -73,24 +73,45 @@ def save_clip(
     frames: pictures `[H, W, 3]`, taken one by one
     size:   how many there are, their height and width
 
-    Raises ValueError that names the node for what cannot be saved. Then, and when interrupted, no file is left.
+    Raises ValueError that names the node for what cannot be saved, and OSError that names it and the place where
+    nothing can be written. Then, and when interrupted, no file is left.
     """
-    if not filename_prefix.strip("/\\ ."):
-        raise ValueError(f"{node}: filename_prefix {filename_prefix!r} names no file; write one, such as clip")
+    place = _place(node, filename_prefix)
     count, height, width = size
-    target, subfolder = _next_path(filename_prefix, width, height)
     graph = _graph(hidden)
     facts = {"frames": count, "width": width, "height": height, "crf": crf}
     try:
+        target, subfolder = _next_path(filename_prefix, width, height)
         _write(target, frames, fps, facts, graph, save_frames, audio)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
+    except OSError as error:
+        raise OSError(
+            f"{node}: cannot save {place}: {error.strerror or error}; free space on that disk, let ComfyUI write "
+            "there, or choose another filename_prefix"
+        ) from error
     preview = ui.PreviewVideo([ui.SavedResult(target.name, subfolder, io.FolderType.output)])
     return io.NodeOutput(InputImpl.VideoFromFile(str(target)), ui=preview)
 
 
+def _place(node: str, prefix: str) -> Path:
+    """Where files of this prefix lie. Raises ValueError for one that names no file below ComfyUI's output folder."""
+    import folder_paths
+
+    if not prefix.strip("/\\ .") or "\0" in prefix:
+        raise ValueError(f"{node}: filename_prefix {prefix!r} names no file; write one, such as clip")
+    output = Path(folder_paths.get_output_directory())
+    place = output / prefix
+    if ".." in Path(prefix).parts or not place.is_relative_to(output):
+        raise ValueError(
+            f"{node}: filename_prefix {prefix!r} leads outside the output folder or holds ..; write one below that "
+            "folder, such as video/clip"
+        )
+    return place
+
+
 def _next_path(prefix: str, width: int, height: int) -> tuple[Path, str]:
-    """The next free file for this prefix, and its folder below ComfyUI's output. Core refuses to leave that."""
+    """The next free file for this prefix, and its folder below ComfyUI's output."""
     import folder_paths
 
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
@@ -134,14 +155,13 @@ def _write(
             folder = stack.enter_context(whole_or_nothing(stills))
             folder.mkdir()
             frames = save_stills(frames, folder, graph)
-        write_clip(target, frames, fps, facts["crf"], graph, progress, audio)
-        if save_frames:
-            facts = {
+            settings = {
                 "clip": target.name,
                 **facts,
                 "fps": str(exact_fps(fps)),
                 "stills": f"{stills.name}/{PATTERN}",
                 **graph,
             }
-            with whole_or_nothing(target.with_suffix(".json")) as note:
-                note.write_text(to_json(facts, indent=2), encoding="utf-8")
+            note = stack.enter_context(whole_or_nothing(target.with_suffix(".json")))
+            note.write_text(to_json(settings, indent=2), encoding="utf-8")
+        write_clip(target, frames, fps, facts["crf"], graph, progress, audio)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+from contextlib import contextmanager
 from fractions import Fraction
 
 import comfy.model_management
@@ -37,9 +39,9 @@ def images(frames=4, height=32, width=48):
     return torch.from_numpy(painted(frames, height, width)) / 255
 
 
-def save(*values, **named) -> io.NodeOutput:
+def save(*values, extra=None, **named) -> io.NodeOutput:
     """Run the node as ComfyUI does: on a copy of the class that holds the hidden inputs."""
-    hidden = {io.Hidden.prompt: PROMPT, io.Hidden.extra_pnginfo: {"workflow": WORKFLOW}}
+    hidden = {io.Hidden.prompt: PROMPT, io.Hidden.extra_pnginfo: {"workflow": WORKFLOW, **(extra or {})}}
     wrapped = "v3_data" in inspect.signature(SaveClip.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
     ready = SaveClip.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wrapped else hidden)
     return ready.execute(*values, **named)
@@ -164,6 +166,9 @@ def broken():
         ((images(), 12, "clip", 99), "SAV_SaveClip: crf must be"),
         ((images(), 12, ""), "SAV_SaveClip: filename_prefix ''"),
         ((images(), 12, "./"), "SAV_SaveClip: filename_prefix"),
+        ((images(), 12, "a/.."), r"SAV_SaveClip: filename_prefix 'a/\.\.'"),
+        ((images(), 12, "a\0b"), r"SAV_SaveClip: filename_prefix 'a\\x00b'"),
+        ((torch.zeros(1, 2, 20000, 3), 12, "clip"), r"SAV_SaveClip: frames of 20000x2 px are too large for H\.264"),
     ],
 )
 @pytest.mark.parametrize("save_frames", [False, True])
@@ -175,9 +180,56 @@ def test_refused(output, values, words, save_frames):
 
 @pytest.mark.parametrize("prefix", ["../escape", "a/../../escape", "/tmp/escape"])
 def test_output_folder_is_not_left(output, prefix):
-    with pytest.raises(Exception, match="outside the output folder"):
+    with pytest.raises(ValueError, match=f"SAV_SaveClip: filename_prefix '{prefix}' leads outside the output folder"):
         save(images(), 12, prefix)
     assert list(output.iterdir()) == [] and not list(output.parent.glob("escape*"))
+
+
+@pytest.mark.parametrize("save_frames", [False, True])
+@pytest.mark.parametrize("prefix", ["file/clip", "x" * 300], ids=["a file for a folder", "too long"])
+def test_places_where_nothing_can_be_written(output, prefix, save_frames):
+    (output / "file").write_text("no folder")
+    with pytest.raises(
+        OSError, match=f"^SAV_SaveClip: cannot save {re.escape(str(output / prefix))}: .*filename_prefix"
+    ):
+        save(images(), 12, prefix, save_frames=save_frames)
+    assert names(output) == ["file"]
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """Files end at this many bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@pytest.mark.parametrize("save_frames", [False, True])
+def test_a_full_disk(output, save_frames):
+    with (
+        files_of_at_most(3000),
+        pytest.raises(OSError, match=r"^SAV_SaveClip: cannot save .*clip: File too large; free space"),
+    ):
+        save(torch.rand(9, 64, 64, 3), 12, "clip", save_frames=save_frames)
+    assert list(output.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_last_file(output):
+    """Indented, the settings take more room in the JSON file than in the clip and in the pictures."""
+    with files_of_at_most(700_000), pytest.raises(OSError, match=r"^SAV_SaveClip: cannot save .*clip: "):
+        save(images(1), 12, "clip", save_frames=True, extra={"a": [{}] * 120_000})
+    assert list(output.iterdir()) == []
+
+
+def test_keys_of_any_script(output):
+    save(images(1), 12, "clip", save_frames=True, extra={"ключ": {"a": 1}, "clé": "b"})
+    text = Image.open(output / "clip_00001_frames" / "frame_00000.png").text
+    assert text.keys() == {"workflow", "prompt", r"\u043a\u043b\u044e\u0447", "clé"}
+    assert json.loads((output / "clip_00001_.json").read_text())["ключ"] == {"a": 1}
 
 
 def test_after_a_killed_run_the_next_takes_the_same_name_and_clears_up(output):

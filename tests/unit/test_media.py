@@ -193,6 +193,17 @@ def test_bad_frames_are_named_and_leave_nothing(path, kind, words):
     assert not list(path.parent.iterdir())
 
 
+@pytest.mark.parametrize("height, width", [(2, 16386), (16386, 2)])
+def test_frames_too_large_for_h264_are_named(path, height, width):
+    with pytest.raises(ValueError, match=rf"frames of {width}x{height} px are too large for H\.264.*16384.*scale"):
+        write_clip(path, np.zeros((1, height, width, 3), np.uint8), 12)
+    assert not list(path.parent.iterdir())
+
+
+def test_the_largest_frames(path):
+    assert write_clip(path, np.zeros((1, 2, 16384, 3), np.uint8), 12) == 1
+
+
 def test_no_frames(path):
     with pytest.raises(ValueError, match="at least one frame"):
         write_clip(path, [], 12)

@@ -42,6 +42,22 @@ def test_short_sound_and_picture_are_interleaved(path):
     assert "audio" in kinds[:6], "sound must not lie behind all pictures"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30, 2e5])
+def test_sound_that_is_none_is_named(path, value):
+    sound = torch.zeros(1, 2, 9000)
+    sound[0, 1, 8000] = value
+    with pytest.raises(ValueError, match="audio holds NaN, infinite or far too loud values"):
+        write_clip(path, painted(12), 12, audio={"waveform": sound, "sample_rate": 8000})
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("rate", [0, -1, 0.5, float("nan"), float("inf"), 2**31])
+def test_impossible_rates_of_sound_are_named(path, rate):
+    with pytest.raises(ValueError, match=f"audio has a sample_rate of {rate}; "):
+        write_clip(path, painted(2), 12, audio={"waveform": torch.zeros(1, 1, 100), "sample_rate": rate})
+    assert not list(path.parent.iterdir())
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 100), (1, 3, 100), (100,)])
 def test_sound_of_another_shape_is_named(path, shape):
     with pytest.raises(ValueError, match="audio has shape"):

@@ -174,12 +174,20 @@ def test_a_caption_that_is_not_utf8_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, name):
     command = [sys.executable, "-m", "sdxl_anime_video", "train", config(clips(0), steps=100_000)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        log, until = tmp_path / "run" / "log.jsonl", time.monotonic() + 240
-        while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.1)
-        process.send_signal(getattr(signal, name))
-        _, error = process.communicate(timeout=120)
+
+    def hear_all():  # the tests themselves may run where some are ignored
+        for number in interrupts.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_all) as process:
+        try:
+            log, until = tmp_path / "run" / "log.jsonl", time.monotonic() + 240
+            while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.1)
+            process.send_signal(getattr(signal, name))
+            _, error = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 130, error
     assert "interrupted; go on with --resume latest" in error
     last = json.loads(log.read_text().splitlines()[-1])["step"]

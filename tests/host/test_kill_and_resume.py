@@ -14,10 +14,13 @@ FRAMES, STEPS = 14, 12
 
 
 def render(resume_id: str = "") -> torch.Tensor:
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
     from clip_sampling import adapted, chained, correlated, ksample, model
 
     plain = correlated(adapted(model()), "progressive", 0.6)
-    return ksample(chained(plain, 4, 2, resume_id=resume_id), "dpmpp_2m_sde", frames=FRAMES, steps=STEPS).detach()
+    patched = RescaleCFG().patch(chained(plain, 4, 2, resume_id=resume_id), 0.7)[0]
+    return ksample(patched, "dpmpp_2m_sde", frames=FRAMES, steps=STEPS).detach()
 
 
 def start(user: Path, target: Path, resume_id: str) -> subprocess.Popen:
@@ -44,8 +47,12 @@ def test_killed_at_random_moments(tmp_path):
         time.sleep(moments.uniform(0.0, 0.9) * takes)
         child.kill()
         child.wait()
-        found.append(len(list((tmp_path / "sdxl-anime-video" / "resume" / name).glob("*.safetensors"))))
+        folder = tmp_path / "sdxl-anime-video" / "resume" / name
+        finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.safetensors")}
+        found.append(len(finished))
         assert start(tmp_path, target, name).wait() == 0
+        assert all(path.stat().st_mtime_ns == written for path, written in finished.items())  # none sampled again
+        assert len(list(folder.glob("*/*.safetensors"))) == 6
         assert torch.equal(torch.load(target), torch.load(expected)), f"killed after {found[-1]} segments"
     assert min(found) < 6, "no kill fell into the chain"
     sys.stdout.write(f"finished segments at {KILLS} kills: {found}\n")

@@ -30,20 +30,23 @@ def sample_chain(clip: Clip, chain: Chain, sampling: Sampling) -> torch.Tensor:
     clean = torch.zeros_like(clip.latent)  # what the next segment is given: free of noise that the sampler left over
     levels = [_sigmas(chain, sampling.sigmas, k) for k in range(len(segments))]
     report = ChainReport(sampling.callback, clip.latent.shape, [len(some) - 1 for some in levels])
-    for k, segment in enumerate(segments):
-        found = store.load(k) if store else None
-        if found is None:
-            guider.conds = {name: take_frames(cond, segment.frames) for name, cond in conds.items()}
-            piece = replace(sampling, sigmas=levels[k], callback=report.of(k, segment))
-            found = _sample(clip, chain, segment, piece, clean, report)
-            if store:
-                store.save(k, *found)
-        else:
-            report.show(k, segment, guider.model_patcher.model.process_latent_in(found[1]))
-        new = segment.new
-        samples[new], clean[new] = (part[segment.known :].to(samples) for part in found)
-        logging.info("%s: segment %d of %d, frames %d to %d", WHO, k + 1, len(segments), new.start, new.stop - 1)
-    guider.conds = conds
+    try:
+        for k, segment in enumerate(segments):
+            found = store.load(k) if store else None
+            if found is None:
+                guider.conds = {name: take_frames(cond, segment.frames) for name, cond in conds.items()}
+                piece = replace(sampling, sigmas=levels[k], callback=report.of(k, segment))
+                found = _sample(clip, chain, segment, piece, clean, report)
+                if store:
+                    store.keep(k, *found)
+            else:
+                report.show(k, segment, guider.model_patcher.model.process_latent_in(found[1]))
+            new = segment.new
+            samples[new], clean[new] = (part[segment.known :].to(samples) for part in found)
+            logging.info("%s: segment %d of %d, frames %d to %d", WHO, k + 1, len(segments), new.start, new.stop - 1)
+        report.finish()
+    finally:
+        guider.conds = conds
     return samples
 
 
@@ -75,31 +78,42 @@ def _sigmas(chain: Chain, sigmas: torch.Tensor, k: int) -> torch.Tensor:
 class ChainReport:
     """Progress and previews over the whole chain.
 
-    Core's callback is told steps of the whole chain. It is shown the frames at work, and at the very last step the
-    whole clip, for that is what SamplerCustom's `denoised_output` takes.
+    Core's callback is told steps of the whole chain. It is shown the frames at work, and at last the whole clip, for
+    the last that it is shown is what SamplerCustom's `denoised_output` takes.
     """
 
     def __init__(self, callback: Callable | None, shape: torch.Size, steps: list[int]):
         self._callback, self._shape, self._steps = callback, shape, steps
         self._whole: torch.Tensor | None = None
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None  # what the callback was given last
         self.denoised: torch.Tensor | None = None
         """The last prediction for the segment at work, in the model's scale."""
 
     def of(self, k: int, segment: Segment) -> Callable[..., Any]:
         """The callback of the k-th segment."""
         before, total = sum(self._steps[:k]), sum(self._steps)
+        self.denoised = None
 
         def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
             self.denoised = x0
             if self._whole is None:
                 self._whole = x0.new_zeros(self._shape)
             self._whole[segment.new] = x0[segment.known :]
-            if self._callback is not None:
-                last = before + step + 1 == total
-                self._callback(before + step, self._whole if last else x0, x, total)
+            step = before + min(step, self._steps[k] - 1)  # dpm_adaptive takes as many steps as it likes
+            self._show(step, self._whole if step + 1 == total else x0, x)
 
         return callback
 
     def show(self, k: int, segment: Segment, denoised: torch.Tensor) -> None:
         """A segment that was there already, in the model's scale."""
         self.of(k, segment)(self._steps[k] - 1, denoised, denoised, 0)
+
+    def finish(self) -> None:
+        """Shows the whole clip after samplers that take fewer steps than there are noise levels, as dpm_fast does."""
+        if self._whole is not None and self._shown is not None and self._shown[0] is not self._whole:
+            self._show(sum(self._steps) - 1, self._whole, self._shown[1])
+
+    def _show(self, step: int, x0: torch.Tensor, x: torch.Tensor) -> None:
+        self._shown = x0, x
+        if self._callback is not None:
+            self._callback(step, x0, x, sum(self._steps))

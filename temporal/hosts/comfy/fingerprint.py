@@ -1,79 +1,266 @@
-"""What a run of a sampler depends on, as digests that can be compared with those of another run."""
+"""What a run of a sampler depends on, as digests that can be compared with those of another run, in another process."""
 
 from __future__ import annotations
 
+import dis
 import hashlib
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
 
+import comfy.hooks
+import comfy.model_patcher
 import torch
 from torch import nn
 
+from .contract import CONTRACT_KEY, Chain
 
-def digest(value: Any) -> str:
-    """A digest of tensors, numbers, texts, collections and dataclasses of them, modules and ModelPatchers by their
-    weights, ControlNets by model, hint and settings. Of anything else only the kind is known."""
+if TYPE_CHECKING:
+    from .sampling import Clip, Sampling
+
+WHO = "SAV_SegmentChain"
+SAMPLED_BY = "sampled by node"
+_PACK = Path(__file__).resolve().parents[3]
+_PLAIN = (type(None), bool, int, float, complex, str)
+
+
+def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
+    """A digest of each thing that the latents of a chain depend on, by a name that a person understands.
+
+    Raises ValueError if something can neither be compared with what it was in another run nor be told from the graph.
+    """
+    import comfyui_version
+
+    guider = sampling.executor.class_obj
+    contract, model = clip.contract, guider.model_patcher
+    options = {key: value for key, value in guider.model_options.items() if key != CONTRACT_KEY}
+    guidance = {key: value for key, value in vars(guider).items() if key not in _NOT_GUIDANCE}
+    found = Digests()
+    digest = found.digest
+    parts = {
+        "seed or noise": digest([clip.noise, clip.seed]),
+        "latent image": digest(clip.latent),
+        "mask": digest(clip.given_mask),
+        "sigmas": digest(sampling.sigmas),
+        "conditioning": digest({name: [_without_ids(c) for c in conds] for name, conds in guider.conds.items()}),
+        "sampler": digest(sampling.sampler),
+        "guidance": digest([type(guider), guidance]),
+        "chain": digest([chain.segment_frames, chain.overlap, chain.carry, chain.carry_denoise]),
+        "frame settings": digest(
+            [contract.noise, contract.smoothings, contract.pulls, contract.pins, contract.windows]
+        ),
+        "model": digest(model),
+        "temporal adapter and other patches": digest(options),
+        "versions": digest([torch.__version__, comfyui_version.__version__, model.load_device.type, _own_code()]),
+    }
+    node, graph = graph_of_sampler()
+    if found.by_kind_only and not graph:
+        raise ValueError(
+            f"{WHO}: resume_id {chain.resume_id}: MODEL, conditioning or sampler hold a {found.by_kind_only[0]}, of "
+            "which it cannot be told whether it is as in an earlier run; clear resume_id, or take out what adds it"
+        )
+    return parts | {SAMPLED_BY: node} | {name: digest(inputs) for name, inputs in graph.items()}
+
+
+_NOT_GUIDANCE = ("model_patcher", "model_options", "conds", "original_conds", "inner_model", "loaded_models")
+
+
+def graph_of_sampler() -> tuple[str, dict[str, Any]]:
+    """The node that is sampling, and all nodes of the graph that lead to it, itself included: their inputs by name.
+
+    Asked while it runs, for ComfyUI runs a node again only if what leads to it has changed: the node that made the
+    chain does not hear of one behind it. Empty where no graph is run.
+    """
+    from comfy_execution.graph_utils import is_link
+    from comfy_execution.progress import get_progress_state
+    from comfy_execution.utils import get_executing_context
+
+    context, graph = get_executing_context(), get_progress_state().dynprompt
+    waiting = [context.node_id] if context else []
+    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
+    while waiting:
+        node = waiting.pop()
+        if node in found or not graph.has_node(node):
+            continue
+        found[node] = graph.get_node(node).get("inputs") or {}
+        names[f"node {node} ({graph.get_node(node).get('class_type')})"] = found[node]
+        waiting += [value[0] for value in found[node].values() if is_link(value)]
+    return context.node_id if context else "", names
+
+
+def _without_ids(cond: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cond.items() if key != "uuid"}
+
+
+@cache
+def _own_code() -> str:
+    """A digest of this pack's code that latents depend on."""
+    files = [path for folder in ("temporal", "schedulers") for path in (_PACK / folder).rglob("*.py")]
+    return Digests().digest({path.relative_to(_PACK).as_posix(): path.read_bytes() for path in files})
+
+
+class Digests:
+    """Digests of the things that one run depends on; each thing is read once, however often it is met.
+
+    Tensors, numbers, texts and collections count by what they hold; modules and ModelPatchers by their weights,
+    patches and settings; ControlNets by what a copy of them is given; functions by their code and by what they
+    enclose, but for variables that one of them assigns: there, nodes keep what they have computed. Anything else counts
+    by what pickling would keep of it. What could not be pickled (a lock, an open file) counts by its kind only, and
+    `by_kind_only` tells what it is and in what it was found.
+    """
+
+    def __init__(self):
+        self._known: dict[int, tuple[Any, bytes]] = {}  # with the object itself, lest its id be given to another
+        self._weights: dict[int, bytes] = {}
+        self._assigned: dict[int, CellType] = {}
+        self._within: list[Any] = []
+        self.by_kind_only: list[str] = []
+
+    def digest(self, value: Any) -> str:
+        before = len(self._assigned)
+        try:
+            found = self._of(value).hex()
+            if len(self._assigned) == before:
+                return found
+            self._known.clear()  # once more, for functions that came before the one that assigns
+            return self._of(value).hex()
+        except RecursionError:
+            self.by_kind_only.append(_name(type(value)))
+            return ""
+
+    def _of(self, value: Any) -> bytes:
+        if isinstance(value, _PLAIN):
+            return _hash([f"{type(value).__name__}:{value!r}".encode()])
+        if id(value) not in self._known:
+            self._known[id(value)] = value, b"held by itself"
+            self._within.append(value)
+            try:
+                self._known[id(value)] = value, _hash(self._contents(value))
+            finally:
+                self._within.pop()
+        return self._known[id(value)][1]
+
+    def _all(self, values: Iterable[Any]) -> Iterator[bytes]:
+        return map(self._of, values)
+
+    def _contents(self, value: Any) -> Iterator[bytes]:
+        if isinstance(value, torch.Tensor):
+            yield from _tensor(value)
+        elif isinstance(value, bytes):
+            yield b"bytes"
+            yield value
+        elif isinstance(value, Mapping):
+            yield b"mapping"
+            yield from sorted(self._of(key) + self._of(value[key]) for key in value)
+        elif isinstance(value, (list, tuple)):
+            yield f"list of {len(value)}".encode()
+            yield from self._all(value)
+        elif isinstance(value, (set, frozenset)):
+            yield b"set"
+            yield from sorted(self._all(value))
+        elif isinstance(value, (type, ModuleType)):
+            yield _name(value).encode()
+        elif isinstance(value, CodeType):
+            yield from self._all([value.co_code, value.co_consts, value.co_names])
+        elif isinstance(value, FunctionType):
+            cells = dict(zip(value.__code__.co_freevars, value.__closure__ or (), strict=True))
+            self._assigned |= {id(cells[name]): cells[name] for name in _assigned(value.__code__)}
+            enclosed = {name: _held(cell) for name, cell in cells.items() if id(cell) not in self._assigned}
+            yield _name(value).encode()
+            yield from self._all([value.__code__, enclosed, value.__defaults__, value.__kwdefaults__])
+        else:
+            yield "; ".join(map(_name, type(value).__mro__)).encode()
+            yield from self._object(value)
+
+    def _object(self, value: Any) -> Iterator[bytes]:
+        if isinstance(value, nn.Module):
+            yield from _weights(value)
+            if not hasattr(value, "model_loaded_weight_memory"):  # else core notes there what it has loaded
+                settings = {key: part for key, part in vars(value).items() if not key.startswith("_")}
+                yield self._of([settings, dict(value.named_buffers())])
+        elif isinstance(value, comfy.model_patcher.ModelPatcher):
+            if id(value.model) not in self._weights:  # which its clones share
+                # Core writes LoRAs into the weights when it loads a model, and keeps what was there.
+                self._weights[id(value.model)] = _hash(_weights(value.model, value.backup))
+            yield self._weights[id(value.model)]
+            parts = value.patches, value.object_patches, value.injections, value.additional_models
+            yield from self._all(parts)
+        elif isinstance(value, comfy.hooks.HookKeyframeGroup):  # which else holds its place in the schedule too
+            yield from self._all([(k.start_percent, k.strength, k.guarantee_steps) for k in value.keyframes])
+        elif hasattr(value, "cond_hint_original"):  # a ControlNet; a copy is free of what sampling leaves in it
+            copied = value.copy()
+            self._known[id(copied)] = copied, b"held by itself"
+            settings = vars(copied)
+            if settings.get("control_model_wrapped") is not None:
+                settings = {key: part for key, part in settings.items() if key != "control_model"}  # the same weights
+            yield self._of(settings)
+            yield self._of(value.previous_controlnet)
+        else:
+            yield from self._pickled(value)
+
+    def _pickled(self, value: Any) -> Iterator[bytes]:
+        try:
+            kept = value.__reduce_ex__(4)
+        except Exception:  # whatever the object's own code raises
+            self._note_kind_only()
+            return
+        if isinstance(kept, str):  # the name of something global
+            yield self._of([kept, getattr(value, "__wrapped__", None)])
+        else:
+            yield self._of([list(part) if isinstance(part, Iterator) else part for part in kept])
+
+    def _note_kind_only(self) -> None:
+        things = [thing for thing in self._within if not isinstance(thing, (Mapping, list, tuple, set, frozenset))]
+        names = [_name(thing if isinstance(thing, (type, FunctionType)) else type(thing)) for thing in things]
+        self.by_kind_only.append(" in ".join(reversed(names)))
+
+
+def _hash(parts: Iterable[bytes]) -> bytes:
     hasher = hashlib.blake2b(digest_size=16)
-    _feed(hasher, value)
-    return hasher.hexdigest()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
 
 
-def _feed(hasher: Any, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        _feed_tensor(hasher, value)
-    elif value is None or isinstance(value, (bool, int, float, str, bytes)):
-        hasher.update(f"{type(value).__name__}:{value!r};".encode())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=repr):
-            hasher.update(f"{key!r}=".encode())
-            _feed(hasher, value[key])
-    elif isinstance(value, (list, tuple)):
-        hasher.update(f"{len(value)}[".encode())
-        for item in value:
-            _feed(hasher, item)
-    elif isinstance(value, (set, frozenset)):
-        _feed(hasher, sorted(value, key=repr))
-    else:
-        _feed_object(hasher, value)
+def _name(kind: Any) -> str:
+    name = getattr(kind, "__qualname__", kind.__name__)
+    return name if isinstance(kind, ModuleType) else f"{kind.__module__}.{name}"
 
 
-def _feed_object(hasher: Any, value: Any) -> None:
-    kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)
-    hasher.update(f"{kind.__module__}.{kind.__qualname__}".encode())
-    if isinstance(value, nn.Module):
-        _feed_weights(hasher, value)
-    elif hasattr(value, "patches") and isinstance(getattr(value, "model", None), nn.Module):  # a ModelPatcher
-        # Core writes LoRAs into the weights when it loads a model, and keeps what was there.
-        _feed_weights(hasher, value.model, getattr(value, "backup", {}))
-        _feed(hasher, value.patches)
-    elif hasattr(value, "cond_hint_original"):  # a ControlNet
-        _feed(hasher, [value.cond_hint_original, value.strength, list(value.timestep_percent_range)])
-        _feed(hasher, [getattr(value, "control_model", None), value.previous_controlnet])
-    elif is_dataclass(value):
-        for field in fields(value):
-            hasher.update(field.name.encode())
-            _feed(hasher, getattr(value, field.name))
-    elif hasattr(value, "weights"):  # a LoRA or one of its kin on one layer
-        _feed(hasher, value.weights)
-    elif hasattr(value, "cond"):  # core's COND objects
-        _feed(hasher, value.cond)
+def _assigned(code: CodeType) -> set[str]:
+    """Variables of enclosing functions that a function, or one inside it, assigns."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_DEREF"}
+    return names.union(*(_assigned(part) for part in code.co_consts if isinstance(part, CodeType))) & {
+        *code.co_freevars
+    }
 
 
-def _feed_tensor(hasher: Any, value: torch.Tensor) -> None:
-    hasher.update(f"{value.dtype}{list(value.shape)}".encode())
+def _held(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has no value yet
+        return None
+
+
+def _tensor(value: torch.Tensor) -> Iterator[bytes]:
+    yield f"{value.dtype}{list(value.shape)}".encode()
     flat = value.detach().contiguous().flatten().cpu()
     if flat.numel():
-        hasher.update(flat.view(torch.uint8).numpy().data)
+        yield flat.view(torch.uint8).numpy().tobytes()
 
 
-def _feed_weights(hasher: Any, module: nn.Module, originals: Mapping[str, Any] | None = None) -> None:
+def _weights(module: nn.Module, originals: Mapping[str, Any] | None = None) -> Iterator[bytes]:
     """Sums of the bits of every row of every weight: seconds less than hashing gigabytes, on whatever device."""
     for name, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            continue
         if originals and name in originals:
             value = getattr(originals[name], "weight", originals[name])
-        hasher.update(f"{name}{value.dtype}{list(value.shape)}".encode())
+        yield f"{name}{value.dtype}{list(value.shape)}".encode()
         whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
         if value.numel():
             bits = value.detach().contiguous().view(whole).reshape(len(value) if value.ndim else 1, -1)
-            hasher.update(bits.sum(1, dtype=torch.int64).cpu().numpy().data)
+            yield bits.sum(1, dtype=torch.int64).cpu().numpy().tobytes()

@@ -1,8 +1,9 @@
 """Finished segments on disk, so that a chain that was killed goes on and ends in the same latents.
 
-Under ComfyUI's user folder, `sdxl-anime-video/resume/<resume_id>/`: one safetensors file a segment, written whole or
-not at all, each marked with the fingerprint of the run it belongs to; and `run.json` with the digest of every part of
-that fingerprint, to say what has changed. The newest `KEPT_RUNS` runs are kept.
+Under ComfyUI's user folder, `sdxl-anime-video/resume/<resume_id>/<run>/`: one safetensors file a segment, written whole
+or not at all, with a checksum; and `run.json` with the digest of every part of the run's fingerprint, to say what has
+changed. The name of <run> is the digest of all of them, so the runs of one graph with two samplers lie side by side.
+The newest `KEPT_NAMES` names are kept, and the newest `KEPT_RUNS` runs of each.
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .contract import Chain
-from .fingerprint import digest
+from .fingerprint import SAMPLED_BY, Digests, fingerprint
 
 if TYPE_CHECKING:
     from .sampling import Clip, Sampling
 
 WHO = "SAV_SegmentChain"
-KEPT_RUNS = 8
+KEPT_NAMES = 8
+KEPT_RUNS = 6
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -41,100 +45,129 @@ def check_resume_id(name: str) -> None:
 class FinishedSegments:
     """The segments of one run that are finished."""
 
-    def __init__(self, folder: Path, run: str):
-        self._folder, self._run = folder, run
+    def __init__(self, folder: Path):
+        self._folder = folder
 
     @classmethod
     def open(cls, chain: Chain, clip: Clip, sampling: Sampling) -> FinishedSegments:
-        """What an earlier run under this name left; nothing, said aloud with the reason, if anything that matters has
-        changed since."""
+        """What an earlier run under this name left. If there is none but for runs from which this one differs, the log
+        says in what.
+
+        Raises ValueError if something else lies where the segments are to be, or if it cannot be told whether they are
+        of this run.
+        """
         import folder_paths
 
         check_resume_id(chain.resume_id)
-        folder = Path(folder_paths.get_user_directory()) / "sdxl-anime-video" / "resume" / chain.resume_id
+        named = Path(folder_paths.get_user_directory()) / "sdxl-anime-video" / "resume" / chain.resume_id
         parts = fingerprint(chain, clip, sampling)
-        run = digest(parts)
-        before = _read_run(folder)
-        if before is not None and before != parts:
-            changed = ", ".join(name for name in parts if before.get(name) != parts[name])
-            logging.warning("%s: resume_id %s starts afresh, for this changed: %s", WHO, chain.resume_id, changed)
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "run.json", lambda part: part.write_text(json.dumps(parts, indent=1), encoding="utf-8"))
-        _forget_old_runs(folder)
-        return cls(folder, run)
+        folder = named / Digests().digest(parts)
+        with _told_if_not_kept(folder):
+            _require(named.parent, Path.is_dir)
+            for path in (named, folder):
+                _require(path, _is_own_folder)
+            for path in folder.glob("*"):
+                _require(path, _is_own_file)
+            if not folder.exists() and (changed := _changed(named, parts)):
+                logging.warning("%s: resume_id %s starts afresh, for this changed: %s", WHO, chain.resume_id, changed)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / "run.json", json.dumps(parts, indent=1).encode())
+        _keep_newest(folder, KEPT_RUNS)
+        _keep_newest(named, KEPT_NAMES)
+        return cls(folder)
 
     def load(self, k: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Samples of the k-th segment and the same without noise, or None if it must be sampled."""
-        path = self._folder / f"{k:04}.safetensors"
+        path = self._path(k)
         try:
             with safe_open(path, framework="pt") as file:
-                if file.metadata()["run"] != self._run:
-                    return None
-                logging.info("%s: segment %d was finished before", WHO, k + 1)
-                return file.get_tensor("samples"), file.get_tensor("clean")
+                found = file.get_tensor("samples"), file.get_tensor("clean")
+                if file.metadata()["checksum"] != self._checksum(k, *found):
+                    raise ValueError("its data do not match their checksum")
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            logging.warning("%s: %s cannot be read (%s) and is sampled again", WHO, path, error)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            logging.warning("%s: %s is damaged (%s) and is sampled again", WHO, path, error)
             return None
+        logging.info("%s: segment %d was finished before", WHO, k + 1)
+        return found
 
-    def save(self, k: int, samples: torch.Tensor, clean: torch.Tensor) -> None:
-        """Keep the k-th segment. Raises OSError if the disk is full."""
+    def keep(self, k: int, samples: torch.Tensor, clean: torch.Tensor) -> None:
+        """Keep the k-th segment; if that fails, the log says so."""
         tensors = {name: value.detach().cpu().clone() for name, value in (("samples", samples), ("clean", clean))}
-        _write(self._folder / f"{k:04}.safetensors", lambda part: save_file(tensors, part, {"run": self._run}))
+        metadata = {"checksum": self._checksum(k, **tensors)}
+        with _told_if_not_kept(self._folder):
+            _write(self._path(k), save(tensors, metadata))
+
+    def _path(self, k: int) -> Path:
+        return self._folder / f"{k:04}.safetensors"
+
+    def _checksum(self, k: int, samples: torch.Tensor, clean: torch.Tensor) -> str:
+        return Digests().digest([self._folder.name, k, samples, clean])
 
 
-def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
-    """A digest of each thing that the latents of a chain depend on, by a name that a person understands."""
-    import comfyui_version
-
-    guider, sampler = sampling.executor.class_obj, sampling.sampler
-    contract = clip.contract
-    options = guider.model_options["transformer_options"]
-    return {
-        "seed or noise": digest([clip.noise, clip.seed]),
-        "latent image": digest(clip.latent),
-        "mask": digest(clip.given_mask),
-        "sigmas": digest(sampling.sigmas),
-        "conditioning": digest({name: [_without_ids(c) for c in conds] for name, conds in guider.conds.items()}),
-        "sampler": digest([getattr(sampler, "sampler_function", sampler), vars(sampler)]),
-        "guidance": digest(
-            [type(guider).__name__, {k: v for k, v in vars(guider).items() if isinstance(v, (int, float))}]
-        ),
-        "chain": digest([chain.segment_frames, chain.overlap, chain.carry, chain.carry_denoise]),
-        "frame settings": digest(
-            [contract.noise, contract.smoothings, contract.pulls, contract.pins, contract.windows]
-        ),
-        "model": digest([guider.model_patcher, guider.model_patcher.object_patches]),
-        "temporal adapter and other patches": digest(options.get("patches", {})),
-        "graph": chain.graph,
-        "versions": digest([torch.__version__, comfyui_version.__version__, guider.model_patcher.load_device.type]),
-    }
+def _changed(named: Path, parts: dict[str, str]) -> str:
+    """In what a run differs from the one that is most like it, of those that the same node sampled."""
+    changes = []
+    for record in named.glob("*/run.json"):
+        try:
+            before = dict(json.loads(record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        if before.get(SAMPLED_BY) == parts[SAMPLED_BY]:
+            changes.append([name for name in {**parts, **before} if before.get(name) != parts.get(name)])
+    return ", ".join(min(changes, key=len, default=[]))
 
 
-def _without_ids(cond: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in cond.items() if key != "uuid"}
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
-def _read_run(folder: Path) -> dict[str, str] | None:
+def _is_own_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _require(path: Path, fits: Callable[[Path], bool]) -> None:
+    """Raise ValueError for something that lies where the segments are to be, and is not of the kind it should be."""
+    if (path.exists() or path.is_symlink()) and not fits(path):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
+        raise ValueError(
+            f"{WHO}: finished segments cannot be kept, for {path} is a {kind}; move it away or change resume_id"
+        )
+
+
+@contextmanager
+def _told_if_not_kept(folder: Path) -> Iterator[None]:
+    """Around the writing of segments: a failure is an error in the log, and sampling goes on."""
     try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {} if folder.exists() else None
-    return found if isinstance(found, dict) else {}
+        yield
+    except OSError as error:
+        logging.error(
+            "%s: finished segments cannot be kept in %s (%s). Sampling goes on, but after a crash they must be sampled "
+            "again: free space on that disk, and see that ComfyUI may write there",
+            WHO,
+            folder,
+            error,
+        )
 
 
-def _write(path: Path, write: Any) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Whole or not at all."""
     part = path.with_suffix(".part")
-    write(part)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _forget_old_runs(folder: Path) -> None:
-    os.utime(folder)
-    runs = sorted((run for run in folder.parent.iterdir() if run.is_dir()), key=lambda run: run.stat().st_mtime)
-    for run in runs[:-KEPT_RUNS]:
-        logging.info("%s: the segments of resume_id %s are removed; the newest %d are kept", WHO, run.name, KEPT_RUNS)
-        shutil.rmtree(run, ignore_errors=True)
+def _keep_newest(folder: Path, number: int) -> None:
+    """Remove the folders beside this one, but for the newest."""
+    try:
+        os.utime(folder)
+        folders = sorted(filter(_is_own_folder, folder.parent.iterdir()), key=lambda each: each.stat().st_mtime)
+    except OSError:  # there is no folder, which the log has told already
+        return
+    for old in folders[:-number]:
+        logging.info("%s: the segments in %s are removed; the newest %d are kept", WHO, old, number)
+        shutil.rmtree(old, ignore_errors=True)

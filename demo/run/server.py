@@ -32,7 +32,7 @@ PACK_FOLDER = "sdxl-anime-video"
 _WANTED_FLAGS = {
     "--disable-api-nodes": (),
     "--disable-auto-launch": (),
-    "--database-url": ("sqlite:///:memory:",),
+    "--database-url": ("sqlite:///{base}/comfyui.db",),  # in memory, threads complain of each other's connections
     "--preview-method": ("none",),
 }
 _FAULT = re.compile(r"\b\w*(?:Exception|Error)\b|^Traceback|IMPORT FAILED|\[ERROR\]")
@@ -176,7 +176,7 @@ class ComfyServer:
         command += ["--base-directory", str(self.base)]
         for flag, values in _WANTED_FLAGS.items():
             if flag in known and flag not in self.flags:
-                command += [flag, *values]
+                command += [flag, *(value.format(base=self.base) for value in values)]
         return command + self.flags
 
     def _wait_until_ready(self) -> bool:

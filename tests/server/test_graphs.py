@@ -196,7 +196,7 @@ def test_a_whole_sdxl_graph_runs_on_the_toon_model(server, client, repository, n
     if name == "long_clip":
         resume_id = only(prompt, "SAV_SegmentChain")["resume_id"]
         kept = server.base / "user" / "sdxl-anime-video" / "resume" / resume_id
-        assert len(list(kept.glob("*.safetensors"))) == 3  # frames 0 to 5, 6 to 9, 10 and 11
+        assert len(list(kept.glob("*/*.safetensors"))) == 3  # frames 0 to 5, 6 to 9, 10 and 11
 
 
 @pytest.mark.usefixtures("quiet_log")

@@ -6,6 +6,14 @@ import sys
 from collections.abc import Callable
 
 
+def _prepare(arguments: list[str]) -> int:
+    from .training.interrupts import interrupt_on_signals
+    from .training.prepare.run import main
+
+    interrupt_on_signals()
+    return main(arguments)
+
+
 def _train(arguments: list[str]) -> int:
     from .training.cli import main
     from .training.interrupts import interrupt_on_signals
@@ -52,7 +60,8 @@ def _show(action: Callable[[], object]) -> int:
 
 HELP = ("-h", "--help")
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (_train, "train a temporal adapter on a folder of captioned clips"),
+    "prepare": (_prepare, "turn videos into a cache of clips to train on"),
+    "train": (_train, "train a temporal adapter on prepared clips or a folder of captioned ones"),
     "inspect": (_inspect, "say what an adapter file holds and what it was trained on"),
     "convert": (_convert, "turn an adapter written by torch.save into safetensors"),
 }

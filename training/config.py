@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -39,13 +39,21 @@ class ConfigError(ValueError):
     """A training config that cannot be honoured; the message names the field and the remedy."""
 
 
-class TrainConfig(BaseModel):
-    """Settings of `sdxl-anime-video train`."""
+class Config(BaseModel):
+    """A verb's settings: typed, every field with a docstring, unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class TrainConfig(Config):
+    """Settings of `sdxl-anime-video train`."""
+
     clips: Folder
-    """Folder of video files, each with its caption in a .txt or .json file of the same name beside it."""
+    """What `sdxl-anime-video prepare` made, or a folder of video files, each with its caption in a .txt or .json file
+    of the same name beside it."""
     output: Folder
     """Run folder: config, log, checkpoints and adapter.safetensors go here."""
     base: str = "toon"
@@ -144,11 +152,11 @@ class TrainConfig(BaseModel):
         return self
 
 
-def check_fields(values: Any, source: str) -> dict[str, Any]:
+def check_fields(values: Any, source: str, model: type[Config] = TrainConfig) -> dict[str, Any]:
     """The mapping of a config file. Raises ConfigError for anything else and for fields that do not exist."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected `field: value` lines, found {type(values).__name__}")
-    known = list(TrainConfig.model_fields)
+    known = list(model.model_fields)
     for field in values:
         if field not in known:
             near = difflib.get_close_matches(str(field), known, n=1, cutoff=0.3)
@@ -171,10 +179,15 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not a YAML file: {_one_line(error)}") from None
     values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
+    return make_config(TrainConfig, values, str(path))
+
+
+def make_config(model: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
+    """A config of these values. Raises ConfigError that names `source` and what is wrong with each field."""
     try:
-        return TrainConfig(**values)
+        return model(**values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(map(_problem, error.errors()))) from None
+        raise ConfigError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
 
 
 def _problem(error: Any) -> str:
@@ -190,7 +203,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def parse_overrides(words: list[str]) -> dict[str, Any]:
+def parse_overrides(words: list[str], model: type[Config] = TrainConfig) -> dict[str, Any]:
     """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and values.
 
     Raises ConfigError for a word that is no `--field value` pair, and for a value that is no YAML.
@@ -203,16 +216,16 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if not field.startswith("--") or not (equals or rest):
             raise ConfigError(f"command line: cannot read {word!r}; write --field value, such as --steps 500")
         field = field[2:].replace("-", "_")
-        check_fields({field: value}, "command line")
-        values[field] = _parse(field, value if equals else rest.pop(0))
+        check_fields({field: value}, "command line", model)
+        values[field] = _parse(field, value if equals else rest.pop(0), model)
     return values
 
 
-def _parse(field: str, word: str) -> Any:
+def _parse(field: str, word: str, model: type[Config]) -> Any:
     """An override's value: names and paths as they are, all else as YAML."""
     import yaml
 
-    annotation = TrainConfig.model_fields[field].annotation
+    annotation = model.model_fields[field].annotation
     kinds = get_args(annotation) or (annotation,)
     if (str in kinds or Path in kinds) and not (word == "null" and type(None) in kinds):
         return word
@@ -222,10 +235,10 @@ def _parse(field: str, word: str) -> Any:
         raise ConfigError(f"command line: cannot read {field} {word!r}: {_one_line(error)}") from None
 
 
-def describe_fields() -> str:
+def describe_fields(model: type[Config] = TrainConfig) -> str:
     """Every field with its default and meaning."""
     lines = []
-    for name, field in TrainConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         default = "required" if field.is_required() else field.default
         lines.append(f"  --{name.replace('_', '-')} ({default})\n      {field.description}")
     return "\n".join(lines)

@@ -58,8 +58,8 @@ def find_clips(folder: Path) -> list[Path]:
     return files
 
 
-def read_caption(video: Path) -> str:
-    """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if there is neither."""
+def find_caption(video: Path) -> str | None:
+    """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if that cannot be read."""
     if (path := video.with_suffix(".json")).exists():
         try:
             caption = json.loads(path.read_text(encoding="utf-8-sig")).get("caption")
@@ -72,9 +72,17 @@ def read_caption(video: Path) -> str:
             return path.read_text(encoding="utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-    raise DataError(
-        f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
-    )
+    return None
+
+
+def read_caption(video: Path) -> str:
+    """As `find_caption`; raises DataError if there is none, too."""
+    caption = find_caption(video)
+    if caption is None:
+        raise DataError(
+            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
+        )
+    return caption
 
 
 def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray:

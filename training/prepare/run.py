@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ..config import describe_fields, make_config, parse_overrides
@@ -31,8 +32,11 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     try:
         prepare(read_arguments(arguments))
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: prepare: {error.name} is not installed; pip install -r requirements-training.txt\n")
+        return 1
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {shorten(str(error), 1000)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on\n")
@@ -168,7 +172,7 @@ def _work(
 
         try:
             yield source, store.write(rows()), ""
-        except DataError as error:
+        except ValueError as error:  # damaged, or the VAE fails on it; what cannot be written is an OSError
             yield source, [], str(error)
 
 

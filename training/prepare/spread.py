@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data import DataError
 from .options import PrepareConfig
 from .sources import Source
 from .store import COLUMNS, write_rows
 
+_MOST_BLOCKS = 2000  # of sources that a decoder takes at once
 _EMPTY = {"string": "", "int32": 0, "float64": 0.0, "binary": b"", "large_binary": b""}
 _BLANK = {name: _EMPTY[kind] for kind, names in COLUMNS.items() for name in names if name not in ("mean", "deviation")}
 # What travels besides a row of the store: whose it is, pixels or latents, how many rows there were, what went wrong.
@@ -30,15 +33,18 @@ def spread(
 ) -> Iterator[tuple[Source, list[str], str]]:
     """Each source when it is done: files to be added to the store, or what is wrong with it.
 
-    Raises ConnectionError if there is no cluster at the address.
+    Raises DataError if there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     import ray
     import ray.data
 
-    address = "local" if config.ray == "local" else config.ray
-    ray.init(address=address, include_dashboard=False if config.ray == "local" else None, logging_level="ERROR",
-             log_to_driver=False)  # fmt: skip
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks is another program at once
+
+    try:
+        ray.init(address=config.ray, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise DataError(f"ray: no cluster at {config.ray} ({error}); start one with `ray start --head`") from None
     try:
         yield from _stream(ray, sources, config, store, multiple, factor)
     finally:
@@ -50,12 +56,14 @@ def _stream(ray: Any, sources: list[Source], config: PrepareConfig, store: str, 
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     jobs = [json.dumps({**source.to_dict(), "files": _absolute(source.files)}) for source in sources]
+    blocks = min(len(jobs), _MOST_BLOCKS)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     encoders = {"num_gpus": 1} if gpus else {"num_cpus": 0.5}
     checkpoint = str(Path(config.checkpoint).resolve()) if Path(config.checkpoint).exists() else config.checkpoint
     rows = (
-        ray.data.from_items([{"number": number, "job": job} for number, job in enumerate(jobs)])
-        .repartition(len(jobs))
+        ray.data.from_items(
+            [{"number": number, "job": job} for number, job in enumerate(jobs)], override_num_blocks=blocks
+        )
         .map_batches(
             _decode,
             batch_size=1,

@@ -3,8 +3,9 @@
     python benchmarks/prepare_speed.py VIDEO --resolution 768            # all but the VAE
     python benchmarks/prepare_speed.py VIDEO --resolution 128 --toon     # and with the toon world's VAE, on the CPU
 
-`decode` reads every frame and does nothing with it. `walk` is cuts, frames in time, scaling and judging; `encode` adds the
-VAE. The best of some rounds counts, and the two take turns, so that a busy machine slows both.
+`decode` reads every frame and does nothing with it. `walk` decodes, too, finds cuts, chooses frames, scales and
+judges them; `encode` adds the VAE. Processor time of all threads counts, the best of some rounds: a busy machine
+changes it least.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def decode(file: Path) -> int:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def main() -> int:

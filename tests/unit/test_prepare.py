@@ -245,7 +245,6 @@ def test_a_cache_of_other_settings_or_another_model_is_refused(painted, cache, t
     other = load_base("toon")
     with torch.no_grad():
         other.vae.encoder.conv_in.weight.mul_(1.2)
-    assert "the VAE is not those of toon" not in identity.changes(made, identity.probe(other))
     assert "the VAE is not that of toon (answers differ by" in identity.changes(made, identity.probe(other))
     other = load_base("toon")
     known = other.encode_text

@@ -61,4 +61,4 @@ def _small(frame):
     """BGR `[h, w, 3]` for comparing."""
     shrink = max(1.0, frame.width / _SIDE)
     width, height = round(frame.width / shrink), max(1, round(frame.height / shrink))
-    return frame.reformat(width, height, format="bgr24", interpolation="FAST_BILINEAR").to_ndarray()
+    return frame.reformat(width, height, format="bgr24", interpolation="AREA").to_ndarray()

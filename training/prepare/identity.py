@@ -78,8 +78,8 @@ def changes(made: dict[str, Any], probed: dict[str, Any], settings: dict[str, An
         before, now = torch.tensor(made["answers"][name]), torch.tensor(answer)
         away = float((now - before).norm() / before.norm()) if before.shape == now.shape else 1.0
         if not away <= TOLERANCE:
-            verb = "are" if name.endswith("s") else "is"
-            found.append(f"the {name} {verb} not those of {made['checkpoint']} (answers differ by {away:.0%})")
+            verb = "are not those" if name.endswith("s") else "is not that"
+            found.append(f"the {name} {verb} of {made['checkpoint']} (answers differ by {away:.0%})")
     for name, value in (settings or {}).items():
         if made["settings"].get(name) != value:
             found.append(f"{name} was {made['settings'].get(name)}, now is {value}")

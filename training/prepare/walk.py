@@ -28,15 +28,8 @@ def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> I
     try:
         rows = npz.read_clip(source, config, factor) if source.kind == "npz" else _walk(source, config, multiple)
         for index, row in enumerate(rows):
-            scene = row["scene"]
-            yield {
-                **row,
-                "id": f"{source.name}#{index:05d}",
-                "source": source.name,
-                "signature": source.signature,
-                "fps": config.fps if source.kind != "npz" else row["fps"],
-                "scene": scene,
-            }
+            named = {"id": f"{source.name}#{index:05d}", "source": source.name, "signature": source.signature}
+            yield {"fps": config.fps, **row, **named}
     except MemoryError:
         raise
     except Exception as error:  # decoders raise what they like

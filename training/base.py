@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from .precision import Precision, autocast
-
-Text = tuple[torch.Tensor, torch.Tensor]
+from .text import Text, TextEncoders
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Base:
     scheduler_config: dict[str, Any]
     text_widths: tuple[int, ...] = ()  # channels of a token that come from each text encoder
     origin: str = ""  # what it was read from, and what was found out about it
-    count_tokens: Callable[[str], int] | None = None  # of a caption, begin and end included; 77 are seen
+    encode_prompt: Callable[[str], Text] | None = None  # as encode_text for one prompt of any length: [1, 77 k, C]
 
     @property
     def factor(self) -> int:
@@ -104,8 +103,6 @@ def _folder(name: str) -> Base:
 
 
 def _from_pipeline(pipe: Any, origin: str) -> Base:
-    from .text import TextEncoders
-
     fillings = (pipe.tokenizer.pad_token_id, pipe.tokenizer_2.pad_token_id)
     text = TextEncoders(pipe.tokenizer, (pipe.text_encoder, pipe.text_encoder_2), fillings)
     config = dict(pipe.scheduler.config)
@@ -116,8 +113,17 @@ def _from_pipeline(pipe: Any, origin: str) -> Base:
 
 
 def _toon() -> Base:
-    from ..demo.model import TOWERS, load_toon_diffusers
+    from ..demo.model import LENGTH, TOWERS, load_toon_diffusers
 
     unet, vae, text = load_toon_diffusers()
+
+    def encode_prompt(prompt: str) -> Text:
+        if (words := len(prompt.replace(",", " , ").split())) > LENGTH - 2:
+            raise ValueError(
+                f"a prompt has {words} words and commas, and the toon model reads {LENGTH - 2}; shorten it"
+            )
+        return text([prompt])
+
     widths = tuple(tower["hidden_size"] for tower in TOWERS.values())
-    return Base(unet, vae, text, _sigmas({}), "epsilon", {}, widths, "toon: the toon world's own model").freeze()
+    origin = "toon: the toon world's own model"
+    return Base(unet, vae, text, _sigmas({}), "epsilon", {}, widths, origin, encode_prompt).freeze()

@@ -108,7 +108,7 @@ def _from_pipeline(pipe: Any, origin: str) -> Base:
     config = dict(pipe.scheduler.config)
     prediction = config.get("prediction_type", "epsilon")
     return Base(
-        pipe.unet, pipe.vae, text, _sigmas(config), prediction, config, text.widths, origin, text.count
+        pipe.unet, pipe.vae, text, _sigmas(config), prediction, config, text.widths, origin, text.whole
     ).freeze()
 
 

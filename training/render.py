@@ -66,11 +66,11 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
         raise ValueError(f"output: {config.output} is there already; name another, or set overwrite to true")
     if config.save_frames and (stills := stills_of(config)).exists():
         raise ValueError(f"save_frames: the folder {stills} is there already; remove it, or name another output")
-    config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
     base, adapter = load(config)
     say(base.origin)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
     latents = sample(config, base, adapter, report)
     write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
     return config.output

@@ -3,6 +3,7 @@
 Tolerances: latents 1e-4 relative in norm, frames one level of 255.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import comfy.sample
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 import tiny
 from clip_sampling import chained
@@ -23,7 +25,7 @@ from sdxl_anime_video.nodes.smoothing import FrameSmoothing
 from sdxl_anime_video.temporal.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher
 from sdxl_anime_video.temporal.hosts.diffusers import unet_sites
-from sdxl_anime_video.training.base import load_base
+from sdxl_anime_video.training.base import _sigmas, load_base
 from sdxl_anime_video.training.render import decoded, initial_noise, sample
 from sdxl_anime_video.training.render_config import RenderConfig
 
@@ -170,6 +172,16 @@ def test_the_plain_ksampler_gives_the_same(toon, base):
     settings = (model, config.seed, config.steps, config.cfg, "dpmpp_2m", "karras", positive, negative, empty)
     expected = model.get_model_object("latent_format").process_in(core.KSampler().sample(*settings)[0]["samples"])
     assert relative(rendered(base, config), expected) < 1e-4
+
+
+def test_zero_terminal_snr_equals_comfyuis(toon, base):
+    """The toon model as if it predicted v on a schedule that ends in pure noise."""
+    config = RenderConfig(**SMALL, prompt=PROMPT, **SHARED)
+    (changed,) = ModelSamplingDiscrete().patch(toon[0], "v_prediction", True)
+    expected = comfy_latents((changed, *toon[1:]), config)
+    fields = {"rescale_betas_zero_snr": True}
+    other = replace(base, prediction="v_prediction", scheduler_config=fields, sigmas=_sigmas(fields))
+    assert relative(rendered(other, config), expected) < 1e-4
 
 
 def test_noise_is_comfyuis():

@@ -59,8 +59,8 @@ def relative(value, expected):
 
 
 @torch.no_grad()
-def test_a_checkpoint_of_comfyui_is_the_same_model(checkpoint, configs):
-    base, toon = single_file_base(checkpoint, configs), load_base("toon")
+def test_a_checkpoint_of_comfyui_is_the_same_model(base):
+    toon = load_base("toon")
     for part in ("unet", "vae"):
         expected = getattr(toon, part).state_dict()
         found = getattr(base, part).state_dict()
@@ -72,15 +72,36 @@ def test_a_checkpoint_of_comfyui_is_the_same_model(checkpoint, configs):
     assert base.origin == "toon.safetensors: SDXL checkpoint, predicts epsilon (no key v_pred)"
 
 
-@pytest.mark.parametrize("text", ["1girl, solo; upper-body!", "an Ünïcode naïve café 2024's", "a" * 30, "word " * 80])
-def test_words_are_cut_as_comfyui_cuts_them(toon, checkpoint, configs, text):
-    """Any words, not only the toon world's; up to the 75 that one chunk holds."""
-    base, clip = single_file_base(checkpoint, configs), toon[1]
-    chunks = clip.tokenize(text)
-    first = {name: chunk[:1] for name, chunk in chunks.items()}
-    tokens, pooled = clip.encode_from_tokens(first, return_pooled=True)
-    mine, mine_pooled = base.encode_text([text])
+@pytest.fixture(scope="module")
+def base(checkpoint, configs):
+    return single_file_base(checkpoint, configs)
+
+
+TEXTS = [
+    "",
+    "1girl, solo; upper-body!  two  spaces\nand a line",
+    "an Ünïcode naïve café 2024's <3 日本語",
+    "a" * 300,
+    "word " * 80,
+    "antidisestablishmentarianism floccinaucinihilipilification " * 12,
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_prompts_of_any_length_are_cut_as_comfyui_cuts_them(toon, base, text):
+    """Any words, not only the toon world's."""
+    tokens, pooled = toon[1].encode_from_tokens(toon[1].tokenize(text), return_pooled=True)
+    mine, mine_pooled = base.encode_prompt(text)
+    assert mine.shape == tokens.shape
     assert relative(mine, tokens) < 1e-4 and relative(mine_pooled, pooled) < 1e-4
+
+
+def test_captions_are_cut_at_77_tokens(toon, base):
+    text = "word " * 80
+    tokens, pooled = toon[1].encode_from_tokens(toon[1].tokenize("word " * 75), return_pooled=True)
+    mine, mine_pooled = base.encode_text([text, "word"])
+    assert mine.shape == (2, 77, 192)
+    assert relative(mine[:1], tokens) < 1e-4 and relative(mine_pooled[:1], pooled) < 1e-4
 
 
 def test_full_size_shapes_are_sdxls():

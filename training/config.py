@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -144,11 +144,14 @@ class TrainConfig(BaseModel):
         return self
 
 
-def check_fields(values: Any, source: str) -> dict[str, Any]:
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def check_fields(values: Any, source: str, model: type[BaseModel] = TrainConfig) -> dict[str, Any]:
     """The mapping of a config file. Raises ConfigError for anything else and for fields that do not exist."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected `field: value` lines, found {type(values).__name__}")
-    known = list(TrainConfig.model_fields)
+    known = list(model.model_fields)
     for field in values:
         if field not in known:
             near = difflib.get_close_matches(str(field), known, n=1, cutoff=0.3)
@@ -157,22 +160,25 @@ def check_fields(values: Any, source: str) -> dict[str, Any]:
     return values
 
 
-def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML config; `overrides` win over the file. Relative paths are relative to the working directory.
+def read_config(path: Path, overrides: dict[str, Any] | None = None, model: type[Config] = TrainConfig) -> Config:
+    """Read a YAML or JSON config; `overrides` win over the file. Relative paths are relative to the working directory.
 
     Raises ConfigError that names the file, the field and what is wrong with it.
     """
+    import json
+
     import yaml
 
+    kind, load = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {_one_line(error)}") from None
-    values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
+        raise ConfigError(f"{path}: not a {kind} file: {_one_line(error)}") from None
+    values = {**check_fields(values, str(path), model), **check_fields(overrides or {}, "command line", model)}
     try:
-        return TrainConfig(**values)
+        return model(**values)
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "; ".join(map(_problem, error.errors()))) from None
 
@@ -190,7 +196,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def parse_overrides(words: list[str]) -> dict[str, Any]:
+def parse_overrides(words: list[str], model: type[BaseModel] = TrainConfig) -> dict[str, Any]:
     """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and values.
 
     Raises ConfigError for a word that is no `--field value` pair, and for a value that is no YAML.
@@ -203,16 +209,16 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if not field.startswith("--") or not (equals or rest):
             raise ConfigError(f"command line: cannot read {word!r}; write --field value, such as --steps 500")
         field = field[2:].replace("-", "_")
-        check_fields({field: value}, "command line")
-        values[field] = _parse(field, value if equals else rest.pop(0))
+        check_fields({field: value}, "command line", model)
+        values[field] = _parse(field, value if equals else rest.pop(0), model)
     return values
 
 
-def _parse(field: str, word: str) -> Any:
+def _parse(field: str, word: str, model: type[BaseModel]) -> Any:
     """An override's value: names and paths as they are, all else as YAML."""
     import yaml
 
-    annotation = TrainConfig.model_fields[field].annotation
+    annotation = model.model_fields[field].annotation
     kinds = get_args(annotation) or (annotation,)
     if (str in kinds or Path in kinds) and not (word == "null" and type(None) in kinds):
         return word
@@ -222,10 +228,10 @@ def _parse(field: str, word: str) -> Any:
         raise ConfigError(f"command line: cannot read {field} {word!r}: {_one_line(error)}") from None
 
 
-def describe_fields() -> str:
+def describe_fields(model: type[BaseModel] = TrainConfig) -> str:
     """Every field with its default and meaning."""
     lines = []
-    for name, field in TrainConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         default = "required" if field.is_required() else field.default
         lines.append(f"  --{name.replace('_', '-')} ({default})\n      {field.description}")
     return "\n".join(lines)

@@ -89,8 +89,8 @@ def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:
     adapter = load_adapter(config.adapter, dtype=dtype).to(device) if config.adapter else None
     if adapter is not None:
         _check_frames(config, adapter)
-    base = load_base(config.checkpoint)
-    torch.nn.Module.to(base.unet, device, dtype)  # past diffusers' own, which warns of nothing
+    base = load_base(config.checkpoint, dtype)
+    base.unet.to(device)
     base.vae.to(device)
     return base, adapter
 

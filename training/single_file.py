@@ -105,6 +105,7 @@ def load_single_file(path: Path, configs: Path = CONFIGS, dtype: Any = None) -> 
 
     Raises ValueError for a file that is no whole SDXL checkpoint, naming what it is or which tensors are missing.
     """
+    import accelerate  # noqa: F401  without it diffusers would fill what a file lacks with random values
     import diffusers
     import torch
     from transformers import CLIPTokenizer

@@ -59,27 +59,33 @@ def time_ids(height: int, width: int, rows: int) -> torch.Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(rows, 1)
 
 
-def load_base(name: str) -> Base:
+def load_base(name: str, dtype: torch.dtype | None = None) -> Base:
     """`toon`, a single-file SDXL checkpoint (.safetensors), or a diffusers folder; never looks on the network.
+
+    dtype: the UNet's, fp32 if None. The VAE and the text encoders have fp32.
 
     Raises ValueError if it is none of them, naming what it is instead.
     """
     if name == "toon":
-        return _toon()
-    if (Path(name) / "unet" / "config.json").exists():
-        return _folder(name)
-    if Path(name).is_file():
-        return single_file_base(Path(name))
-    raise ValueError(
-        f"base: {name!r} is neither 'toon' nor a diffusers folder with a unet/config.json nor a checkpoint file"
-    )
+        base = _toon()
+    elif (Path(name) / "unet" / "config.json").exists():
+        base = _folder(name)
+    elif Path(name).is_file():
+        return single_file_base(Path(name), dtype=dtype)
+    else:
+        raise ValueError(
+            f"base: {name!r} is neither 'toon' nor a diffusers folder with a unet/config.json nor a checkpoint file"
+        )
+    if dtype is not None:
+        torch.nn.Module.to(base.unet, dtype)  # past diffusers' own, which warns of nothing
+    return base
 
 
-def single_file_base(path: Path, configs: Path | None = None) -> Base:
+def single_file_base(path: Path, configs: Path | None = None, dtype: torch.dtype | None = None) -> Base:
     """As `load_base` for a checkpoint file; configs: see `single_file.load_single_file`."""
     from .single_file import CONFIGS, load_single_file
 
-    pipe, sampling = load_single_file(path, configs or CONFIGS)
+    pipe, sampling = load_single_file(path, configs or CONFIGS, dtype)
     return _from_pipeline(pipe, f"{path.name}: SDXL checkpoint, predicts {sampling}")
 
 

@@ -49,7 +49,7 @@ class TrainConfig(BaseModel):
     output: Folder
     """Run folder: config, log, checkpoints and adapter.safetensors go here."""
     base: str = "toon"
-    """`toon`, or a diffusers folder of an SDXL checkpoint."""
+    """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
     resolution: PositiveInt | None = None
     """Shorter side of the training pictures in pixels; clips are scaled to it. None keeps each clip's own size."""
     dataset: str = ""

@@ -70,6 +70,12 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
         torch.set_num_threads(config.threads)
     base, adapter = load(config)
     say(base.origin)
+    at_once, trained = frames_at_once(config), adapter and adapter.trained_frames
+    if trained and at_once > trained:
+        say(
+            f"warning: {at_once} frames at once, and the adapter was trained on {trained}; set segment_frames to "
+            f"{trained}"
+        )
     config.output.parent.mkdir(parents=True, exist_ok=True)
     latents = sample(config, base, adapter, report)
     write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
@@ -89,15 +95,19 @@ def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:
     adapter = load_adapter(config.adapter, dtype=dtype).to(device) if config.adapter else None
     if adapter is not None:
         _check_frames(config, adapter)
-    base = load_base(config.checkpoint)
-    torch.nn.Module.to(base.unet, device, dtype)  # past diffusers' own, which warns of nothing
+    base = load_base(config.checkpoint, dtype)
+    base.unet.to(device)
     base.vae.to(device)
     return base, adapter
 
 
+def frames_at_once(config: RenderConfig) -> int:
+    return min(config.frames, config.segment_frames or config.frames)
+
+
 def _check_frames(config: RenderConfig, adapter: TemporalAdapter) -> None:
-    at_once = min(config.frames, config.segment_frames or config.frames)
-    if at_once > (most := adapter.config.max_frames):
+    at_once, most = frames_at_once(config), adapter.config.max_frames
+    if at_once > most:
         raise ValueError(
             f"frames: {at_once} frames at once are more than the adapter's max_frames {most}; set segment_frames to "
             f"{most} or less"

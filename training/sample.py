@@ -60,7 +60,7 @@ def sample_clip(
     first = 0 if guided else len(text[0]) // 2
     tokens, pooled = (rows[first:].repeat_interleave(2 * frames // len(rows), 0).to(**where) for rows in text)
     sizes = time_ids(height * base.factor, width * base.factor, len(tokens))
-    added = {"text_embeds": pooled, "time_ids": sizes.to(**where)}
+    added = {"text_embeds": pooled, "time_ids": sizes.to(noise.device)}
     extra = {"num_frames": frames} if temporal else {}
     if hooks:
         scheduler.hook_before_step = _on_denoised(scheduler, hooks)

@@ -98,13 +98,14 @@ def _is_adapter(tensors: Any) -> bool:
     return kind is not None and "LoRA" in kind.what
 
 
-def load_single_file(path: Path, configs: Path = CONFIGS) -> tuple[Any, Sampling]:
-    """A diffusers StableDiffusionXLPipeline in fp32 on the CPU, and what its UNet predicts.
+def load_single_file(path: Path, configs: Path = CONFIGS, dtype: Any = None) -> tuple[Any, Sampling]:
+    """A diffusers StableDiffusionXLPipeline on the CPU in fp32, its UNet in `dtype`, and what that predicts.
 
     configs: a folder laid out as `CONFIGS`, for models of SDXL's kind in other sizes.
 
     Raises ValueError for a file that is no whole SDXL checkpoint, naming what it is or which tensors are missing.
     """
+    import accelerate  # noqa: F401  without it diffusers would fill what a file lacks with random values
     import diffusers
     import torch
     from transformers import CLIPTokenizer
@@ -130,8 +131,8 @@ def load_single_file(path: Path, configs: Path = CONFIGS) -> tuple[Any, Sampling
         ) from None
     if missing := _missing(pipe):
         raise ValueError(f"base: {path} lacks {len(missing)} of SDXL's tensors, such as {missing[0]}; {_WANTED}")
-    for part in MODULES:
-        torch.nn.Module.to(getattr(pipe, part), torch.float32)  # past diffusers' own, which warns of nothing
+    for part in MODULES:  # past diffusers' own `to`, which warns of nothing
+        torch.nn.Module.to(getattr(pipe, part), dtype if part == "unet" and dtype else torch.float32)
     zero_snr = {"rescale_betas_zero_snr": True} if sampling.zero_snr else {}
     pipe.scheduler.register_to_config(prediction_type=sampling.prediction, **zero_snr)
     return pipe, sampling

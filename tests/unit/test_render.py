@@ -98,6 +98,14 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(config, tmp_path, capsys,
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_more_frames_than_were_trained_are_said(config, capsys):
+    words = ("--frames", "17", "--steps", "1", "--width", "64", "--height", "64")
+    status, _, errors = run(config, *words, capsys=capsys)
+    assert status == 0 and "warning: 17 frames at once, and the adapter was trained on 16" in errors
+    status, _, errors = run(config, *words, "--segment-frames", "9", "--overwrite", "true", capsys=capsys)
+    assert status == 0 and "warning" not in errors
+
+
 def test_an_adapter_for_another_model_is_refused(config, tmp_path, capsys):
     from sdxl_anime_video.temporal.adapter import TemporalAdapter, save_adapter
 

@@ -12,7 +12,7 @@ from .config import ConfigError, TrainConfig, describe_fields, parse_overrides, 
 
 if TYPE_CHECKING:
     from .base import Base
-    from .data import Clips
+    from .data import ClipSource
 
 USAGE = """usage: sdxl-anime-video train CONFIG.yaml [--field value ...]
 
@@ -92,9 +92,9 @@ def train(config: TrainConfig) -> Path:
     return adapter
 
 
-def training_record(config: TrainConfig, base: Base, clips: Clips) -> dict[str, str]:
+def training_record(config: TrainConfig, base: Base, clips: ClipSource) -> dict[str, str]:
     """Metadata of an adapter: what it was trained on, and by which revision of this program."""
-    sizes = {f"{latent.shape[-1] * base.factor}x{latent.shape[-2] * base.factor}" for latent in clips.latents}
+    sizes = {f"{width * base.factor}x{height * base.factor}" for height, width in clips.sizes}
     return {
         "trained_base": Path(config.base).name,
         "trained_dataset": config.dataset or config.clips.name,

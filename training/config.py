@@ -39,13 +39,21 @@ class ConfigError(ValueError):
     """A training config that cannot be honoured; the message names the field and the remedy."""
 
 
-class TrainConfig(BaseModel):
-    """Settings of `sdxl-anime-video train`."""
+class Config(BaseModel):
+    """A verb's settings: typed, every field with a docstring, unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class TrainConfig(Config):
+    """Settings of `sdxl-anime-video train`."""
+
     clips: Folder
-    """Folder of video files, each with its caption in a .txt or .json file of the same name beside it."""
+    """What `sdxl-anime-video prepare` made, or a folder of video files, each with its caption in a .txt or .json file
+    of the same name beside it."""
     output: Folder
     """Run folder: config, log, checkpoints and adapter.safetensors go here."""
     base: str = "toon"
@@ -144,10 +152,7 @@ class TrainConfig(BaseModel):
         return self
 
 
-Config = TypeVar("Config", bound=BaseModel)
-
-
-def check_fields(values: Any, source: str, model: type[BaseModel] = TrainConfig) -> dict[str, Any]:
+def check_fields(values: Any, source: str, model: type[Config] = TrainConfig) -> dict[str, Any]:
     """The mapping of a config file. Raises ConfigError for anything else and for fields that do not exist."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected `field: value` lines, found {type(values).__name__}")
@@ -160,7 +165,7 @@ def check_fields(values: Any, source: str, model: type[BaseModel] = TrainConfig)
     return values
 
 
-def read_config(path: Path, overrides: dict[str, Any] | None = None, model: type[Config] = TrainConfig) -> Config:
+def read_config(path: Path, overrides: dict[str, Any] | None = None, model: type[AnyConfig] = TrainConfig) -> AnyConfig:
     """Read a YAML or JSON config; `overrides` win over the file. Relative paths are relative to the working directory.
 
     Raises ConfigError that names the file, the field and what is wrong with it.
@@ -177,10 +182,15 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None, model: type
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not a {kind} file: {_one_line(error)}") from None
     values = {**check_fields(values, str(path), model), **check_fields(overrides or {}, "command line", model)}
+    return make_config(model, values, str(path))
+
+
+def make_config(model: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
+    """A config of these values. Raises ConfigError that names `source` and what is wrong with each field."""
     try:
         return model(**values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(map(_problem, error.errors()))) from None
+        raise ConfigError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
 
 
 def _problem(error: Any) -> str:
@@ -196,7 +206,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def parse_overrides(words: list[str], model: type[BaseModel] = TrainConfig) -> dict[str, Any]:
+def parse_overrides(words: list[str], model: type[Config] = TrainConfig) -> dict[str, Any]:
     """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and values.
 
     Raises ConfigError for a word that is no `--field value` pair, and for a value that is no YAML.
@@ -214,7 +224,7 @@ def parse_overrides(words: list[str], model: type[BaseModel] = TrainConfig) -> d
     return values
 
 
-def _parse(field: str, word: str, model: type[BaseModel]) -> Any:
+def _parse(field: str, word: str, model: type[Config]) -> Any:
     """An override's value: names and paths as they are, all else as YAML."""
     import yaml
 
@@ -228,7 +238,7 @@ def _parse(field: str, word: str, model: type[BaseModel]) -> Any:
         raise ConfigError(f"command line: cannot read {field} {word!r}: {_one_line(error)}") from None
 
 
-def describe_fields(model: type[BaseModel] = TrainConfig) -> str:
+def describe_fields(model: type[Config] = TrainConfig) -> str:
     """Every field with its default and meaning."""
     lines = []
     for name, field in model.model_fields.items():

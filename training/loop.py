@@ -15,7 +15,7 @@ from ..temporal.adapter import TemporalAdapter, save_adapter
 from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
 from ..temporal.noise import mix_frames
 from . import objective
-from .base import Base, time_ids
+from .base import Base
 from .checkpoint import (
     CheckpointError,
     checkpoint_path,
@@ -26,7 +26,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig
-from .data import Clips, draw_batch, longest_draw
+from .data import ClipSource, draw_batch, longest_draw
 from .interrupts import held_back
 from .muon import Muon
 from .precision import autocast, uses_bf16
@@ -63,7 +63,7 @@ def parameter_groups(adapter: TemporalAdapter, config: TrainConfig) -> list[dict
 class Trainer:
     """Owns the adapter, its optimizer and the run folder. `run()` trains until the steps or the minutes are used up."""
 
-    def __init__(self, config: TrainConfig, base: Base, clips: Clips, report: Report = lambda event: None):
+    def __init__(self, config: TrainConfig, base: Base, clips: ClipSource, report: Report = lambda event: None):
         self.config, self.base, self.clips, self.report = config, base, clips, report
         self.device = torch.device(
             config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,21 +118,23 @@ class Trainer:
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
 
     def predict(
-        self, noisy: torch.Tensor, timestep: torch.Tensor, caption: torch.Tensor, positions: torch.Tensor | None
+        self,
+        noisy: torch.Tensor,
+        timestep: torch.Tensor,
+        caption: torch.Tensor,
+        positions: torch.Tensor | None,
+        chosen: list[int],
     ) -> torch.Tensor:
         """The model's output `[B, F, 4, h, w]` for noisy latents of that shape, timesteps `[B]`, captions `[B]`."""
-        clips, frames, _, height, width = noisy.shape
-        factor = self.base.factor
-        rows = caption.repeat_interleave(frames)  # [(b f)]
-        added = {
-            "text_embeds": self.clips.pooled[rows].to(self.device),
-            "time_ids": time_ids(height * factor, width * factor, clips * frames).to(self.device),
-        }
+        clips, frames = noisy.shape[:2]
+        tokens, pooled = (part.to(self.device).repeat_interleave(frames, 0) for part in self.clips.text(caption))
+        sizes = torch.stack([self.clips.time_ids(i) for i in chosen]).to(self.device)  # [b, 6]
+        added = {"text_embeds": pooled, "time_ids": sizes.repeat_interleave(frames, 0)}  # [(b f), ...]
         with autocast(self.device, self.config.precision):
             out = self.unet(
                 noisy.flatten(0, 1).to(self.device, memory_format=torch.channels_last),
                 timestep.repeat_interleave(frames).to(self.device),
-                encoder_hidden_states=self.clips.tokens[rows].to(self.device),
+                encoder_hidden_states=tokens,
                 added_cond_kwargs=added,
                 num_frames=frames,
                 positions=positions,
@@ -152,14 +154,20 @@ class Trainer:
         return noise
 
     def clip_losses(
-        self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor, caption: torch.Tensor, positions: Any
+        self,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        timestep: torch.Tensor,
+        caption: torch.Tensor,
+        positions: Any,
+        chosen: list[int],
     ) -> torch.Tensor:
-        """Weighted loss of each clip `[B]`."""
+        """Weighted loss of each of the chosen clips `[B]`."""
         config, prediction = self.config, self.base.prediction
         sigma = self.sigmas[timestep].float()
         noisy = objective.add_noise(latents, noise, sigma)
         target = objective.training_target(latents, noise, sigma, prediction).to(self.device)
-        error = (self.predict(noisy, timestep, caption, positions) - target).square().flatten(1).mean(1)
+        error = (self.predict(noisy, timestep, caption, positions, chosen) - target).square().flatten(1).mean(1)
         weight = objective.loss_weight(sigma, prediction, config.min_snr_gamma, config.snr_floor)
         return error * weight.to(self.device)
 
@@ -180,7 +188,7 @@ class Trainer:
             offset = int(torch.randint(config.max_frames - frames + 1, (1,), generator=generator))
         positions = torch.arange(offset, offset + frames, device=self.device)
         noise = self.draw_noise(latents.shape, generator)
-        return self.clip_losses(latents, noise, timestep, caption, positions)
+        return self.clip_losses(latents, noise, timestep, caption, positions, self.chosen)
 
     def train_step(self) -> float:
         """One optimizer step; returns its mean loss. Raises FloatingPointError if that is not finite."""
@@ -222,15 +230,16 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean."""
         config = self.config
-        frames = min([max(config.frames), *(len(self.clips.latents[i]) for i in self.held_out)])
-        latents = torch.stack([self.clips.latents[i][:frames].float() for i in self.held_out])
+        frames = min([max(config.frames), *(self.clips.lengths[i] for i in self.held_out)])
+        latents = torch.stack([self.clips.frames(i, 0, frames) for i in self.held_out])
         caption = torch.tensor([self.clips.caption[i] for i in self.held_out])
         found = {}
         for level in VALIDATION_LEVELS:
             noise = self.draw_noise(latents.shape, step_generator(config.seed, _VALIDATION_STEP))
             timestep = torch.full((len(latents),), int(level * len(self.sigmas)))
             with self.averaged():
-                found[f"validation_{level}"] = self.clip_losses(latents, noise, timestep, caption, None).mean().item()
+                losses = self.clip_losses(latents, noise, timestep, caption, None, self.held_out)
+                found[f"validation_{level}"] = losses.mean().item()
         return {"validation": sum(found.values()) / len(found), **found}
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from .config import Device, Share
+from .config import Config, Device, Share
 
 Words = Annotated[str, BeforeValidator(lambda value: "\n".join(value) if isinstance(value, list) else value)]
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 
 
-class RenderConfig(BaseModel):
+class RenderConfig(Config):
     """Settings of `sdxl-anime-video render`. Defaults are those of the nodes of the same purpose."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     output: Path
     """The clip, a file that ends in .mp4."""

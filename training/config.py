@@ -63,7 +63,7 @@ class TrainConfig(BaseModel):
     random_positions: bool = True
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
     temporal_dropout: Decay = 0.0
-    """Chance of each frame to be left out of a step. The others keep their places in the clip; two at least are left."""
+    """Chance of each frame to be left out of a step. The others keep their places; two at least are left."""
     norm: bool = True
     """LayerNorm before the attention."""
     pos_value: bool = True
@@ -81,7 +81,7 @@ class TrainConfig(BaseModel):
     """Forward passes of each process to one optimizer step; N processes see N times as many clips."""
     stages: list[Stage] = []
     """Earlier stages of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
-    clips_per_step, accumulation, learning_rate. After the last of them the config's own fields hold; the optimizer goes on."""
+    clips_per_step, accumulation, learning_rate. After them the config's own fields hold; the optimizer goes on."""
     optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     """AdamW; the same with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices: for small and middling
     adapters it needs a third of the steps."""
@@ -116,7 +116,7 @@ class TrainConfig(BaseModel):
     """Share of clips that get correlated noise; the others get independent noise."""
     noise_curriculum: list[NoiseStage] = []
     """Earlier stages of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
-    (1). After the last of them noise_mode, noise_correlation and noise_probability hold: what clips are sampled with."""
+    (1). After them noise_mode, noise_correlation and noise_probability hold: let clips be sampled with these."""
     caption_dropout: Share = 0.1
     """Share of clips that are trained without their caption, for classifier-free guidance."""
 
@@ -192,8 +192,12 @@ def check_fields(values: Any, source: str) -> dict[str, Any]:
     return values
 
 
-def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML config; `overrides` win over the file. Relative paths are relative to the working directory.
+def read_config(
+    path: Path, overrides: dict[str, Any] | None = None, defaults: dict[str, Any] | None = None
+) -> TrainConfig:
+    """Read a YAML config; `overrides` win over the file, the file over `defaults`.
+
+    Relative paths are relative to the working directory.
 
     Raises ConfigError that names the file, the field and what is wrong with it.
     """
@@ -205,7 +209,7 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         raise ConfigError(f"config {path} does not exist") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not a YAML file: {_one_line(error)}") from None
-    values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
+    values = {**(defaults or {}), **check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
     try:
         return TrainConfig(**values)
     except ValidationError as error:

@@ -12,9 +12,11 @@ from .journal import figures, read_log
 WIDTH, HEIGHT, EDGE = 640, 200, 48  # of a plot, pixels
 POINTS = 800  # of a curve; longer ones are averaged
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568", "#975a16")
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em}
+body{color:#222;background:#fff}
 figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top}figcaption{font-size:13px;color:#555}
-svg text{font:11px system-ui,sans-serif;fill:#555}img,video{max-width:100%}pre{background:#f5f5f5;padding:1em;overflow:auto}"""
+svg text{font:11px system-ui,sans-serif;fill:#555}img,video{max-width:100%}
+pre{background:#f5f5f5;padding:1em;overflow:auto}"""
 
 
 def write_report(folder: Path, megabytes: float) -> Path:
@@ -59,7 +61,7 @@ Curve = list[tuple[int, float]]
 
 
 def _plots(events: list[dict[str, Any]]) -> list[tuple[str, dict[str, Curve]]]:
-    """Title and curves of each plot: one of the loss, one of the rate, one of validation, one for each figure of clips."""
+    """Title and curves of each plot: loss, rate, validation, and one for each figure of the rendered clips."""
     curves: dict[str, Curve] = {}
     for event in events:
         for name, value in figures(event).items():
@@ -81,7 +83,7 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
 
 
 def plot(title: str, curves: dict[str, Curve]) -> str:
-    """A figure with an SVG of the curves over steps; values that are not finite make gaps nowhere, they are left out."""
+    """A figure with an SVG of the curves over steps; values that are not finite are left out."""
     curves = {name: [p for p in thinned(curve) if abs(p[1]) < float("inf")] for name, curve in curves.items()}
     values = [value for curve in curves.values() for _, value in curve]
     if not values:

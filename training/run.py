@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> Path:
         base = load_base(config.base)
         trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
         adapter = config.output / "adapter.safetensors"
-        with _trackers(config, trainer.step, processes, bars) as report:
+        with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer):
             Run(trainer, bars, report).to_the_end()
         if processes.main:
             trainer.save(adapter, training_record(trainer.stage, base, trainer.clips))
@@ -98,6 +98,26 @@ def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) 
                 tracker(event)
 
         yield report
+
+
+@contextmanager
+def _advice(trainer: Trainer) -> Iterator[None]:
+    """Turn what is raised where memory runs out into a message that helps."""
+    from .advice import OutOfMemory, explain, is_out_of_memory, largest_clip
+    from .precision import uses_bf16
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        stage = trainer.stage
+        size = stage.clips_per_step, *largest_clip(trainer.clips.latents, max(stage.frames))
+        bf16, gpu = uses_bf16(trainer.device, stage.precision), trainer.device.type == "cuda"
+        unet_config = trainer.base.unet.config
+    # Only here are the tensors of the step gone, which the error's traceback held.
+    trainer.optimizer.zero_grad(set_to_none=True)
+    raise OutOfMemory(explain(stage, unet_config, size, bf16, gpu, trainer.step))
 
 
 class Run:

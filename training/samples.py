@@ -32,7 +32,7 @@ def scenes(trainer: Trainer) -> list[Scene]:
     config, clips = trainer.stage, trainer.clips
     longest = max(config.frames)
     if config.validation_captions:
-        first = next((clips.latents[i] for bucket in trainer.buckets for i in bucket))
+        first = next(clips.latents[i] for bucket in trainer.buckets for i in bucket)
         text = trainer.base.encode_text(["", *config.validation_captions])
         tokens, pooled = (rows.cpu() for rows in text)
         return [

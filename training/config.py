@@ -36,6 +36,9 @@ Folder = Annotated[Path, BeforeValidator(_named)]
 Device = Annotated[str, AfterValidator(require_device)]
 
 
+SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
+
+
 class ConfigError(ValueError):
     """A training config that cannot be honoured; the message names the field and the remedy."""
 

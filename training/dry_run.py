@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .advice import Size, gigabytes, largest_clip, savings
-from .config import ConfigError, TrainConfig, parse_overrides, read_config
+from .config import SHAPES_ONLY, ConfigError, TrainConfig, parse_overrides, read_config
 from .memory import SDXL, Live, Memory, estimate
 from .precision import uses_bf16
 from .progress import clock
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 STEPS = 3  # that are timed, after one that is not
-SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without its weights
 
 
 def main(path: Path, words: list[str]) -> None:

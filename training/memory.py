@@ -167,12 +167,13 @@ def _step_of_shapes(
             "matrices": matrices,
             "rest": sum(p.numel() for p in adapter.parameters()) - matrices,
         }
-        with Live(before) as live:
+        # Around the backward pass too, in which checkpointing runs blocks again.
+        with Live(before) as live, _NormsInFp32() if bf16 else nullcontext():
             latents = torch.empty(frames, 4, side, side)
             pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
             added = {"text_embeds": torch.empty(frames, pooled), "time_ids": torch.empty(frames, 6)}
             text = torch.empty(frames, 77, unet_config["cross_attention_dim"])
-            with _NormsInFp32() if bf16 else nullcontext(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 time = torch.zeros(frames, dtype=torch.long)
                 out = model(latents, time, encoder_hidden_states=text, added_cond_kwargs=added, num_frames=frames)
             error = (out.sample.float() - torch.empty_like(latents)).square().mean()

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ConfigError, TrainConfig
+from .config import SHAPES_ONLY, ConfigError, TrainConfig
 from .interrupts import held_back
 from .stages import config_at
 
@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> Path:
         base = load_base(config.base)
         trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
         adapter = config.output / "adapter.safetensors"
-        with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer):
+        with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
             Run(trainer, bars, report).to_the_end()
         if processes.main:
             trainer.save(adapter, training_record(trainer.stage, base, trainer.clips))
@@ -51,11 +51,13 @@ def train(config: TrainConfig) -> Path:
 
 
 def _begin(config: TrainConfig, processes: Processes) -> None:
-    """Make the run folder. Raises ConfigError, in every process, for one that an earlier run has filled."""
+    """Make the run folder. Raises ConfigError, in every process, if there is no base or an earlier run has filled it."""
     import yaml
 
     from .checkpoint import checkpoints
 
+    if config.base == SHAPES_ONLY:
+        raise ConfigError(f"base: {SHAPES_ONLY} is only the shapes of SDXL; give your checkpoint with --base")
     if config.resume is None and checkpoints(config.output):
         raise ConfigError(
             f"output: {config.output} holds checkpoints of an earlier run; go on with --resume latest, or give another "
@@ -101,7 +103,7 @@ def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) 
 
 
 @contextmanager
-def _advice(trainer: Trainer) -> Iterator[None]:
+def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     """Turn what is raised where memory runs out into a message that helps."""
     from .advice import OutOfMemory, explain, is_out_of_memory, largest_clip
     from .precision import uses_bf16
@@ -117,6 +119,7 @@ def _advice(trainer: Trainer) -> Iterator[None]:
         unet_config = trainer.base.unet.config
     # Only here are the tensors of the step gone, which the error's traceback held.
     trainer.optimizer.zero_grad(set_to_none=True)
+    bars.say("out of memory; estimating what would help")
     raise OutOfMemory(explain(stage, unet_config, size, bf16, gpu, trainer.step))
 
 
@@ -135,6 +138,7 @@ class Run:
         that hears of one tells the others at the end of the step, and all stop together.
         """
         trainer, config = self.trainer, self.config
+        self._enter_stage()
         if trainer.held_out and trainer.step == 0:
             self.report({"step": 0, **trainer.validate()})
         many = self.processes.count > 1

@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def _begin(config: TrainConfig, processes: Processes) -> None:
-    """Make the run folder. Raises ConfigError, in every process, if there is no base or an earlier run has filled it."""
+    """Make the run folder. Raises ConfigError, in every process, without a base or if an earlier run has filled it."""
     import yaml
 
     from .checkpoint import checkpoints
@@ -110,6 +110,7 @@ def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
 
     try:
         yield
+        return
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -1,5 +1,6 @@
 """Counted memory against real steps, what fits, and what is said where it does not."""
 
+import mmap
 import resource
 
 import pytest
@@ -106,14 +107,10 @@ def test_a_dry_run_counts_and_times_and_leaves_nothing(painted, tmp_path, capsys
 
 
 def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsys):
-    import mmap
-
     limit = resource.getrlimit(resource.RLIMIT_AS)
-    cli.main(options(painted, tmp_path, "--dry-run"))  # the weights and libraries are there now
-    capsys.readouterr()
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * mmap.PAGESIZE
-    resource.setrlimit(resource.RLIMIT_AS, (used + int(0.8e9), limit[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (used + int(2e9), limit[1]))
     try:
         status = cli.main(options(painted, tmp_path, "--clips-per-step", "64"))
     finally:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..temporal.adapter import TemporalAdapter
@@ -76,18 +76,6 @@ class Live(TorchDispatchMode):
     @property
     def peak(self) -> int:
         return max(self.history)
-
-
-class _NormsInFp32(TorchFunctionMode):
-    """As autocast does it on a GPU, while the estimate imitates a CPU's."""
-
-    NORMS = (torch.nn.functional.layer_norm, torch.nn.functional.group_norm)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.NORMS:
-            args = [value.float() if isinstance(value, torch.Tensor) else value for value in args]
-            kwargs = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in (kwargs or {}).items()}
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -157,6 +145,8 @@ def _step_of_shapes(
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             unet.train()
+        if bf16:
+            _compute_norms_in_fp32(model)
         for parameter in adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
         parameters = [*unet.parameters(), *adapter.parameters(), *unet.buffers()]
@@ -167,8 +157,7 @@ def _step_of_shapes(
             "matrices": matrices,
             "rest": sum(p.numel() for p in adapter.parameters()) - matrices,
         }
-        # Around the backward pass too, in which checkpointing runs blocks again.
-        with Live(before) as live, _NormsInFp32() if bf16 else nullcontext():
+        with Live(before) as live:
             latents = torch.empty(frames, 4, side, side)
             pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
             added = {"text_embeds": torch.empty(frames, pooled), "time_ids": torch.empty(frames, 6)}
@@ -177,8 +166,18 @@ def _step_of_shapes(
                 time = torch.zeros(frames, dtype=torch.long)
                 out = model(latents, time, encoder_hidden_states=text, added_cond_kwargs=added, num_frames=frames)
             error = (out.sample.float() - torch.empty_like(latents)).square().mean()
-            torch.autograd.backward(error)  # the tensor's own method would suspend _NormsInFp32
+            error.backward()
         return live.history, counts
+
+
+def _compute_norms_in_fp32(model: nn.Module) -> None:
+    """As autocast does it on a GPU: the estimate runs under a CPU's, which leaves norms in bf16."""
+    for module in model.modules():
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            for name, value in list(module.named_parameters(recurse=False)):
+                if value.dtype != torch.float32:
+                    setattr(module, name, nn.Parameter(torch.empty(value.shape, dtype=torch.float32), False))
+            module.register_forward_pre_hook(lambda module, args: (args[0].float(), *args[1:]))
 
 
 @contextmanager

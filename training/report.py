@@ -68,7 +68,10 @@ def _plots(events: list[dict[str, Any]]) -> list[tuple[str, dict[str, Curve]]]:
             curves.setdefault(name, []).append((event["step"], value))
     plots = [(name, {name: curves.pop(name)}) for name in ("loss", "lr") if name in curves]
     if validation := {name: curves.pop(name) for name in list(curves) if name.startswith("validation")}:
-        plots.append(("validation", validation))
+        shares = {
+            name: [(step, value / (curve[0][1] or 1.0)) for step, value in curve] for name, curve in validation.items()
+        }
+        plots.append(("validation, over its first value", shares))
     for name in [name for name in curves if not name.startswith("real_")]:
         real = curves.get(f"real_{name}")
         plots.append((name, {name: curves[name], **({"the clips themselves": real} if real else {})}))

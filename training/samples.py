@@ -20,7 +20,7 @@ _SAMPLE_STEP = -2  # takes the place of the step in seeds
 class Scene:
     """What to render: a caption as the text encoders give it, and the latents `[F, 4, h, w]` of the real clip."""
 
-    caption: str
+    title: str  # the caption, or the file of the clip that has it
     tokens: torch.Tensor  # [2, T, C], of the empty caption and this one
     pooled: torch.Tensor  # [2, P]
     shape: torch.Size  # [F, 4, h, w]
@@ -99,7 +99,7 @@ def sample(trainer: Trainer, folder: Path) -> dict[str, Any]:
     for number, scene in trainer.processes.share(scenes(trainer)):
         clip = decoded(trainer, render(trainer, scene, number))
         real = None if scene.real is None else decoded(trainer, scene.real)
-        made.append((number, scene.caption, clip, real))
+        made.append((number, scene.title, clip, real))
     everything = sorted((one for some in trainer.processes.gather(made) for one in some), key=lambda one: one[0])
     if not trainer.processes.main:
         return {}
@@ -118,11 +118,11 @@ def _write(everything: list[tuple[int, str, np.ndarray, np.ndarray | None]], fol
     rows = []
     with whole_or_nothing(folder) as part:
         part.mkdir()
-        for number, caption, clip, real in everything:
-            write_clip(part / f"{number}.mp4", clip, fps, metadata={"caption": caption})
-            rows.append((caption, clip))
+        for number, title, clip, real in everything:
+            write_clip(part / f"{number}.mp4", clip, fps, metadata={"title": title})
+            rows.append((title, clip))
             if real is not None:
-                rows.append((f"{caption}: the clip itself", real))
+                rows.append((f"{title}: the clip itself", real))
         contact_sheet(rows).save(part / "contact_sheet.png")
         if folder.exists():  # of a run that was killed after this step
             import shutil

@@ -74,7 +74,7 @@ def test_the_report_holds_everything_and_asks_for_nothing(run_folder):
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page.replace("http-equiv", "")
     assert page.count("<svg") >= 6 and page.count("data:video/mp4;base64,") == 2
     assert page.count("data:image/png;base64,") == 2
-    for title in ("loss", "lr", "validation", "flicker", "warp_error", "motion"):
+    for title in ("loss", "lr", "validation, over its first value", "flicker", "warp_error", "motion"):
         assert f'aria-label="{title}"' in page
     assert "4 steps in" in page and "sampler_steps: 2" in page
 

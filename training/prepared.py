@@ -53,12 +53,10 @@ class PreparedClips(ClipSource):
     """A cache's clips: the manifest is in memory; latents and embeddings are read when they are asked for."""
 
     def __init__(self, folder: Path, sizes: dict, rows: list[dict]):
-        import lance
-
         from .prepare.manifest import Texts
         from .prepare.store import Store
 
-        self.store, self.texts = Store(folder), lance.dataset(str(folder / "captions.lance"))
+        self.store, self.texts = Store(folder), Texts(folder).open()
         self.sizes_of_text = (sizes["tokens"], sizes["pooled"])
         self.scale = sizes["scaling_factor"]
         place = {name: row for row, name in enumerate(self.store.dataset.to_table(columns=["id"])["id"].to_pylist())}

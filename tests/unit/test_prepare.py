@@ -112,8 +112,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_cache(painted, cache, tmp_p
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "sdxl_anime_video", "prepare", str(painted), "-o", str(killed), *SMALL]
     moments = [
-        lambda: list(killed.glob("clips.lance/data/*")),  # the first clip is being written
-        lambda: len(list(killed.glob("clips.lance/_versions/*.manifest"))) > 2,  # two videos are done
+        lambda: list(killed.glob("clips.lance/data/*")),  # the first video is being written
+        lambda: len(list(killed.glob("clips.lance/_versions/*.manifest"))) > 2,  # another one is done
         lambda: (killed / "captions.lance").exists(),  # the manifest is to come
     ]
     for sight in moments:
@@ -150,7 +150,7 @@ def test_what_is_short_static_black_small_or_a_repeat_is_dropped_with_its_reason
     videos.mkdir()
     frames = drawn(8)
     write_clip(videos / "a.mp4", frames, 12)
-    write_clip(videos / "again.mp4", frames, 12, crf=30)  # coded otherwise
+    write_clip(videos / "again.mp4", frames, 12, crf=22)  # coded otherwise
     write_clip(videos / "black.mp4", frames // 30, 12)
     write_clip(videos / "short.mp4", frames[:3], 12)
     write_clip(videos / "small.mp4", frames[:, :24, :24], 12)
@@ -244,8 +244,8 @@ def test_a_cache_of_other_settings_or_another_model_is_refused(painted, cache, t
     assert identity.changes(made, identity.probe(toon)) == ""
     other = load_base("toon")
     with torch.no_grad():
-        other.vae.encoder.conv_in.weight.mul_(1.2)
-    assert "the VAE is not that of toon (answers differ by" in identity.changes(made, identity.probe(other))
+        other.vae.quant_conv.weight[:4].mul_(1.02)
+    assert "the VAE is not that of toon (answers differ by 2%)" in identity.changes(made, identity.probe(other))
     other = load_base("toon")
     known = other.encode_text
     other.encode_text = lambda captions: tuple(part * 1.1 for part in known(captions))
@@ -294,7 +294,7 @@ def test_clips_from_elsewhere(tmp_path):
     assert {(row["original_height"], row["original_width"]) for row in film} == {(720, 1280)}
     assert all(row["kept"] and row["width"] > row["height"] for row in film)
     gifs = [row["frames"] for name, row in found.items() if ".gif" in name]
-    assert sum(gifs) == 75 and len(gifs) == 6  # 2.08 s each
+    assert sum(gifs) == 78 and len(gifs) == 6  # 2.09 s each
 
 
 def test_the_manifest_says_everything_as_plain_columns(cache):

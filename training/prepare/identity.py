@@ -19,7 +19,7 @@ from .encode import posterior
 
 NAME = "cache.json"
 FORMAT = 1
-TOLERANCE = 0.02  # relative; bf16 against fp32 is about 0.005
+TOLERANCE = 0.01  # relative; one machine against another is far below
 _CAPTIONS = ["", "a girl with blue hair runs through a meadow at sunset, anime"]
 
 

@@ -75,23 +75,26 @@ class Texts:
     def __init__(self, cache: Path):
         self.path = cache / "captions.lance"
 
+    def open(self) -> Any:
+        """The dataset, made if it is not there."""
+        import pyarrow as pa
+
+        from .store import open_or_make
+
+        columns = [("key", pa.string()), ("tokens", pa.large_binary()), ("pooled", pa.large_binary())]
+        return open_or_make(self.path, pa.schema(columns))
+
     def rows(self) -> dict[str, int]:
         """Row of each caption, or of `npz:SIGNATURE` for embeddings that came with a clip."""
-        import lance
-
-        if not self.path.exists():
-            return {}
-        keys = lance.dataset(str(self.path)).to_table(columns=["key"])["key"].to_pylist()
+        keys = self.open().to_table(columns=["key"])["key"].to_pylist()
         return {key: row for row, key in enumerate(keys)}
 
     def add(self, items: Iterable[tuple[str, bytes, bytes]]) -> None:
         """Append (key, tokens, pooled), all at once."""
-        import lance
         import pyarrow as pa
 
-        schema = pa.schema([("key", pa.string()), ("tokens", pa.large_binary()), ("pooled", pa.large_binary())])
-        table = pa.table([list(column) for column in zip(*items, strict=True)], schema=schema)
-        lance.write_dataset(table, str(self.path), mode="append" if self.path.exists() else "create")
+        dataset = self.open()
+        dataset.insert(pa.table([list(column) for column in zip(*items, strict=True)], schema=dataset.schema))
 
 
 def text_key(row: Row) -> str:
@@ -177,11 +180,9 @@ def read_manifest(cache: Path) -> list[Row]:
 
 def export_npz(cache: Path, store: Store, rows: list[Row], folder: Path, sizes: dict[str, Any]) -> int:
     """Write every kept clip as an .npz file; returns how many. Raises OSError."""
-    import lance
-
     from .npz import write_clip
 
-    texts, where = lance.dataset(str(Texts(cache).path)), Texts(cache).rows()
+    texts, where = Texts(cache).open(), Texts(cache).rows()
     kept = [row for row in rows if not row["reason"]]
     for row in kept:
         clip = np.frombuffer(store.take(row["row"], ["mean"])["mean"], np.float16).astype(np.float32)

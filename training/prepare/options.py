@@ -57,7 +57,7 @@ class PrepareConfig(Config):
     """A clip whose frames are all more similar (SSIM) to its first is static and dropped; 1 keeps all."""
     black_level: Level = 12.0
     """A frame whose mean brightness is below this, of 255, is black; a clip with more than half of them is dropped."""
-    repeat_level: Level = 2.0
+    repeat_level: Level = 4.0
     """A clip whose coarse picture is nowhere further than this, of 255, from an earlier clip's is a repeat; 0 keeps all
     but exact ones."""
 

@@ -34,12 +34,8 @@ class Store:
     """`CACHE/clips.lance`, made if it is not there. One program writes at a time. Raises OSError."""
 
     def __init__(self, cache: Path):
-        import lance
-
+        self.dataset = open_or_make(cache / "clips.lance", schema())
         self.path = str(cache / "clips.lance")
-        if not Path(self.path).exists():
-            lance.write_dataset(schema().empty_table(), self.path)
-        self.dataset = lance.dataset(self.path)
 
     def write(self, rows: Iterable[dict[str, Any]]) -> list[str]:
         """Write rows to files that are not yet part of the store; returns what `add` wants. One row is in memory.
@@ -83,6 +79,18 @@ class Store:
     def take(self, row: int, columns: list[str]) -> dict[str, Any]:
         """Columns of one row."""
         return self.dataset.take([row], columns=columns).to_pylist()[0]
+
+
+def open_or_make(path: Path, columns: Any) -> Any:
+    """The Lance dataset at a path; an empty one of these columns, which appears there whole, if there is none."""
+    import lance
+
+    from ...media.files import whole_or_nothing
+
+    if not path.exists():
+        with whole_or_nothing(path) as part:
+            lance.write_dataset(columns.empty_table(), str(part))
+    return lance.dataset(str(path))
 
 
 def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> list[str]:

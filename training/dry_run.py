@@ -30,7 +30,7 @@ def main(path: Path, words: list[str]) -> None:
     limit = take_memory(words)
     overrides = parse_overrides(words)
     shapes_only = {"clips": "clips", "output": "output"}  # neither is looked at then
-    config = read_config(path, overrides, shapes_only if _base(path, overrides) == SHAPES_ONLY else None)
+    config = read_config(path, overrides, defaults=shapes_only if _base(path, overrides) == SHAPES_ONLY else None)
     sys.stdout.write("\n".join(_lines(config, limit)) + "\n")
 
 

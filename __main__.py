@@ -6,11 +6,33 @@ import sys
 from collections.abc import Callable
 
 
+def _prepare(arguments: list[str]) -> int:
+    from .training.interrupts import interrupt_on_signals
+    from .training.prepare.run import main
+
+    interrupt_on_signals()
+    return main(arguments)
+
+
 def _train(arguments: list[str]) -> int:
     from .training.cli import main
     from .training.interrupts import interrupt_on_signals
 
     interrupt_on_signals()
+    return main(arguments)
+
+
+def _render(arguments: list[str]) -> int:
+    from .training.interrupts import interrupt_on_signals
+    from .training.render import main
+
+    interrupt_on_signals()
+    return main(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from .training.evaluate import main
+
     return main(arguments)
 
 
@@ -52,7 +74,10 @@ def _show(action: Callable[[], object]) -> int:
 
 HELP = ("-h", "--help")
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (_train, "train a temporal adapter on a folder of captioned clips"),
+    "prepare": (_prepare, "turn videos into a cache of clips to train on"),
+    "train": (_train, "train a temporal adapter on prepared clips or a folder of captioned ones"),
+    "render": (_render, "render a clip from a checkpoint, an adapter and prompts, without ComfyUI"),
+    "evaluate": (_evaluate, "measure flicker, warp error, motion and identity drift of clips"),
     "inspect": (_inspect, "say what an adapter file holds and what it was trained on"),
     "convert": (_convert, "turn an adapter written by torch.save into safetensors"),
 }

@@ -50,6 +50,20 @@ def iter_clip(path: str | Path) -> Iterator[np.ndarray]:
             yield frame.reformat(format="rgb24", dst_color_range=FULL_RANGE).to_ndarray()
 
 
+def iter_timed(path: str | Path) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames as they were decoded, each with its time in seconds. Raises as ``probe_clip`` does.
+
+    A frame without a time stamp comes one frame of the mean rate after the one before it.
+    """
+    with _open(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        interval = float(1 / stream.average_rate) if stream.average_rate else 1 / 24
+        time = -interval
+        for frame in container.decode(stream):
+            time = time + interval if frame.time is None else frame.time
+            yield time, frame
+
+
 def read_clip(path: str | Path, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
     """The frames (the first ``max_frames`` of them), uint8 RGB ``[F, H, W, 3]``, and the exact frames per second.
 

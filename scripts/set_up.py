@@ -46,7 +46,7 @@ def set_up(venv: Path, tests: bool) -> None:
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     files = [ROOT / "requirements.txt"]
     if tests:
-        files.append(ROOT / "requirements-test.txt")
+        files += [ROOT / "requirements-training.txt", ROOT / "requirements-test.txt"]
     if not works(python):
         say(f"Creating {venv} with Python {sys.version.split()[0]}")
         create(venv, python)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from .precision import Precision, require_device
+from .stages import FrameChoices, NoiseStage, Stage, require_rising
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -35,21 +36,32 @@ Folder = Annotated[Path, BeforeValidator(_named)]
 Device = Annotated[str, AfterValidator(require_device)]
 
 
+SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
+
+
 class ConfigError(ValueError):
     """A training config that cannot be honoured; the message names the field and the remedy."""
 
 
-class TrainConfig(BaseModel):
-    """Settings of `sdxl-anime-video train`."""
+class Config(BaseModel):
+    """A verb's settings: typed, every field with a docstring, unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class TrainConfig(Config):
+    """Settings of `sdxl-anime-video train`."""
+
     clips: Folder
-    """Folder of video files, each with its caption in a .txt or .json file of the same name beside it."""
+    """What `sdxl-anime-video prepare` made, or a folder of video files, each with its caption in a .txt or .json file
+    of the same name beside it."""
     output: Folder
     """Run folder: config, log, checkpoints and adapter.safetensors go here."""
     base: str = "toon"
-    """`toon`, or a diffusers folder of an SDXL checkpoint."""
+    """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
     resolution: PositiveInt | None = None
     """Shorter side of the training pictures in pixels; clips are scaled to it. None keeps each clip's own size."""
     dataset: str = ""
@@ -57,10 +69,12 @@ class TrainConfig(BaseModel):
 
     max_frames: PositiveInt = 24
     """Frame positions that the adapter has."""
-    frames: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 12, 16]
+    frames: FrameChoices = [8, 12, 16]
     """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
     random_positions: bool = True
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
+    temporal_dropout: Decay = 0.0
+    """Chance of each frame to be left out of a step. The others keep their places; two at least are left."""
     norm: bool = True
     """LayerNorm before the attention."""
     pos_value: bool = True
@@ -75,9 +89,13 @@ class TrainConfig(BaseModel):
     clips_per_step: PositiveInt = 2
     """Clips in one forward pass; all share size and number of frames."""
     accumulation: PositiveInt = 1
-    """Forward passes to one optimizer step."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW, or Muon for the matrices: for small and middling adapters it needs a third of the steps."""
+    """Forward passes of each process to one optimizer step; N processes see N times as many clips."""
+    stages: list[Stage] = []
+    """Earlier stages of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
+    clips_per_step, accumulation, learning_rate. After them the config's own fields hold; the optimizer goes on."""
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """AdamW; the same with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices: for small and middling
+    adapters it needs a third of the steps."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate; Muon wants three to five times AdamW's."""
     gate_learning_rate: PositiveFloat | None = None
@@ -107,6 +125,9 @@ class TrainConfig(BaseModel):
     """Correlation of neighbouring frames' noise; 0 for independent noise."""
     noise_probability: Share = 1.0
     """Share of clips that get correlated noise; the others get independent noise."""
+    noise_curriculum: list[NoiseStage] = []
+    """Earlier stages of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
+    (1). After them noise_mode, noise_correlation and noise_probability hold: let clips be sampled with these."""
     caption_dropout: Share = 0.1
     """Share of clips that are trained without their caption, for classifier-free guidance."""
 
@@ -134,6 +155,22 @@ class TrainConfig(BaseModel):
     """Clips kept out of training for the validation loss."""
     validation_steps: PositiveInt = 500
     """Measure the validation loss every so many steps."""
+    validation_levels: Annotated[list[Decay], Field(min_length=1)] = [0.3, 0.5, 0.7, 0.8, 0.9, 0.97]
+    """Noise levels of the validation loss, as shares of the training timesteps."""
+    sample_steps: PositiveInt | None = None
+    """Render clips every so many steps, and at the end; None renders none."""
+    sample_clips: PositiveInt = 2
+    """Held-out clips whose captions are rendered, at most."""
+    validation_captions: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Captions to render instead of those of held-out clips."""
+    sampler_steps: PositiveInt = 20
+    """Denoising steps of a rendered clip."""
+    sampler_cfg: NonNegative = 5.0
+    """Classifier-free guidance of a rendered clip."""
+    tensorboard: bool = True
+    """Write the curves as TensorBoard event files too: `tensorboard --logdir RUN_FOLDER`."""
+    report_megabytes: NonNegative = 20.0
+    """The newest clips, up to this size, are put into report.html itself; it links to the others."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -141,14 +178,23 @@ class TrainConfig(BaseModel):
             raise ValueError(f"frames: {max(self.frames)} is more than max_frames {self.max_frames}; raise max_frames")
         if self.min_snr_gamma is not None and self.snr_floor > self.min_snr_gamma:
             raise ValueError(f"snr_floor: {self.snr_floor} is above min_snr_gamma {self.min_snr_gamma}; lower it")
+        if self.sample_steps and not self.validation_captions and not self.validation_clips:
+            raise ValueError("sample_steps: there is nothing to render; give validation_clips or validation_captions")
+        require_rising(self.stages, "stages")
+        require_rising(self.noise_curriculum, "noise_curriculum")
+        for stage in self.stages:
+            if max(stage.frames or [0]) > self.max_frames:
+                raise ValueError(
+                    f"stages: frames {stage.frames} go beyond max_frames {self.max_frames}; raise max_frames"
+                )
         return self
 
 
-def check_fields(values: Any, source: str) -> dict[str, Any]:
+def check_fields(values: Any, source: str, model: type[Config] = TrainConfig) -> dict[str, Any]:
     """The mapping of a config file. Raises ConfigError for anything else and for fields that do not exist."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: expected `field: value` lines, found {type(values).__name__}")
-    known = list(TrainConfig.model_fields)
+    known = list(model.model_fields)
     for field in values:
         if field not in known:
             near = difflib.get_close_matches(str(field), known, n=1, cutoff=0.3)
@@ -157,24 +203,39 @@ def check_fields(values: Any, source: str) -> dict[str, Any]:
     return values
 
 
-def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML config; `overrides` win over the file. Relative paths are relative to the working directory.
+def read_config(
+    path: Path,
+    overrides: dict[str, Any] | None = None,
+    model: type[AnyConfig] = TrainConfig,
+    defaults: dict[str, Any] | None = None,
+) -> AnyConfig:
+    """Read a YAML or JSON config; `overrides` win over the file, the file over `defaults`.
+
+    Relative paths are relative to the working directory.
 
     Raises ConfigError that names the file, the field and what is wrong with it.
     """
+    import json
+
     import yaml
 
+    kind, load = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {_one_line(error)}") from None
-    values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
+        raise ConfigError(f"{path}: not a {kind} file: {_one_line(error)}") from None
+    given = {**check_fields(values, str(path), model), **check_fields(overrides or {}, "command line", model)}
+    return make_config(model, {**(defaults or {}), **given}, str(path))
+
+
+def make_config(model: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
+    """A config of these values. Raises ConfigError that names `source` and what is wrong with each field."""
     try:
-        return TrainConfig(**values)
+        return model(**values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(map(_problem, error.errors()))) from None
+        raise ConfigError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
 
 
 def _problem(error: Any) -> str:
@@ -190,7 +251,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def parse_overrides(words: list[str]) -> dict[str, Any]:
+def parse_overrides(words: list[str], model: type[Config] = TrainConfig) -> dict[str, Any]:
     """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and values.
 
     Raises ConfigError for a word that is no `--field value` pair, and for a value that is no YAML.
@@ -203,16 +264,16 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if not field.startswith("--") or not (equals or rest):
             raise ConfigError(f"command line: cannot read {word!r}; write --field value, such as --steps 500")
         field = field[2:].replace("-", "_")
-        check_fields({field: value}, "command line")
-        values[field] = _parse(field, value if equals else rest.pop(0))
+        check_fields({field: value}, "command line", model)
+        values[field] = _parse(field, value if equals else rest.pop(0), model)
     return values
 
 
-def _parse(field: str, word: str) -> Any:
+def _parse(field: str, word: str, model: type[Config]) -> Any:
     """An override's value: names and paths as they are, all else as YAML."""
     import yaml
 
-    annotation = TrainConfig.model_fields[field].annotation
+    annotation = model.model_fields[field].annotation
     kinds = get_args(annotation) or (annotation,)
     if (str in kinds or Path in kinds) and not (word == "null" and type(None) in kinds):
         return word
@@ -222,10 +283,10 @@ def _parse(field: str, word: str) -> Any:
         raise ConfigError(f"command line: cannot read {field} {word!r}: {_one_line(error)}") from None
 
 
-def describe_fields() -> str:
+def describe_fields(model: type[Config] = TrainConfig) -> str:
     """Every field with its default and meaning."""
     lines = []
-    for name, field in TrainConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         default = "required" if field.is_required() else field.default
         lines.append(f"  --{name.replace('_', '-')} ({default})\n      {field.description}")
     return "\n".join(lines)

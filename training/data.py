@@ -1,4 +1,4 @@
-"""Clips with captions from a folder, encoded once into latents that stay in memory."""
+"""What training draws from: prepared clips, or a folder of captioned videos, encoded once into memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Base
+from .base import Base, Text, time_ids
 from .precision import Precision, uses_bf16
 
 log = logging.getLogger(__name__)
@@ -26,26 +27,73 @@ class DataError(ValueError):
     """A folder or file that cannot be trained on; the message names it."""
 
 
+class ClipSource(ABC):
+    """Encoded clips with captions, by number.
+
+    names:   of the clips
+    caption: row of each clip's caption; row 0 is the empty caption
+    lengths: frames
+    sizes:   height and width of the latents
+    fps:     frames a second of most clips
+    """
+
+    names: list[str]
+    caption: list[int]
+    lengths: list[int]
+    sizes: list[tuple[int, int]]
+    fps: float
+
+    @abstractmethod
+    def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Latents `[count, 4, h, w]` fp32 of clip i, scaled for the UNet.
+
+        With a generator they are drawn from the VAE's posterior where that is stored; else they are its mean.
+        """
+
+    @abstractmethod
+    def text(self, rows: torch.Tensor) -> Text:
+        """Tokens `[N, T, C]` and pooled `[N, P]`, fp32, of caption rows `[N]`."""
+
+    @abstractmethod
+    def time_ids(self, i: int) -> torch.Tensor:
+        """SDXL's size conditioning `[6]` of clip i: original, crop offset and target, each height before width."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def buckets(self) -> list[list[int]]:
+        """Clips that can share a batch: those of one picture size."""
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for i, size in enumerate(self.sizes):
+            sizes.setdefault(size, []).append(i)
+        return [sizes[size] for size in sorted(sizes)]
+
+
 @dataclass
-class Clips:
-    """Encoded clips: latents `[F, 4, h, w]` each (half precision), and which caption each has."""
+class Clips(ClipSource):
+    """Clips in memory: latents `[F, 4, h, w]` each (half precision)."""
 
     latents: list[torch.Tensor]
-    caption: list[int]  # index into tokens and pooled; row 0 is the empty caption
+    caption: list[int]
     tokens: torch.Tensor  # [captions, T, C]
     pooled: torch.Tensor  # [captions, P]
     names: list[str]
     fps: float
+    factor: int = 8  # pixels to a latent, a side
 
-    def __len__(self) -> int:
-        return len(self.latents)
+    def __post_init__(self) -> None:
+        self.lengths = [len(latent) for latent in self.latents]
+        self.sizes = [(latent.shape[2], latent.shape[3]) for latent in self.latents]
 
-    def buckets(self) -> list[list[int]]:
-        """Clips that can share a batch: those of one picture size."""
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for i, latent in enumerate(self.latents):
-            sizes.setdefault(tuple(latent.shape[1:]), []).append(i)
-        return [sizes[size] for size in sorted(sizes)]
+    def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.latents[i][start : start + count].float()
+
+    def text(self, rows: torch.Tensor) -> Text:
+        return self.tokens[rows], self.pooled[rows]
+
+    def time_ids(self, i: int) -> torch.Tensor:
+        height, width = self.sizes[i]
+        return time_ids(height * self.factor, width * self.factor, 1)[0]
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -58,8 +106,8 @@ def find_clips(folder: Path) -> list[Path]:
     return files
 
 
-def read_caption(video: Path) -> str:
-    """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if there is neither."""
+def find_caption(video: Path) -> str | None:
+    """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if that cannot be read."""
     if (path := video.with_suffix(".json")).exists():
         try:
             caption = json.loads(path.read_text(encoding="utf-8-sig")).get("caption")
@@ -72,9 +120,17 @@ def read_caption(video: Path) -> str:
             return path.read_text(encoding="utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-    raise DataError(
-        f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
-    )
+    return None
+
+
+def read_caption(video: Path) -> str:
+    """As `find_caption`; raises DataError if there is none, too."""
+    caption = find_caption(video)
+    if caption is None:
+        raise DataError(
+            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
+        )
+    return caption
 
 
 def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray:
@@ -112,13 +168,17 @@ def load_clips(
     precision: Precision = "fp32",
     progress: Callable[[int, int], None] | None = None,
     shortest: int = 1,
-) -> Clips:
-    """Read, scale and encode every clip of a folder, or take the latents that an earlier run left there.
+) -> ClipSource:
+    """Open what `prepare` made; or read, scale and encode every clip of a folder, or take an earlier run's latents.
 
-    They are kept in `.latents-<fingerprint>.npz` in the folder. Clips of fewer than `shortest` frames are left out,
-    with a warning that names each. Raises DataError that names the file for one that cannot be read, is smaller than a
-    latent, or has no caption, and if every clip is too short.
+    The latter are kept in `.latents-<fingerprint>.npz` in the folder. Clips of fewer than `shortest` frames are left
+    out, with a warning that names each. Raises DataError that names the file for one that cannot be read, is smaller
+    than a latent, or has no caption, if every clip is too short, and for a cache of another checkpoint.
     """
+    from .prepared import is_cache, open_cache
+
+    if is_cache(folder):
+        return open_cache(folder, base, resolution, shortest)
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
     cache = folder / f".latents-{_fingerprint(files, base, resolution, precision)}.npz"
@@ -145,6 +205,7 @@ def load_clips(
         pooled=pooled.cpu(),
         names=[names[i] for i in kept],
         fps=fps,
+        factor=base.factor,
     )
 
 
@@ -199,7 +260,7 @@ def _encode(
 
 
 def draw_batch(
-    clips: Clips, buckets: list[list[int]], count: int, frame_choices: list[int], generator: torch.Generator
+    clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """`count` random clips of one size, cut to one length from the list at random places.
 
@@ -216,18 +277,18 @@ def draw_batch(
         chosen = [bucket[i] for i in torch.randperm(len(bucket), generator=generator)[:count].tolist()]
     else:
         chosen = [bucket[integer(len(bucket))] for _ in range(count)]
-    room = min(len(clips.latents[i]) for i in chosen)
+    room = min(clips.lengths[i] for i in chosen)
     choices = [frames for frames in frame_choices if frames <= room]
     frames = choices[integer(len(choices))]
     cut = []
     for i in chosen:
-        start = integer(len(clips.latents[i]) - frames + 1)
-        cut.append(clips.latents[i][start : start + frames].float())
+        start = integer(clips.lengths[i] - frames + 1)
+        cut.append(clips.frames(i, start, frames, generator))
     return torch.stack(cut), torch.tensor([clips.caption[i] for i in chosen]), chosen
 
 
-def longest_draw(clips: Clips, buckets: list[list[int]], count: int, frame_choices: list[int]) -> int:
+def longest_draw(clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int]) -> int:
     """The largest of the choices that `draw_batch` can cut a batch to."""
-    lengths = [sorted((len(clips.latents[i]) for i in bucket), reverse=True) for bucket in buckets]
+    lengths = [sorted((clips.lengths[i] for i in bucket), reverse=True) for bucket in buckets]
     room = max(some[count - 1 if count <= len(some) else 0] for some in lengths)  # only small buckets repeat clips
     return max(frames for frames in frame_choices if frames <= room)

@@ -1,0 +1,88 @@
+"""Training on what `prepare` made."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from prepared import content, latents, run
+from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.temporal.adapter import load_adapter
+from sdxl_anime_video.training import cli
+from sdxl_anime_video.training.base import load_base
+from sdxl_anime_video.training.data import DataError, load_clips
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    assert (
+        paint_clips.main([str(folder / "clips"), "--count", "3", "--frames", "8", "--size", "72", "--scale", "1"]) == 0
+    )
+    assert run(folder / "clips", folder / "cache") == 0
+    return folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def toon():
+    return load_base("toon")
+
+
+def test_frames_are_drawn_from_the_posterior_and_text_and_sizes_are_those_of_the_clip(cache, toon):
+    clips, stored = load_clips(cache, toon), content(cache)
+    assert (len(clips), clips.lengths, clips.sizes, clips.fps) == (3, [8] * 3, [(8, 8)] * 3, 12)
+    row = stored["clips"][clips.names[1]]
+    mean, deviation = (torch.from_numpy(latents(row, part).copy()).float() for part in ("mean", "deviation"))
+    assert torch.equal(clips.frames(1, 2, 4), mean[2:6] * 0.13025)
+    draws = [clips.frames(1, 2, 4, torch.Generator().manual_seed(seed)) / 0.13025 for seed in range(200)]
+    assert torch.equal(draws[0], clips.frames(1, 2, 4, torch.Generator().manual_seed(0)) / 0.13025)
+    away = (torch.stack(draws) - mean[2:6]) / deviation[2:6]
+    assert away.mean().abs() < 0.01 and away.std() == pytest.approx(1, abs=0.01)
+    caption = stored["manifest"][1]["caption"]
+    tokens, pooled = clips.text(torch.tensor([clips.caption[1], 0, clips.caption[1]]))
+    expected = toon.encode_text([caption, "", caption])
+    torch.testing.assert_close(tokens, expected[0], rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(pooled, expected[1], rtol=2e-3, atol=2e-3)
+    assert clips.time_ids(1).tolist() == [72, 72, 0, 0, 64, 64]
+
+
+def settings(cache, tmp_path, **fields) -> str:
+    path = tmp_path / "config.json"
+    plain = {"clips": str(cache), "output": str(tmp_path / "run"), "frames": [4], "threads": 1, "warmup_steps": 0}
+    path.write_text(json.dumps({**plain, "steps": 2, "checkpoint_steps": 1, "keep_checkpoints": 9, **fields}))
+    return str(path)
+
+
+def losses(folder) -> list[float]:
+    events = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [event["loss"] for event in events if "loss" in event]
+
+
+def test_a_run_on_a_cache_resumes_to_the_bit(cache, tmp_path):
+    config = settings(cache, tmp_path, validation_clips=1)
+    assert cli.main([config]) == 0
+    whole, cut = tmp_path / "run", tmp_path / "cut"
+    cut.mkdir()
+    shutil.copy(whole / "checkpoint-00000001.safetensors", cut)
+    assert cli.main([config, "--output", str(cut), "--resume", "latest"]) == 0
+    assert losses(cut) == losses(whole)[1:]
+    said = load_adapter(whole / "adapter.safetensors").metadata
+    assert (said["trained_resolution"], said["trained_clips"], said["trained_fps"]) == ("64x64", "3", "12")
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_the_reason(cache, toon, tmp_path, capsys, caplog):
+    assert cli.main([settings(cache, tmp_path), "--resolution", "64"]) == 1
+    assert "was prepared at 64; leave the field out" in capsys.readouterr().err
+    assert cli.main([settings(cache, tmp_path), "--frames", "[12]"]) == 1
+    assert "frames: 12 is more than any clip in" in capsys.readouterr().err
+    other = load_base("toon")
+    with torch.no_grad():
+        other.vae.quant_conv.weight[:4].mul_(1.5)
+    with pytest.raises(DataError, match="does not fit the base: the VAE is not that of toon"):
+        load_clips(cache, other)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(cache, unfinished)
+    (unfinished / "manifest.parquet").unlink()
+    with pytest.raises(DataError, match="is not finished; run the same `prepare` again"):
+        load_clips(unfinished, toon)

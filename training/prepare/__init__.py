@@ -1,0 +1,1 @@
+"""Videos to a cache of latents, captions and sizes that training reads."""

@@ -1,0 +1,64 @@
+"""Scenes: where a video cuts, by PySceneDetect's adaptive detector with the settings of Sakuga-42M."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from .frames import Shown
+from .options import PrepareConfig
+
+_SIDE = 256  # width at which pictures are compared, as PySceneDetect's own reader does
+_WINDOW = 2  # frames before and after that a cut is compared with
+
+
+def scenes(frames: Iterable[Shown], config: PrepareConfig) -> Iterator[tuple[int, Shown]]:
+    """Each frame with the number of its scene. A gap in time begins a scene, too. Two frames are held back."""
+    cuts = _detected(frames, config) if config.cuts == "adaptive" else ((False, shown) for shown in frames)
+    scene, end = 0, None
+    for cut, shown in cuts:
+        if cut or (end is not None and shown.start > end + 1e-3):
+            scene += 1
+        end = shown.end
+        yield scene, shown
+
+
+def given_scenes(frames: Iterable[Shown], spans: list[tuple[float, float]]) -> Iterator[tuple[int, Shown]]:
+    """The frames within spans of seconds, each with its span's number; what lies between is left out."""
+    rest = deque(enumerate(spans))
+    for shown in frames:
+        while rest and rest[0][1][1] <= shown.start + 1e-3:
+            rest.popleft()
+        if not rest:
+            return
+        number, (start, end) = rest[0]
+        if shown.start >= start - 1e-3:
+            yield number, shown._replace(end=min(shown.end, end))
+
+
+def _detected(frames: Iterable[Shown], config: PrepareConfig) -> Iterator[tuple[bool, Shown]]:
+    """Each frame, and whether a scene begins with it."""
+    from scenedetect import FrameTimecode
+    from scenedetect.detectors import AdaptiveDetector
+
+    detector = AdaptiveDetector(
+        adaptive_threshold=config.cut_threshold,
+        min_scene_len=config.cut_min_frames,
+        window_width=_WINDOW,
+        min_content_val=config.cut_min_content,
+    )
+    held: deque[Shown] = deque()
+    for index, shown in enumerate(frames):
+        held.append(shown)
+        # The rate means nothing here: the detector counts frames.
+        found = detector.process_frame(FrameTimecode(index, fps=24.0), _small(shown.frame))
+        if len(held) > _WINDOW:  # it decides about the frame in the middle of its window
+            yield bool(found), held.popleft()
+    yield from ((False, shown) for shown in held)
+
+
+def _small(frame):
+    """BGR `[h, w, 3]` for comparing."""
+    shrink = max(1.0, frame.width / _SIDE)
+    width, height = round(frame.width / shrink), max(1, round(frame.height / shrink))
+    return frame.reformat(width, height, format="bgr24", interpolation="AREA").to_ndarray()

@@ -1,0 +1,80 @@
+"""Frames of a source in time: decoded, each with the span in which it is on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..data import DataError
+from .sources import Source
+
+HOLD = 4.0  # seconds; a frame that stays longer is a still, or its time stamps are damaged
+
+
+class Shown(NamedTuple):
+    """A frame (av.VideoFrame) that is on screen from `start` until `end`, in seconds."""
+
+    start: float
+    end: float
+    frame: Any
+
+
+def size_of(source: Source) -> tuple[int, int]:
+    """Height and width in square pixels. Raises DataError, ValueError or OSError if it cannot be read."""
+    if source.kind == "pictures":
+        from PIL import Image
+
+        with Image.open(source.files[0]) as picture:
+            return picture.height, picture.width
+    import av
+
+    from ...media.reader import probe_clip
+
+    info = probe_clip(source.files[0])
+    with av.open(source.files[0], options={"protocol_whitelist": "file"}) as container:
+        aspect = container.streams.video[0].sample_aspect_ratio
+    return info.height, round(info.width * (aspect or 1))
+
+
+def shown_frames(source: Source, fps: float) -> Iterator[Shown]:
+    """Frames with their spans; pictures last until the next number, at `fps` numbers a second.
+
+    One frame is held back, for its end is the next one's start; the last one lasts as long as the one before it.
+    Raises DataError, ValueError or OSError for a file that is damaged.
+    """
+    frames = _pictures(source, fps) if source.kind == "pictures" else _video(source)
+    before = None
+    interval = 1 / fps
+    for time, frame in frames:
+        if before is not None:
+            interval = max(time - before[0], 0.0)
+            yield Shown(before[0], before[0] + min(interval, HOLD), before[1])
+            time = max(time, before[0])
+        before = (time, frame)
+    if before is None:
+        raise DataError("holds no frames")
+    yield Shown(before[0], before[0] + min(interval or 1 / fps, HOLD), before[1])
+
+
+def _video(source: Source) -> Iterator[tuple[float, Any]]:
+    from ...media.reader import iter_timed
+
+    return iter_timed(source.files[0])
+
+
+def _pictures(source: Source, fps: float) -> Iterator[tuple[float, Any]]:
+    import av
+    import numpy as np
+    from PIL import Image
+
+    size = None
+    for number, file in zip(source.numbers, source.files, strict=True):
+        with Image.open(file) as picture:
+            if picture.has_transparency_data:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+            pixels = np.asarray(picture.convert("RGB"))
+        if size not in (None, pixels.shape):
+            raise DataError(f"{Path(file).name} has another size than the pictures before it")
+        size = pixels.shape
+        yield (number - source.numbers[0]) / fps, av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")

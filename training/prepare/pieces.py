@@ -1,0 +1,120 @@
+"""Clips out of scenes: frames on a grid in time, cut to lengths, judged by small grey pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from .frames import Shown
+from .options import PrepareConfig
+from .sizes import Fit
+
+SLACK = 0.005  # seconds; containers round time stamps, Matroska to 1 ms and GIF to 10 ms
+_SMALL = 64  # side of the grey pictures, as Sakuga-42M compares drawings
+
+
+class Picture(NamedTuple):
+    """A frame of a clip at its place in time."""
+
+    scene: int
+    time: float  # seconds
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    grey: np.ndarray  # uint8 [64, 64]
+
+
+def on_grid(frames: Iterable[tuple[int, Shown]], fps: float, fit: Fit) -> Iterator[Picture]:
+    """The frame on screen at each 1/fps from the beginning of each scene; a frame may be chosen again and again."""
+    scene, begin, count = None, 0.0, 0
+    for number, shown in frames:
+        if number != scene:
+            scene, begin, count = number, shown.start, 0
+        picture = None
+        while (time := begin + count / fps) < shown.end - SLACK:
+            if picture is None:
+                pixels = fit.picture(shown.frame)
+                picture = Picture(number, time, pixels, grey(pixels))
+            yield picture._replace(time=time)
+            count += 1
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Luma uint8 `[64, 64]` of a picture `[H, W, 3]`."""
+    import cv2
+
+    small = cv2.resize(pixels, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+
+def cut(pictures: Iterable[Picture], config: PrepareConfig) -> Iterator[list[Picture]]:
+    """Clips of `frames` pictures of one scene; the last ones of a scene share what is left, if it is enough for two.
+
+    A clip shorter than `min_frames` is what is left of a scene. At most `frames + min_frames` pictures are held.
+    """
+    longest, shortest, overlap = config.frames, config.min_frames, config.overlap
+    for _, scene in groupby(pictures, key=lambda picture: picture.scene):
+        held: list[Picture] = []
+        for picture in scene:
+            held.append(picture)
+            if len(held) == longest + shortest:
+                yield held[:longest]
+                held = held[longest - overlap :]
+        first = len(held)
+        if first > longest:
+            first = (len(held) + overlap + 1) // 2
+            if len(held) - first + overlap < shortest:
+                first = longest
+            yield held[:first]
+            held = held[first - overlap if len(held) - first + overlap >= shortest else first :]
+        if held:
+            yield held
+
+
+def fault(greys: np.ndarray, config: PrepareConfig) -> str:
+    """Why a clip of grey pictures `[F, 64, 64]` is to be dropped; empty if it is not."""
+    if len(greys) < config.min_frames:
+        return f"short: {len(greys)} frames left of a scene, min_frames is {config.min_frames}"
+    black = (greys.mean((1, 2)) < config.black_level).sum()
+    if 2 * black > len(greys):
+        return f"black: {black} of {len(greys)} frames"
+    if config.static_ssim < 1:
+        least = min(ssim(greys[0], other) for other in greys[1:])
+        if least >= config.static_ssim:
+            return f"static: every frame is the first one (SSIM {least:.3f} and above)"
+    return ""
+
+
+def drawings(greys: np.ndarray, threshold: float) -> str:
+    """`1` for each frame that is a new drawing, `0` for each that repeats the drawing before: such as `101010`."""
+    last, found = greys[0], "1"
+    for picture in greys[1:]:
+        new = ssim(last, picture) < threshold
+        last = picture if new else last
+        found += str(int(new))
+    return found
+
+
+def ssim(first: np.ndarray, second: np.ndarray, side: int = 7) -> float:
+    """Mean structural similarity of grey pictures `[H, W]` 0..255 in square windows (Wang et al. 2004)."""
+    import cv2
+
+    x, y = first.astype(np.float64), second.astype(np.float64)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        edge = side // 2
+        return cv2.blur(values, (side, side))[edge:-edge, edge:-edge]
+
+    unbiased = side**2 / (side**2 - 1)
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = (unbiased * (mean(a * b) - p) for a, b, p in ((x, x, mx * mx), (y, y, my * my), (x, y, mx * my)))
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float((((2 * mx * my + c1) * (2 * cov + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+
+
+def look(greys: np.ndarray) -> bytes:
+    """Four frames of a clip at 8x8 pixels, 256 bytes: equal for a clip and its repetition but for what coding adds."""
+    chosen = greys[np.linspace(0, len(greys) - 1, 4).round().astype(int)].astype(np.float32)
+    cells = chosen.reshape(4, 8, _SMALL // 8, 8, _SMALL // 8).mean((2, 4))  # [4, 8, 8]
+    return cells.round().astype(np.uint8).tobytes()

@@ -1,0 +1,219 @@
+"""`sdxl-anime-video prepare VIDEOS ... -o CACHE --checkpoint SDXL [--field value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from ..config import describe_fields, make_config, parse_overrides
+from ..data import DataError
+from .options import PrepareConfig
+from .sources import Source
+
+if TYPE_CHECKING:
+    from ..base import Base
+    from .progress import Bars
+    from .store import Store
+
+USAGE = """usage: sdxl-anime-video prepare VIDEOS ... -o CACHE --checkpoint SDXL [--field value ...]
+
+Cuts videos into clips, encodes them, and keeps them in a cache that `train` reads (clips: CACHE). Fields:
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + describe_fields(PrepareConfig) + "\n")
+        return 0 if arguments else 2
+    try:
+        prepare(read_arguments(arguments))
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: prepare: {error.name} is not installed; pip install -r requirements-training.txt\n")
+        return 1
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {shorten(str(error), 1000)}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on\n")
+        return 130
+    return 0
+
+
+def read_arguments(words: list[str]) -> PrepareConfig:
+    """The config of a command line: videos, and fields with a value each, in any order. Raises ConfigError."""
+    videos, fields, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            videos.append(word)
+            continue
+        fields.append("--output" if word == "-o" else word)
+        if "=" not in word and rest:
+            fields.append(rest.pop(0))
+    values: dict[str, Any] = parse_overrides(fields, PrepareConfig)
+    return make_config(PrepareConfig, {**values, **({"videos": videos} if videos else {})}, "prepare")
+
+
+def open_model(config: PrepareConfig) -> tuple[Base, int]:
+    """The frozen VAE and text encoders, and the number of pixels that sides of pictures are multiples of."""
+    import torch
+
+    from ..base import load_base
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base = load_base(config.checkpoint)
+    multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
+    base.unet = None  # gigabytes that nothing here needs
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    base.vae.to(device)
+    return base, multiple
+
+
+def prepare(config: PrepareConfig) -> Path:
+    """Bring the cache up to date with the videos; returns it. Raises ValueError or OSError that says what to do."""
+    from filelock import FileLock, Timeout
+
+    from .sources import find_sources
+
+    sources, passed_over = find_sources(config.videos)
+    if config.output.is_file():
+        raise DataError(f"output: {config.output} is a file; name a folder")
+    config.output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(config.output / ".lock", timeout=0):
+            _update(config, sources, passed_over)
+    except Timeout:
+        raise DataError(f"output: another prepare is at work in {config.output}; wait for it") from None
+    return config.output
+
+
+def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[str]) -> None:
+    from . import manifest
+    from .progress import Bars
+    from .store import Store
+
+    cache = config.output
+    base, multiple = open_model(config)
+    sizes = _identify(config, base)
+    unknown, failures = _describe(config, sources)
+    store = Store(cache)
+    there = store.signatures()
+    todo = [source for source in sources if there.get(source.name) != source.signature and source.name not in failures]
+    store.remove(source.name for source in todo if source.name in there)
+    with Bars() as bars:
+        if todo:
+            work = _spread if config.ray else _work
+            for source, files, error in bars.sources(work(config, todo, store, multiple, base, bars), len(todo)):
+                if error:
+                    failures[source.name] = error
+                else:
+                    store.add(files)
+            store.tidy()
+        rows = manifest.manifest_rows(store, sources, failures, config.repeat_level)
+        manifest.add_texts(cache, store, rows, base, sizes, bars.captions)
+        manifest.write_manifest(cache, rows)
+        if config.npz:
+            manifest.export_npz(cache, store, rows, config.npz, sizes)
+    _report(config, rows, failures, passed_over, unknown, len(there.keys() - {source.name for source in sources}))
+
+
+def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
+    """Check that the cache is of this model and these settings, or begin it; returns the model's sizes."""
+    from .identity import changes, probe, read_identity, write_identity
+
+    probed, settings = probe(base), config.fixed()
+    made = read_identity(config.output)
+    if made is None:
+        if others := sorted(path.name for path in config.output.iterdir() if not path.name.startswith(".")):
+            raise DataError(f"output: {config.output} is no cache and holds {others[0]}; name an empty folder")
+        write_identity(config.output, probed, settings, config.checkpoint)
+    elif stale := changes(made, probed, settings):
+        raise DataError(
+            f"output: {config.output} was prepared otherwise: {stale}; give the same, or name another folder"
+        )
+    return probed["sizes"]
+
+
+def _describe(config: PrepareConfig, sources: list[Source]) -> tuple[int, dict[str, str]]:
+    """Fill in captions, scenes and signatures; returns the manifest's unknown rows, and what cannot be read."""
+    from .captions import apply_manifest, beside
+
+    unknown = apply_manifest(config.manifest, sources) if config.manifest else 0
+    failures = {}
+    for source in sources:
+        try:
+            if not source.captions:
+                source.captions = [beside(source)]
+            source.sign()
+        except (ValueError, OSError) as error:
+            failures[source.name] = str(error)
+    return unknown, failures
+
+
+def _work(
+    config: PrepareConfig, sources: list[Source], store: Store, multiple: int, base: Base, bars: Bars
+) -> Iterator[tuple[Source, list[str], str]]:
+    """Each source when it is done: its files, or what is wrong with it."""
+    from .encode import encode_row
+    from .walk import walk
+
+    for source in sources:
+
+        def rows(source: Source = source) -> Iterator[dict[str, Any]]:
+            for row in walk(source, config, multiple, base.factor):
+                bars.clip(source, row)
+                yield encode_row(base, row, config.batch, config.precision)
+
+        try:
+            yield source, store.write(rows()), ""
+        except ValueError as error:  # damaged, or the VAE fails on it; what cannot be written is an OSError
+            yield source, [], str(error)
+
+
+def _spread(
+    config: PrepareConfig, sources: list[Source], store: Store, multiple: int, base: Base, bars: Bars
+) -> Iterator[tuple[Source, list[str], str]]:
+    from .spread import spread
+
+    return spread(sources, config, str(Path(store.path).resolve()), multiple, base.factor)
+
+
+def _report(
+    config: PrepareConfig,
+    rows: list[dict[str, Any]],
+    failures: dict[str, str],
+    passed_over: Counter[str],
+    unknown: int,
+    others: int,
+) -> None:
+    """What has come of it, on stdout. Raises DataError if no clip is left to train on."""
+    kept = [row for row in rows if not row["reason"]]
+    dropped = Counter(row["reason"].split(":")[0] for row in rows if row["reason"] and row["source"] not in failures)
+    silent = sum(not row["caption"] and not row.get("own_text") for row in kept)
+    lines = [
+        f"{config.output}: {len(kept)} clips, {sum(row['frames'] for row in kept)} frames, of "
+        f"{len({row['source'] for row in kept})} videos",
+        *(f"dropped: {count} {reason}" for reason, count in sorted(dropped.items())),
+        *(f"cannot be read: {name}: {reason}" for name, reason in sorted(failures.items())),
+        *(f"passed over: {count} files {suffix}" for suffix, count in sorted(passed_over.items())),
+    ]
+    if silent:
+        lines.append(f"without a caption: {silent} clips")
+    if unknown:
+        lines.append(f"{config.manifest}: {unknown} rows name no video that is here")
+    if others:
+        lines.append(f"left out: {others} videos that were prepared earlier and are not among {_listed(config.videos)}")
+    lines.append(f"every clip, kept or dropped, is in {config.output / 'manifest.parquet'}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    if not kept:
+        raise DataError("prepare: no clip is left to train on")
+
+
+def _listed(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths))

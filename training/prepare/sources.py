@@ -1,0 +1,112 @@
+"""What there is to prepare: videos, numbered pictures and .npz clips, each with a name that stays when it is moved."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..data import DataError
+
+VIDEOS = re.compile(
+    r"\.(mp4|m4v|mkv|webm|mov|avi|gif|apng|flv|f4v|wmv|asf|mpe?g|m2v|vob|m?2?ts|mts|og[vm]|3g[p2]|mxf|nut|ivf|y4m|divx|"
+    r"rm|rmvb|dv|h?264|h?265|hevc)"
+)
+PICTURES = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?)")
+BESIDE = re.compile(r"\.(txt|json|csv|parquet|yaml|md)")  # captions and notes need no mention
+Kind = Literal["video", "pictures", "npz"]
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+_EDGE = 1 << 16
+
+
+@dataclass
+class Source:
+    """One video, one sequence of pictures, or one .npz clip.
+
+    name:      path below the folder that was given; pictures are named by their folder and what precedes their numbers
+    files:     one, or the pictures by number
+    numbers:   of the pictures
+    captions:  one for the whole, or one for each scene
+    scenes:    start and end in seconds; none to look for cuts
+    signature: changes with the content and the scenes
+    """
+
+    name: str
+    kind: Kind
+    files: list[str]
+    numbers: list[int] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    scenes: list[tuple[float, float]] = field(default_factory=list)
+    signature: str = ""
+
+    def sign(self) -> None:
+        """Fill in the signature. Raises OSError for a file that cannot be read."""
+        digest = hashlib.sha256(repr((self.kind, self.numbers, self.scenes)).encode())
+        for file in self.files:
+            digest.update(_glance(Path(file)))
+        self.signature = digest.hexdigest()[:16]
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def _glance(path: Path) -> bytes:
+    """Size, beginning and end of a file: enough to know a video again, in no time for a large one."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_EDGE)
+        file.seek(max(size - _EDGE, 0))
+        return hashlib.sha256(f"{size}".encode() + start + file.read()).digest()
+
+
+def find_sources(given: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
+    """Everything below the given folders and the given files, by name; and what was passed over, counted by suffix.
+
+    Raises DataError for a path that does not exist, for two sources of one name, and if there is nothing to prepare.
+    """
+    given = list(given)
+    found: list[Source] = []
+    passed_over: Counter[str] = Counter()
+    for path in given:
+        if path.is_dir():
+            prefix = f"{path.resolve().name}/" if len(given) > 1 else ""
+            found += _below(path, prefix, passed_over)
+        elif path.is_file():
+            found.append(Source(path.name, "npz" if path.suffix.lower() == ".npz" else "video", [str(path)]))
+        else:
+            raise DataError(f"prepare: {path} does not exist")
+    if not found:
+        raise DataError(f"prepare: no video, numbered pictures or .npz clip in {', '.join(map(str, given))}")
+    names = Counter(source.name for source in found)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise DataError(f"prepare: {twice[0]} is there twice; give the folder above both, or rename one")
+    return sorted(found, key=lambda source: source.name), passed_over
+
+
+def _below(folder: Path, prefix: str, passed_over: Counter[str]) -> Iterator[Source]:
+    sequences: dict[str, list[tuple[int, Path]]] = {}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    videos = {path.with_suffix("") for path in files if VIDEOS.fullmatch(path.suffix.lower())}
+    for path in files:
+        suffix = path.suffix.lower()
+        name = prefix + path.relative_to(folder).as_posix()
+        if VIDEOS.fullmatch(suffix) or suffix == ".npz":
+            yield Source(name, "npz" if suffix == ".npz" else "video", [str(path)])
+        elif path.with_suffix("") in videos or BESIDE.fullmatch(suffix):
+            continue
+        elif PICTURES.fullmatch(suffix) and (match := _NUMBERED.fullmatch(path.stem)):
+            sequences.setdefault(name[: -len(path.name)] + match[1], []).append((int(match[2]), path))
+        else:
+            passed_over[suffix or path.name] += 1
+    for name, pictures in sequences.items():
+        numbers = sorted(pictures)
+        yield Source(
+            name.rstrip("/") or folder.resolve().name,
+            "pictures",
+            [str(path) for _, path in numbers],
+            [number for number, _ in numbers],
+        )

@@ -1,0 +1,80 @@
+"""One source from its file to rows of the cache, without the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..data import DataError
+from . import npz
+from .cuts import given_scenes, scenes
+from .frames import shown_frames, size_of
+from .options import PrepareConfig
+from .pieces import cut, drawings, fault, look, on_grid
+from .sizes import Fit, fit
+from .sources import Source
+
+Row = dict[str, Any]  # of store.SCHEMA, and `pictures`, uint8 [F, H, W, 3], of a clip that is yet to be encoded
+
+
+def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> Iterator[Row]:
+    """Every clip of a source in order, the dropped ones with their reason; at least one row.
+
+    Frames stream through: at most one clip and the shortest next one are in memory.
+    Raises DataError with the reason if the source is damaged; then none of its rows is to be kept.
+    """
+    try:
+        rows = npz.read_clip(source, config, factor) if source.kind == "npz" else _walk(source, config, multiple)
+        for index, row in enumerate(rows):
+            named = {"id": f"{source.name}#{index:05d}", "source": source.name, "signature": source.signature}
+            yield {"fps": config.fps, **row, **named}
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise what they like
+        raise DataError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]:
+    into = fit(*size_of(source), config.resolution, multiple)
+    if into.enlargement > config.max_enlargement:
+        height, width = into.original
+        reason = (
+            f"small: {width}x{height} would have to be enlarged {into.enlargement:.2g} times, max_enlargement is "
+            f"{config.max_enlargement:g}"
+        )
+        yield {**_place(into), "scene": 0, "start": 0.0, "frames": 0, "unique": "", "look": b"", "reason": reason}
+        return
+    shown = shown_frames(source, config.fps)
+    numbered = given_scenes(shown, source.scenes) if source.scenes else scenes(shown, config)
+    empty = True
+    for clip in cut(on_grid(numbered, config.fps, into), config):
+        empty = False
+        greys = np.stack([picture.grey for picture in clip])
+        reason = fault(greys, config)
+        row = {
+            **_place(into),
+            "scene": clip[0].scene,
+            "start": round(clip[0].time, 6),
+            "frames": len(clip),
+            "unique": drawings(greys, config.drawing_ssim),
+            "look": look(greys),
+            "reason": reason,
+        }
+        yield row if reason else {**row, "pictures": np.stack([picture.pixels for picture in clip])}
+    if empty:
+        raise DataError("has no frame in the scenes that the manifest gives")
+
+
+def _place(into: Fit) -> Row:
+    """SDXL's size conditioning: original size, crop offset, target size."""
+    (height, width), (top, left), (rows, columns) = into.original, into.crop, into.target
+    return {
+        "original_height": height,
+        "original_width": width,
+        "crop_top": top,
+        "crop_left": left,
+        "height": rows,
+        "width": columns,
+    }

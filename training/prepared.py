@@ -1,0 +1,96 @@
+"""Clips that `sdxl-anime-video prepare` made, read from disk as they are drawn."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .base import Base, Text
+from .data import ClipSource, DataError
+from .prepare.identity import NAME, changes, probe, read_identity
+
+log = logging.getLogger(__name__)
+_IDS = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
+
+
+def is_cache(folder: Path) -> bool:
+    return (folder / NAME).exists()
+
+
+def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest: int = 1) -> ClipSource:
+    """The clips that a cache keeps; those of fewer than `shortest` frames are left out, with a warning.
+
+    Raises DataError with the remedy if the cache was made with another VAE or text encoders, is not finished, or holds
+    no clip that is long enough, and if a `resolution` is asked for: a cache has its own.
+    """
+    from .prepare.manifest import read_manifest
+
+    made = read_identity(folder)
+    assert made is not None  # is_cache
+    if resolution not in (None, prepared := made["settings"]["resolution"]):
+        raise DataError(f"resolution: {folder} was prepared at {prepared}, not {resolution}; leave the field out")
+    if stale := changes(made, probe(base)):
+        raise DataError(f"clips: {folder} does not fit the base: {stale}; prepare the videos with this checkpoint")
+    try:
+        rows = [row for row in read_manifest(folder) if row["kept"]]
+    except FileNotFoundError:
+        raise DataError(f"clips: {folder} is not finished; run the same `prepare` again, it goes on") from None
+    long = [row for row in rows if row["frames"] >= shortest]
+    if not long:
+        most = max((row["frames"] for row in rows), default=0)
+        raise DataError(f"frames: {shortest} is more than any clip in {folder} has ({most}); lower it")
+    if short := [row["id"] for row in rows if row["frames"] < shortest]:
+        some = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
+        log.warning("%d clips of fewer than %d frames are left out: %s", len(short), shortest, some)
+    return PreparedClips(folder, made["sizes"], long)
+
+
+class PreparedClips(ClipSource):
+    """A cache's clips: the manifest is in memory; latents and embeddings are read when they are asked for."""
+
+    def __init__(self, folder: Path, sizes: dict, rows: list[dict]):
+        from .prepare.manifest import Texts
+        from .prepare.store import Store
+
+        self.store, self.texts = Store(folder), Texts(folder).open()
+        self.sizes_of_text = (sizes["tokens"], sizes["pooled"])
+        self.scale = sizes["scaling_factor"]
+        place = {name: row for row, name in enumerate(self.store.dataset.to_table(columns=["id"])["id"].to_pylist())}
+        text = Texts(folder).rows()
+        try:
+            self.rows = [place[row["id"]] for row in rows]
+            self.caption = [text[row["text"]] for row in rows]
+        except KeyError as error:
+            raise DataError(f"clips: {folder} lacks {error}; run the same `prepare` again, it completes it") from None
+        self.names = [row["id"] for row in rows]
+        self.lengths = [row["frames"] for row in rows]
+        self.sizes = [(row["height"] // sizes["factor"], row["width"] // sizes["factor"]) for row in rows]
+        self.ids = torch.tensor([[row[name] for name in _IDS] for row in rows], dtype=torch.float32)
+        self.fps = Counter(row["fps"] for row in rows).most_common(1)[0][0]
+
+    def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        parts = self.store.take(self.rows[i], ["mean", "deviation"])
+        shape = (self.lengths[i], 4, *self.sizes[i])
+        mean, deviation = (
+            torch.from_numpy(np.frombuffer(parts[name], np.float16).reshape(shape)[start : start + count].astype("f4"))
+            for name in ("mean", "deviation")
+        )
+        if generator is not None:
+            mean = mean + deviation * torch.randn(mean.shape, generator=generator)
+        return mean * self.scale
+
+    def text(self, rows: torch.Tensor) -> Text:
+        distinct, back = rows.unique(return_inverse=True)
+        found = self.texts.take(distinct.tolist(), columns=["tokens", "pooled"])
+        tokens, pooled = (
+            torch.from_numpy(np.stack([np.frombuffer(cell.as_py(), np.float16) for cell in found[name]])).float()
+            for name in ("tokens", "pooled")
+        )
+        return tokens.unflatten(1, self.sizes_of_text[0])[back], pooled[back]
+
+    def time_ids(self, i: int) -> torch.Tensor:
+        return self.ids[i]

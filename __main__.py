@@ -22,6 +22,20 @@ def _train(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _render(arguments: list[str]) -> int:
+    from .training.interrupts import interrupt_on_signals
+    from .training.render import main
+
+    interrupt_on_signals()
+    return main(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from .training.evaluate import main
+
+    return main(arguments)
+
+
 def _inspect(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] in HELP:
         return _usage("sdxl-anime-video inspect ADAPTER.safetensors", arguments)
@@ -62,6 +76,8 @@ HELP = ("-h", "--help")
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "prepare": (_prepare, "turn videos into a cache of clips to train on"),
     "train": (_train, "train a temporal adapter on prepared clips or a folder of captioned ones"),
+    "render": (_render, "render a clip from a checkpoint, an adapter and prompts, without ComfyUI"),
+    "evaluate": (_evaluate, "measure flicker, warp error, motion and identity drift of clips"),
     "inspect": (_inspect, "say what an adapter file holds and what it was trained on"),
     "convert": (_convert, "turn an adapter written by torch.save into safetensors"),
 }

@@ -60,8 +60,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     import nodes
 
     from sdxl_anime_video.demo.comfy import load_toon_comfy
-    from sdxl_anime_video.temporal.adapter import load_adapter
-    from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher
+    from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, load_patcher
 
     plain, clip, vae = load_toon_comfy()
     calls = 0
@@ -72,7 +71,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
     plain.set_model_unet_function_wrapper(count)
-    model = apply_adapter(plain, as_patcher(load_adapter(ADAPTER)), 1.0)
+    model = apply_adapter(plain, load_patcher(ADAPTER), 1.0)
     caption, seed = held_out_pairs(1)[0]
     positive, negative = ([[*nodes.CLIPTextEncode().encode(clip, text)[0][0]]] for text in (caption, ""))
     empty = {"samples": torch.zeros(options.frames, 4, 16, 16)}

@@ -28,7 +28,7 @@ from .painter import paint_clip
 from .run.client import ComfyClient, PromptError
 from .run.comfyui import find_comfyui
 from .run.graph import saved_clip
-from .run.server import ComfyServer, ServerError
+from .run.server import ComfyServer, ServerError, device_flags
 
 LENGTH = 16  # frames that the model sees at once
 WINDOW_OVERLAP = 4
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     pairs = held_out_pairs(options.pairs, options.seed)
     scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
     with (
-        ComfyServer(find_comfyui(), flags=["--cpu"] if options.cpu else []) as server,
+        ComfyServer(find_comfyui(), flags=["--cpu"] if options.cpu else device_flags()) as server,
         ComfyClient(server.url) as client,
     ):
         for i, (caption, seed) in enumerate(pairs):

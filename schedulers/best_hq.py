@@ -71,6 +71,22 @@ def nearest_timesteps(sigmas: Tensor, table: Tensor) -> Tensor:
     return distance.argmin(dim=1)
 
 
+def percent_to_sigma(percent: float, table: Tensor) -> float:
+    """The noise level where a share of the training timesteps is over: 0 is before the first step, 1 the end.
+
+    ``percent`` 0 to 1 counts from pure noise, ``table`` rises. Between timesteps log sigma is interpolated. As
+    ComfyUI's ranges, where 0 and less is above every level and 1 and more is 0.
+    """
+    if percent <= 0:
+        return float("inf")
+    if percent >= 1:
+        return 0.0
+    place = (1 - percent) * (len(table) - 1)
+    low = int(place)
+    logs = table[low : low + 2].double().log()
+    return float(torch.lerp(logs[0], logs[-1], place - low).exp())
+
+
 def vp_scale(sigma: Tensor) -> Tensor:
     """alpha = 1 / sqrt(1 + sigma^2): multiplies a variance exploding sample into a variance preserving one."""
     return 1 / (1 + sigma**2).sqrt()

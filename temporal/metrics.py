@@ -228,3 +228,26 @@ def identity_drift(clip: Any, region: Any = None) -> float:
     if len(colours) < 2:
         return 0.0
     return float(np.mean([colour_distance(colours[0], later) for later in colours[1:]]))
+
+
+CELLS, CELL, SAME_DRAWING = 64, 8, 3 / 255
+
+
+def is_repeated(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether a frame `[H, W, 3]`, 0..1, shows the drawing of the frame before: animation is drawn on twos and threes.
+
+    So it is if the mean brightness of no cell differs by more than 3 of 255 levels. There are 64 x 64 cells, or fewer
+    of 8 pixels a side. Means do away with grain and with what a codec adds; the largest difference still sees an eye
+    blink. (The test for keyframes of Sakuga-42M, an SSIM of 0.95 on 64 x 64, takes small motion for none.)
+    """
+    import cv2
+
+    height, width = (min(CELLS, max(1, side // CELL)) for side in first.shape[:2])
+    means = [cv2.resize(frame.mean(-1), (width, height), interpolation=cv2.INTER_AREA) for frame in (first, second)]
+    return float(np.abs(means[0] - means[1]).max()) <= SAME_DRAWING
+
+
+def repeated_share(clip: Any) -> float:
+    """Share of frames after the first that repeat the drawing before them: 1/2 for motion on twos, 1 for a still."""
+    frames = as_clip(clip)
+    return float(np.mean([is_repeated(a, b) for a, b in pairwise(frames)])) if len(frames) > 1 else 0.0

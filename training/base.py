@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from .precision import Precision, autocast
-
-Text = tuple[torch.Tensor, torch.Tensor]
+from .text import Text, TextEncoders
 
 
 @dataclass
@@ -24,6 +23,9 @@ class Base:
     sigmas: torch.Tensor  # [training timesteps], rising
     prediction: str
     scheduler_config: dict[str, Any]
+    text_widths: tuple[int, ...] = ()  # channels of a token that come from each text encoder
+    origin: str = ""  # what it was read from, and what was found out about it
+    encode_prompt: Callable[[str], Text] | None = None  # as encode_text for one prompt of any length: [1, 77 k, C]
 
     @property
     def factor(self) -> int:
@@ -57,16 +59,34 @@ def time_ids(height: int, width: int, rows: int) -> torch.Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(rows, 1)
 
 
-def load_base(name: str) -> Base:
-    """`toon`, or a diffusers pipeline folder of an SDXL checkpoint; never looks on the network.
+def load_base(name: str, dtype: torch.dtype | None = None) -> Base:
+    """`toon`, a single-file SDXL checkpoint (.safetensors), or a diffusers folder; never looks on the network.
 
-    Raises ValueError if it is neither.
+    dtype: the UNet's, fp32 if None. The VAE and the text encoders have fp32.
+
+    Raises ValueError if it is none of them, naming what it is instead.
     """
     if name == "toon":
-        return _toon()
-    if not (Path(name) / "unet" / "config.json").exists():
-        raise ValueError(f"base: {name!r} is neither 'toon' nor a diffusers folder with a unet/config.json")
-    return _folder(name)
+        base = _toon()
+    elif (Path(name) / "unet" / "config.json").exists():
+        base = _folder(name)
+    elif Path(name).is_file():
+        return single_file_base(Path(name), dtype=dtype)
+    else:
+        raise ValueError(
+            f"base: {name!r} is neither 'toon' nor a diffusers folder with a unet/config.json nor a checkpoint file"
+        )
+    if dtype is not None:
+        torch.nn.Module.to(base.unet, dtype)  # past diffusers' own, which warns of nothing
+    return base
+
+
+def single_file_base(path: Path, configs: Path | None = None, dtype: torch.dtype | None = None) -> Base:
+    """As `load_base` for a checkpoint file; configs: see `single_file.load_single_file`."""
+    from .single_file import CONFIGS, load_single_file
+
+    pipe, sampling = load_single_file(path, configs or CONFIGS, dtype)
+    return _from_pipeline(pipe, f"{path.name}: SDXL checkpoint, predicts {sampling}")
 
 
 def _sigmas(config: dict[str, Any]) -> torch.Tensor:
@@ -85,19 +105,31 @@ def _folder(name: str) -> Base:
     import diffusers
 
     pipe: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(name, local_files_only=True)
+    return _from_pipeline(pipe, f"{Path(name).name}: diffusers folder")
 
-    @torch.no_grad()
-    def encode_text(captions: list[str]) -> Text:
-        tokens, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
-        return tokens, pooled
 
+def _from_pipeline(pipe: Any, origin: str) -> Base:
+    fillings = (pipe.tokenizer.pad_token_id, pipe.tokenizer_2.pad_token_id)
+    text = TextEncoders(pipe.tokenizer, (pipe.text_encoder, pipe.text_encoder_2), fillings)
     config = dict(pipe.scheduler.config)
     prediction = config.get("prediction_type", "epsilon")
-    return Base(pipe.unet, pipe.vae, encode_text, _sigmas(config), prediction, config).freeze()
+    return Base(
+        pipe.unet, pipe.vae, text, _sigmas(config), prediction, config, text.widths, origin, text.whole
+    ).freeze()
 
 
 def _toon() -> Base:
-    from ..demo.model import load_toon_diffusers
+    from ..demo.model import LENGTH, TOWERS, load_toon_diffusers
 
     unet, vae, text = load_toon_diffusers()
-    return Base(unet, vae, text, _sigmas({}), "epsilon", {}).freeze()
+
+    def encode_prompt(prompt: str) -> Text:
+        if (words := len(prompt.replace(",", " , ").split())) > LENGTH - 2:
+            raise ValueError(
+                f"a prompt has {words} words and commas, and the toon model reads {LENGTH - 2}; shorten it"
+            )
+        return text([prompt])
+
+    widths = tuple(tower["hidden_size"] for tower in TOWERS.values())
+    origin = "toon: the toon world's own model"
+    return Base(unet, vae, text, _sigmas({}), "epsilon", {}, widths, origin, encode_prompt).freeze()

@@ -39,7 +39,7 @@ def save_checkpoint(
     tensors = {f"adapter.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
     for name, state in _named_states(model, optimizer).items():
-        tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
+        tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     try:
         with whole_or_nothing(path) as part:
@@ -109,9 +109,16 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     stored = {tuple(key.split(".", 2)[1:]): value for key, value in tensors.items() if key.startswith("optimizer.")}
     for name, parameter in model.named_parameters():
         optimizer.state[parameter] = {
-            key: value if key == "step" else value.to(parameter) for (key, of), value in stored.items() if of == name
+            key: _as_it_was(key, value, parameter.device) for (key, of), value in stored.items() if of == name
         }
     return part("ema.")
+
+
+def _as_it_was(key: str, value: torch.Tensor, device: torch.device) -> Any:
+    """One entry of an optimizer's state: 8-bit AdamW counts its steps in an int, and keeps moments in uint8."""
+    if key == "step":
+        return value if value.is_floating_point() else int(value)
+    return value.to(device)
 
 
 def checkpoints(folder: Path) -> list[Path]:

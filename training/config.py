@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from .precision import Precision, require_device
+from .stages import FrameChoices, NoiseStage, Stage, require_rising
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -33,6 +34,9 @@ def _named(path: Any) -> Any:
 
 Folder = Annotated[Path, BeforeValidator(_named)]
 Device = Annotated[str, AfterValidator(require_device)]
+
+
+SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
 
 
 class ConfigError(ValueError):
@@ -57,7 +61,7 @@ class TrainConfig(Config):
     output: Folder
     """Run folder: config, log, checkpoints and adapter.safetensors go here."""
     base: str = "toon"
-    """`toon`, or a diffusers folder of an SDXL checkpoint."""
+    """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
     resolution: PositiveInt | None = None
     """Shorter side of the training pictures in pixels; clips are scaled to it. None keeps each clip's own size."""
     dataset: str = ""
@@ -65,10 +69,12 @@ class TrainConfig(Config):
 
     max_frames: PositiveInt = 24
     """Frame positions that the adapter has."""
-    frames: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 12, 16]
+    frames: FrameChoices = [8, 12, 16]
     """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
     random_positions: bool = True
     """Place the frames of a step anywhere within max_frames, so that every position is trained."""
+    temporal_dropout: Decay = 0.0
+    """Chance of each frame to be left out of a step. The others keep their places; two at least are left."""
     norm: bool = True
     """LayerNorm before the attention."""
     pos_value: bool = True
@@ -83,9 +89,13 @@ class TrainConfig(Config):
     clips_per_step: PositiveInt = 2
     """Clips in one forward pass; all share size and number of frames."""
     accumulation: PositiveInt = 1
-    """Forward passes to one optimizer step."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW, or Muon for the matrices: for small and middling adapters it needs a third of the steps."""
+    """Forward passes of each process to one optimizer step; N processes see N times as many clips."""
+    stages: list[Stage] = []
+    """Earlier stages of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
+    clips_per_step, accumulation, learning_rate. After them the config's own fields hold; the optimizer goes on."""
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """AdamW; the same with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices: for small and middling
+    adapters it needs a third of the steps."""
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate; Muon wants three to five times AdamW's."""
     gate_learning_rate: PositiveFloat | None = None
@@ -115,6 +125,9 @@ class TrainConfig(Config):
     """Correlation of neighbouring frames' noise; 0 for independent noise."""
     noise_probability: Share = 1.0
     """Share of clips that get correlated noise; the others get independent noise."""
+    noise_curriculum: list[NoiseStage] = []
+    """Earlier stages of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
+    (1). After them noise_mode, noise_correlation and noise_probability hold: let clips be sampled with these."""
     caption_dropout: Share = 0.1
     """Share of clips that are trained without their caption, for classifier-free guidance."""
 
@@ -142,6 +155,22 @@ class TrainConfig(Config):
     """Clips kept out of training for the validation loss."""
     validation_steps: PositiveInt = 500
     """Measure the validation loss every so many steps."""
+    validation_levels: Annotated[list[Decay], Field(min_length=1)] = [0.3, 0.5, 0.7, 0.8, 0.9, 0.97]
+    """Noise levels of the validation loss, as shares of the training timesteps."""
+    sample_steps: PositiveInt | None = None
+    """Render clips every so many steps, and at the end; None renders none."""
+    sample_clips: PositiveInt = 2
+    """Held-out clips whose captions are rendered, at most."""
+    validation_captions: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Captions to render instead of those of held-out clips."""
+    sampler_steps: PositiveInt = 20
+    """Denoising steps of a rendered clip."""
+    sampler_cfg: NonNegative = 5.0
+    """Classifier-free guidance of a rendered clip."""
+    tensorboard: bool = True
+    """Write the curves as TensorBoard event files too: `tensorboard --logdir RUN_FOLDER`."""
+    report_megabytes: NonNegative = 20.0
+    """The newest clips, up to this size, are put into report.html itself; it links to the others."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -149,6 +178,15 @@ class TrainConfig(Config):
             raise ValueError(f"frames: {max(self.frames)} is more than max_frames {self.max_frames}; raise max_frames")
         if self.min_snr_gamma is not None and self.snr_floor > self.min_snr_gamma:
             raise ValueError(f"snr_floor: {self.snr_floor} is above min_snr_gamma {self.min_snr_gamma}; lower it")
+        if self.sample_steps and not self.validation_captions and not self.validation_clips:
+            raise ValueError("sample_steps: there is nothing to render; give validation_clips or validation_captions")
+        require_rising(self.stages, "stages")
+        require_rising(self.noise_curriculum, "noise_curriculum")
+        for stage in self.stages:
+            if max(stage.frames or [0]) > self.max_frames:
+                raise ValueError(
+                    f"stages: frames {stage.frames} go beyond max_frames {self.max_frames}; raise max_frames"
+                )
         return self
 
 
@@ -165,21 +203,31 @@ def check_fields(values: Any, source: str, model: type[Config] = TrainConfig) ->
     return values
 
 
-def read_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML config; `overrides` win over the file. Relative paths are relative to the working directory.
+def read_config(
+    path: Path,
+    overrides: dict[str, Any] | None = None,
+    model: type[AnyConfig] = TrainConfig,
+    defaults: dict[str, Any] | None = None,
+) -> AnyConfig:
+    """Read a YAML or JSON config; `overrides` win over the file, the file over `defaults`.
+
+    Relative paths are relative to the working directory.
 
     Raises ConfigError that names the file, the field and what is wrong with it.
     """
+    import json
+
     import yaml
 
+    kind, load = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {_one_line(error)}") from None
-    values = {**check_fields(values, str(path)), **check_fields(overrides or {}, "command line")}
-    return make_config(TrainConfig, values, str(path))
+        raise ConfigError(f"{path}: not a {kind} file: {_one_line(error)}") from None
+    given = {**check_fields(values, str(path), model), **check_fields(overrides or {}, "command line", model)}
+    return make_config(model, {**(defaults or {}), **given}, str(path))
 
 
 def make_config(model: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:

@@ -22,15 +22,18 @@ def interrupt_on_signals() -> None:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Inside, signals wait; what has come is delivered on leaving. Python hears signals in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def held_back() -> Iterator[list[int]]:
+    """Inside, signals wait in the list that this gives; on leaving without an error they are delivered.
+
+    Python hears signals in the main thread only.
+    """
     came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
     handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _heard()}
     try:
-        yield
+        yield came
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,10 +1,10 @@
-"""One training run: a frozen base, an adapter, and steps."""
+"""A frozen base, an adapter, and the steps that train it."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,11 @@ from .checkpoint import (
 )
 from .config import TrainConfig
 from .data import ClipSource, draw_batch, longest_draw
-from .interrupts import held_back
-from .muon import Muon
+from .optimizers import make_optimizer
 from .precision import autocast, uses_bf16
+from .processes import Processes
+from .stages import NoiseStage, config_at, describe_noise, last_noise, noise_at
 
-Report = Callable[[dict[str, Any]], None]
-VALIDATION_LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)  # of the training timesteps
 FIXED = ("max_frames", "norm", "pos_value", "optimizer")  # what a run keeps when it goes on
 _VALIDATION_STEP = -1  # takes the place of the step in seeds
 
@@ -45,62 +44,71 @@ def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def parameter_groups(adapter: TemporalAdapter, config: TrainConfig) -> list[dict[str, Any]]:
-    """The optimizer's groups: gates and positions at rates of their own, decay on matrices only."""
-    rate = config.learning_rate
-    groups = {
-        "matrix": {"params": [], "peak": rate, "weight_decay": config.weight_decay, "orthogonal": True},
-        "vector": {"params": [], "peak": rate, "weight_decay": 0.0},
-        "gate": {"params": [], "peak": config.gate_learning_rate or rate, "weight_decay": 0.0},
-        "position": {"params": [], "peak": config.position_learning_rate or rate, "weight_decay": 0.0},
-    }
-    for name, parameter in adapter.named_parameters():
-        kind = {"gate": "gate", "pos_emb": "position", "pos_value": "position"}.get(name.rsplit(".", 1)[-1])
-        groups[kind or ("matrix" if parameter.ndim > 1 else "vector")]["params"].append(parameter)
-    return [{**group, "lr": group["peak"]} for group in groups.values() if group["params"]]
+def kept_frames(frames: int, dropout: float, generator: torch.Generator) -> torch.Tensor:
+    """Which of `frames` frames a step uses, rising: each is left out with chance `dropout`, two at least are kept."""
+    if not dropout:
+        return torch.arange(frames)
+    chance = torch.rand(frames, generator=generator)
+    kept = max(2, int((chance >= dropout).sum()))
+    return chance.topk(kept).indices.sort().values
+
+
+def draw_noise(shape: torch.Size, generator: torch.Generator, stage: NoiseStage) -> torch.Tensor:
+    """Noise `[B, F, 4, h, w]`, correlated over frames in the stage's share of clips."""
+    noise = torch.randn(shape, generator=generator)
+    if stage.correlation:
+        chance = torch.rand(len(noise), generator=generator)
+        for i in range(len(noise)):
+            base = torch.randn(shape[2:], generator=generator)
+            if chance[i] < stage.probability:
+                noise[i] = mix_frames(noise[i], base, stage.mode, stage.correlation)
+    return noise
 
 
 class Trainer:
-    """Owns the adapter, its optimizer and the run folder. `run()` trains until the steps or the minutes are used up."""
+    """Owns the adapter, its optimizer and its moving average; `train_step()` until `finished()`.
 
-    def __init__(self, config: TrainConfig, base: Base, clips: ClipSource, report: Report = lambda event: None):
-        self.config, self.base, self.clips, self.report = config, base, clips, report
-        self.device = torch.device(
-            config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
+    clips: those of the first stage. Under several processes each has a Trainer, and all call its methods together.
+    """
+
+    def __init__(self, config: TrainConfig, base: Base, clips: ClipSource, processes: Processes | None = None):
+        self.config, self.base = config, base
+        self.processes = processes or Processes(config.device)
+        self.device = self.processes.device
         torch.manual_seed(config.seed)  # the adapter's first values
         sites = unet_sites(base.unet)
         self.adapter = TemporalAdapter.create(
             sites, max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value, init=config.init
         ).to(self.device)
-        self.unet = TemporalUNet(base.unet.to(self.device, memory_format=torch.channels_last), self.adapter)
-        if self.device.type == "cpu" and uses_bf16(self.device, config.precision):
-            from diffusers.models.attention_processor import AttnProcessor
-
-            base.unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
-        if config.gradient_checkpointing:
-            base.unet.enable_gradient_checkpointing()
-            base.unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
-        make = Muon if config.optimizer == "muon" else torch.optim.AdamW
-        self.optimizer = make(parameter_groups(self.adapter, config), betas=config.betas)
+        self.optimizer = make_optimizer(self.adapter, config, self.device)
+        self.unet = TemporalUNet(prepared(base.unet, self.device, config), self.adapter)
         self.ema = (
             {name: value.detach().clone() for name, value in self.adapter.state_dict().items()} if config.ema else {}
         )
         self.sigmas = base.sigmas.double()
         self.step = 0
         self.seconds = 0.0
-        held_out = clips.buckets()[0][: config.validation_clips]
-        self.held_out = held_out
-        self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in held_out])]
-        if not self.buckets:
-            raise ValueError(
-                f"validation_clips: {config.validation_clips} leaves none of {len(clips)} clips to train on"
-            )
+        self.enter(config_at(config, 0), clips)
         if config.resume:
             self._resume(config.resume)
 
+    def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
+        """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
+        self.stage, self.clips = stage, clips
+        self.held_out = clips.buckets()[0][: stage.validation_clips]
+        self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
+        if not self.buckets:
+            raise ValueError(
+                f"validation_clips: {stage.validation_clips} leaves none of {len(clips)} clips to train on"
+            )
+
     def _resume(self, source: str) -> None:
         checkpoint = read_latest(self.config.output) if source == "latest" else read_checkpoint(Path(source))
+        found = self.processes.gather(checkpoint and checkpoint.progress["step"])
+        if len(set(found)) > 1:
+            raise CheckpointError(
+                f"resume: the processes found checkpoints of steps {found}; give all of them one output folder"
+            )
         if checkpoint is None:
             return
         made, now = {"optimizer": "adamw", **checkpoint.progress["config"]}, dict(self.config)
@@ -116,6 +124,15 @@ class Trainer:
                 name: ema.get(name, value).to(value, copy=True) for name, value in self.adapter.state_dict().items()
             }
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
+
+    def progress(self) -> float:
+        """Share of the run that is done, by steps or by minutes, whichever is further along."""
+        config = self.config
+        by_time = self.seconds / (60 * config.minutes) if config.minutes else 0.0
+        return min(1.0, max(self.step / config.steps, by_time))
+
+    def finished(self) -> bool:
+        return self.progress() >= 1
 
     def predict(
         self,
@@ -141,18 +158,6 @@ class Trainer:
             )
         return out.sample.float().unflatten(0, (clips, frames))
 
-    def draw_noise(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        """Noise `[B, F, 4, h, w]`, correlated over frames in the configured share of clips."""
-        config = self.config
-        noise = torch.randn(shape, generator=generator)
-        if config.noise_correlation:
-            chance = torch.rand(len(noise), generator=generator)
-            for i in range(len(noise)):
-                base = torch.randn(shape[2:], generator=generator)
-                if chance[i] < config.noise_probability:
-                    noise[i] = mix_frames(noise[i], base, config.noise_mode, config.noise_correlation)
-        return noise
-
     def clip_losses(
         self,
         latents: torch.Tensor,
@@ -171,12 +176,11 @@ class Trainer:
         weight = objective.loss_weight(sigma, prediction, config.min_snr_gamma, config.snr_floor)
         return error * weight.to(self.device)
 
-    def _batch_losses(self, part: int) -> torch.Tensor:
-        config = self.config
+    def _batch_losses(self, part: int) -> tuple[torch.Tensor, list[int]]:
+        """Losses `[B]` of one part of the step's batch, and the clips it drew."""
+        config = self.stage
         generator = step_generator(config.seed, self.step, part)
-        latents, caption, self.chosen = draw_batch(
-            self.clips, self.buckets, config.clips_per_step, config.frames, generator
-        )
+        latents, caption, chosen = draw_batch(self.clips, self.buckets, config.clips_per_step, config.frames, generator)
         count, frames = latents.shape[:2]
         dropped = torch.rand(count, generator=generator) < config.caption_dropout
         caption = torch.where(dropped, 0, caption)
@@ -186,28 +190,40 @@ class Trainer:
         offset = 0
         if config.random_positions:
             offset = int(torch.randint(config.max_frames - frames + 1, (1,), generator=generator))
-        positions = torch.arange(offset, offset + frames, device=self.device)
-        noise = self.draw_noise(latents.shape, generator)
-        return self.clip_losses(latents, noise, timestep, caption, positions, self.chosen)
+        noise = draw_noise(latents.shape, generator, noise_at(self.config, self.progress()))
+        kept = kept_frames(frames, config.temporal_dropout, generator)
+        positions = (offset + kept).to(self.device)
+        return self.clip_losses(latents[:, kept], noise[:, kept], timestep, caption, positions, chosen), chosen
 
     def train_step(self) -> float:
-        """One optimizer step; returns its mean loss. Raises FloatingPointError if that is not finite."""
-        config = self.config
-        progress = self.step / config.steps
-        if config.minutes:
-            progress = max(progress, self.seconds / (60 * config.minutes))
-        scale = objective.learning_rate_scale(self.step, config.warmup_steps, progress)
+        """One optimizer step of all processes; returns its mean loss.
+
+        Part i of the batch belongs to process i modulo their number, so that N processes draw what one would with N
+        times the accumulation. Raises FloatingPointError, in every process, if loss or gradient is not finite.
+        """
+        config, processes = self.stage, self.processes
+        scale = objective.learning_rate_scale(self.step, config.warmup_steps, self.progress())
+        scale *= config.learning_rate / self.config.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        total = 0.0
-        for part in range(config.accumulation):
-            loss = self._batch_losses(part).mean() / config.accumulation
+        parts = config.accumulation * processes.count
+        total, drawn = 0.0, []
+        for part in range(processes.rank, parts, processes.count):
+            losses, chosen = self._batch_losses(part)
+            loss = losses.mean() / parts
             loss.backward()
             total += loss.item()
-        if not total < float("inf"):
-            names = ", ".join(self.clips.names[i] for i in self.chosen)
-            raise FloatingPointError(f"loss is {total} at step {self.step}, clips {names}; the last checkpoint is kept")
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip_norm)
+            drawn += chosen
+        (total,) = processes.sum(total)
+        processes.sum_gradients(self.adapter.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip_norm)
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            names = ", ".join(self.clips.names[i] for of_one in processes.gather(drawn) for i in of_one)
+            raise FloatingPointError(
+                f"loss is {total} and the gradient's norm {float(norm)} at step {self.step}, clips {names}; the last "
+                "checkpoint is kept: go on with --resume latest and a lower --learning-rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for name, value in self.adapter.state_dict().items() if self.ema else ():
@@ -219,8 +235,11 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the adapter has the weights that a save would write: the moving average where there is one."""
+        if not self.ema:
+            yield
+            return
         kept = {name: value.detach().clone() for name, value in self.adapter.state_dict().items()}
-        self.adapter.load_state_dict(self.ema or kept)
+        self.adapter.load_state_dict(self.ema)
         try:
             yield
         finally:
@@ -228,23 +247,27 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean."""
-        config = self.config
+        """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean.
+
+        The processes share the levels.
+        """
+        config = self.stage
         frames = min([max(config.frames), *(self.clips.lengths[i] for i in self.held_out)])
         latents = torch.stack([self.clips.frames(i, 0, frames) for i in self.held_out])
         caption = torch.tensor([self.clips.caption[i] for i in self.held_out])
-        found = {}
-        for level in VALIDATION_LEVELS:
-            noise = self.draw_noise(latents.shape, step_generator(config.seed, _VALIDATION_STEP))
-            timestep = torch.full((len(latents),), int(level * len(self.sigmas)))
-            with self.averaged():
-                losses = self.clip_losses(latents, noise, timestep, caption, None, self.held_out)
-                found[f"validation_{level}"] = losses.mean().item()
-        return {"validation": sum(found.values()) / len(found), **found}
+        noise = draw_noise(latents.shape, step_generator(config.seed, _VALIDATION_STEP), last_noise(config))
+        found = [0.0] * len(config.validation_levels)
+        with self.averaged():
+            for i, level in self.processes.share(config.validation_levels):
+                timestep = torch.full((len(latents),), int(level * len(self.sigmas)))
+                found[i] = self.clip_losses(latents, noise, timestep, caption, None, self.held_out).mean().item()
+        found = self.processes.sum(*found)
+        by_level = {f"validation_{level}": loss for level, loss in zip(config.validation_levels, found, strict=True)}
+        return {"validation": sum(found) / len(found), **by_level}
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the adapter (its moving average where there is one) with what it was trained on."""
-        config = self.config
+        config = self.stage
         trained = {
             **metadata,
             "trained_frames": str(longest_draw(self.clips, self.buckets, config.clips_per_step, config.frames)),
@@ -255,54 +278,23 @@ class Trainer:
             save_adapter(self.adapter, path, trained)
 
     def checkpoint(self) -> None:
+        """Write what the run can go on from; older ones beyond `keep_checkpoints` are removed."""
         folder = self.config.output
         progress = {"step": self.step, "seconds": self.seconds, "config": json.loads(self.config.model_dump_json())}
         save_checkpoint(checkpoint_path(folder, self.step), self.adapter, self.optimizer, self.ema, progress)
         for old in checkpoints(folder)[: -self.config.keep_checkpoints]:
             old.unlink()
 
-    def finished(self) -> bool:
-        config = self.config
-        return self.step >= config.steps or (config.minutes is not None and self.seconds >= 60 * config.minutes)
 
-    def _step_and_report(self) -> None:
-        config = self.config
-        began = time.monotonic()
-        loss = self.train_step()
-        event: dict[str, Any] = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
-        if self.held_out and (self.step % config.validation_steps == 0 or self.step == config.steps):
-            event |= self.validate()
-        self.seconds += time.monotonic() - began
-        self.report({**event, "seconds": round(self.seconds, 3)})
+def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
+    """The base's UNet on its device: in bf16 where the run computes in it, with checkpointing where that is asked."""
+    bf16 = uses_bf16(device, config.precision)
+    unet.to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last)
+    if device.type == "cpu" and bf16:
+        from diffusers.models.attention_processor import AttnProcessor
 
-    def run(self) -> None:
-        """Train to the end; on an interrupt, which waits for the step to end, the last step has its checkpoint."""
-        config = self.config
-        saved_step, saved_seconds = self.step, self.seconds
-        if self.held_out and self.step == 0:
-            self.report({"step": 0, **self.validate()})
-        try:
-            while not self.finished():
-                with held_back():
-                    self._step_and_report()
-                due_by_steps = config.checkpoint_steps and self.step - saved_step >= config.checkpoint_steps
-                due_by_time = (
-                    config.checkpoint_minutes and self.seconds - saved_seconds >= 60 * config.checkpoint_minutes
-                )
-                if due_by_steps or due_by_time:
-                    self.checkpoint()
-                    saved_step, saved_seconds = self.step, self.seconds
-        except KeyboardInterrupt:
-            if self.step > saved_step:
-                self.checkpoint()
-            raise
-        if self.step > saved_step:
-            self.checkpoint()
-
-
-def describe_noise(config: TrainConfig) -> str:
-    """`trained_noise` of an adapter's metadata, such as `shared 0.5 in 70% of clips, else independent`."""
-    if not config.noise_correlation or not config.noise_probability:
-        return "independent"
-    share = "" if config.noise_probability == 1 else f" in {config.noise_probability:.0%} of clips, else independent"
-    return f"{config.noise_mode} {config.noise_correlation:g}{share}"
+        unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
+    return unet

@@ -31,8 +31,8 @@ def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest
 
     made = read_identity(folder)
     assert made is not None  # is_cache
-    if resolution is not None:
-        raise DataError(f"resolution: {folder} was prepared at {made['settings']['resolution']}; leave the field out")
+    if resolution not in (None, prepared := made["settings"]["resolution"]):
+        raise DataError(f"resolution: {folder} was prepared at {prepared}, not {resolution}; leave the field out")
     if stale := changes(made, probe(base)):
         raise DataError(f"clips: {folder} does not fit the base: {stale}; prepare the videos with this checkpoint")
     try:

@@ -1,4 +1,4 @@
-"""What a person watches while an adapter trains."""
+"""What a person watches while an adapter trains, and how long it will still take."""
 
 from __future__ import annotations
 
@@ -7,28 +7,71 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .config import TrainConfig
 
 
-class Bars:
-    """A bar for encoding, a bar for training, and lines above them, on stderr."""
+class Eta:
+    """Seconds that a run still takes: steps as fast as the last 50, and what else it does every so many steps.
 
-    def __init__(self, config: TrainConfig):
+    limit: seconds that the run may take in all. every: name of each thing that it does beside its steps -> steps
+    between two of them. What has not happened yet is not counted, for nobody knows how long it takes.
+    """
+
+    def __init__(self, total: int, limit: float | None = None, every: dict[str, int] | None = None):
+        self.total, self.limit, self.every = total, limit, every or {}
+        self.recent: deque[float] = deque(maxlen=50)
+        self.durations: dict[str, float] = {}
+
+    def step(self, seconds: float) -> None:
+        self.recent.append(seconds)
+
+    def other(self, name: str, seconds: float) -> None:
+        self.durations[name] = seconds
+
+    def remaining(self, done: int, spent: float) -> float | None:
+        """Seconds after `done` steps, on which `spent` seconds went; None before the first."""
+        if not self.recent:
+            return None
+        left = self.total - done
+        seconds = left * sum(self.recent) / len(self.recent)
+        for name, duration in self.durations.items():
+            if name in self.every:
+                seconds += duration * (self.total // self.every[name] - done // self.every[name])
+        return seconds if self.limit is None else max(0.0, min(seconds, self.limit - spent))
+
+
+def clock(seconds: float | None) -> str:
+    """Such as `2:03:04`; dashes where nobody knows."""
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+class Bars:
+    """A bar for encoding, a bar for training, and lines above them, on stderr; nothing where `quiet`."""
+
+    def __init__(self, config: TrainConfig, quiet: bool = False):
         self.config = config
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=quiet)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
         )
-        self.encoding = self.progress.add_task("encode clips")
-        self.training = self.progress.add_task("train", total=config.steps)
-        self.recent: deque[float] = deque(maxlen=50)
+        self.encoding = self.progress.add_task("encode clips", left="")
+        self.training = self.progress.add_task("train", total=config.steps, left="")
+        every = {"validation": config.validation_steps, "samples": config.sample_steps}
+        every["checkpoint"] = config.checkpoint_steps
+        limit = 60 * config.minutes if config.minutes else None
+        self.eta = Eta(config.steps, limit, {name: steps for name, steps in every.items() if steps})
+        self.losses: deque[float] = deque(maxlen=50)
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -43,16 +86,17 @@ class Bars:
     def encoded(self, done: int, total: int) -> None:
         self.progress.update(self.encoding, completed=done, total=total)
 
-    def step(self, event: dict[str, Any]) -> None:
-        """One line of the log: a step with its loss, or a validation."""
+    def event(self, event: dict[str, Any]) -> None:
+        """One line of the log: a step with its loss, a validation, or rendered clips."""
         if "loss" in event:
-            self.recent.append(event["loss"])
-            total = self.config.steps
-            if self.config.minutes and event["seconds"] > 0:
-                total = min(total, round(event["step"] / event["seconds"] * 60 * self.config.minutes))
-            mean = sum(self.recent) / len(self.recent)
+            self.losses.append(event["loss"])
+            mean = sum(self.losses) / len(self.losses)
+            left = clock(self.eta.remaining(event["step"], event["seconds"]))
             self.progress.update(
-                self.training, description=f"train, loss {mean:.5f}", completed=event["step"], total=total
+                self.training, description=f"train, loss {mean:.5f}", completed=event["step"], left=f"{left} left"
             )
         if "validation" in event:
             self.say(f"step {event['step']}: validation loss {event['validation']:.6f}")
+        if "samples" in event:
+            said = ", ".join(f"{name} {event[name]:.4g}" for name in ("flicker", "warp_error", "motion"))
+            self.say(f"step {event['step']}: {event['samples']}: {said}")

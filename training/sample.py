@@ -1,4 +1,4 @@
-"""Sampling clips with a diffusers UNet: one loop for validation and evaluation."""
+"""Sampling clips with a diffusers UNet: one loop for validation, evaluation and rendering."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ import torch
 
 from .base import Base, Text, time_ids
 from .precision import Precision, autocast
+
+ZERO_SNR_SIGMA = ((1 - 4.8973451890853435e-08) / 4.8973451890853435e-08) ** 0.5
+"""Where ComfyUI begins with a model of zero terminal SNR, whose last noise level is infinite; diffusers takes 4096."""
+
+
+class Hooks:
+    """What is done around each evaluation of the UNet: nothing, unless a subclass says so.
+
+    Frames `[F, 4, h, w]` are variance exploding, x = x0 + sigma noise, as ComfyUI's samplers have them.
+    """
+
+    def before(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """The noisy frames that the UNet is shown and the step starts from."""
+        return x
+
+    def denoised(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
+        """The clean prediction that the step takes, after guidance."""
+        return x0
+
+    def stepped(self) -> None:
+        """Called after every step."""
 
 
 @torch.no_grad()
@@ -21,29 +42,64 @@ def sample_clip(
     cfg: float = 5.0,
     temporal: bool = True,
     precision: Precision = "fp32",
+    hooks: Hooks | None = None,
 ) -> torch.Tensor:
-    """Latents `[F, 4, h, w]` of a clip by BestHQ with classifier-free guidance.
+    """Latents `[F, 4, h, w]` fp32 of a clip by BestHQ with classifier-free guidance; at `cfg` 1 without.
 
     unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
-    noise: unit normal `[F, 4, h, w]`. text: rows as `encode_text` gives them, for the empty caption and the caption.
+    noise: unit normal `[F, 4, h, w]` on the UNet's device.
+    text: rows as `encode_text` gives them, for the empty caption and the caption, or F rows for each.
     """
-    from ..schedulers.diffusers import SDXLAnime_BestHQScheduler
+    from ..schedulers.best_hq import vp_scale
 
-    scheduler: Any = SDXLAnime_BestHQScheduler.from_config(
-        {**base.scheduler_config, "prediction_type": base.prediction}
-    )
+    scheduler = best_hq(base)
     scheduler.set_timesteps(steps)
     frames, _, height, width = noise.shape
-    tokens, pooled = (rows.repeat_interleave(frames, 0) for rows in text)
-    added = {
-        "text_embeds": pooled,
-        "time_ids": time_ids(height * base.factor, width * base.factor, 2 * frames).to(noise),
-    }
+    where = {"device": noise.device, "dtype": base.unet.dtype}
+    guided = cfg != 1
+    first = 0 if guided else len(text[0]) // 2
+    tokens, pooled = (rows[first:].repeat_interleave(2 * frames // len(rows), 0).to(**where) for rows in text)
+    sizes = time_ids(height * base.factor, width * base.factor, len(tokens))
+    added = {"text_embeds": pooled, "time_ids": sizes.to(noise.device)}
     extra = {"num_frames": frames} if temporal else {}
+    if hooks:
+        scheduler.hook_before_step = _on_denoised(scheduler, hooks)
     latents = noise
-    for t in scheduler.timesteps:
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):  # the last sigma is 0
+        if hooks:
+            scale = vp_scale(sigma).to(latents)
+            latents = hooks.before(latents / scale, float(sigma)) * scale
+        inputs = latents.to(where["dtype"]).repeat(2 if guided else 1, 1, 1, 1)
         with autocast(noise.device, precision):
-            both = unet(torch.cat([latents, latents]), t, tokens, added_cond_kwargs=added, **extra).sample.float()
-        empty, wanted = both.chunk(2)
-        latents = scheduler.step(empty + cfg * (wanted - empty), t, latents).prev_sample
+            found = unet(inputs, t, tokens, added_cond_kwargs=added, **extra).sample.float()
+        if guided:
+            empty, wanted = found.chunk(2)
+            found = empty + cfg * (wanted - empty)
+        latents = scheduler.step(found, t, latents).prev_sample
+        if hooks:
+            hooks.stepped()
     return latents
+
+
+def best_hq(base: Base) -> Any:
+    """The BestHQ scheduler for what the base was trained to predict."""
+    from ..schedulers.diffusers import SDXLAnime_BestHQScheduler
+
+    config = {**base.scheduler_config, "prediction_type": base.prediction}
+    if config.get("rescale_betas_zero_snr"):
+        config["sigma_max"] = ZERO_SNR_SIGMA
+    return SDXLAnime_BestHQScheduler.from_config(config)
+
+
+def _on_denoised(scheduler: Any, hooks: Hooks) -> Any:
+    """The scheduler's hook before a step, in terms of the clean prediction."""
+    from ..schedulers.best_hq import from_denoised, to_denoised, vp_scale
+
+    def hook(output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sigma = scheduler.sigmas[scheduler.step_index or 0]
+        kind = scheduler.config.prediction_type
+        exploding = sample / vp_scale(sigma).to(sample)
+        denoised = hooks.denoised(to_denoised(output, exploding, sigma, kind), float(sigma))
+        return from_denoised(denoised, exploding, sigma, kind), sample
+
+    return hook

@@ -31,7 +31,7 @@ from .comfyui import find_comfyui
 from .graph import only, saved_clip, variant, with_files
 from .pictures import contact_sheet, side_by_side
 from .report import figure_table, figures, mean_figures, write_bytes, write_report
-from .server import PACK_ROOT, ComfyServer, ServerError, log_faults
+from .server import PACK_ROOT, ComfyServer, ServerError, device_flags, log_faults
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",
@@ -129,7 +129,7 @@ def _render(options: argparse.Namespace, console: Console, out: Path, log: Path)
 
     with ExitStack() as stack:
         with console.status("Starting ComfyUI"):
-            server = ComfyServer(find_comfyui(), flags=_device_flags(), model_files=files, log_path=log)
+            server = ComfyServer(find_comfyui(), flags=device_flags(), model_files=files, log_path=log)
             stack.enter_context(server)
         client = stack.enter_context(ComfyClient(server.url))
         console.print(f"ComfyUI is up at {server.url}", highlight=False)
@@ -200,12 +200,6 @@ def _about(machine: dict[str, Any], job: dict[str, Any], options: argparse.Names
         "steps": only(job, "SAV_BestHQSigmas")["steps"],
         "cfg": only(job, "SamplerCustom")["cfg"],
     }
-
-
-def _device_flags() -> list[str]:
-    import torch
-
-    return [] if torch.cuda.is_available() else ["--cpu"]
 
 
 def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: Path, console: Console) -> None:

@@ -53,6 +53,13 @@ def known_flags(comfy_dir: Path, python: str = sys.executable) -> frozenset[str]
     return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", shown.stdout))
 
 
+def device_flags() -> list[str]:
+    """What ComfyUI must be told on a machine without a GPU: it does not find out by itself."""
+    import torch
+
+    return [] if torch.cuda.is_available() else ["--cpu"]
+
+
 def log_faults(log: str) -> list[str]:
     """The lines of a server log that tell of an exception or an error."""
     return [line for line in log.splitlines() if _FAULT.search(line)]

@@ -24,7 +24,8 @@ class TemporalUNet(nn.Module):
 
     Attached from construction to `detach()`, which leaves the UNet exactly as it was; also a context manager.
 
-    The two may differ in precision: the adapter's residual is then computed in the adapter's own.
+    The two may differ in precision: the adapter then computes in the UNet's, as in ComfyUI. Under autocast PyTorch
+    chooses for an adapter in fp32, whose gradients stay fp32 either way.
 
     Raises AdapterError if the adapter does not fit the UNet, and ValueError if the UNet's opening is taken.
     """
@@ -87,11 +88,12 @@ class _Site:
         self.attention = owner.adapter.site(path)
 
     def __call__(self, x: torch.Tensor, frames: Mapping[str, Any]) -> torch.Tensor:
-        dtype, strength = self.attention.to_qkv.weight.dtype, self.owner.strength
+        site, keywords = self.attention, {**frames, "strength": self.owner.strength}
+        dtype = site.to_qkv.weight.dtype
         if dtype == x.dtype or (dtype == torch.float32 and torch.is_autocast_enabled(x.device.type)):
-            return self.attention(x, **frames, strength=strength)
-        # An adapter in another precision computes in its own; what the UNet carries along keeps the UNet's.
-        return x + strength * self.attention(x.to(dtype), **frames).to(x.dtype)
+            return site(x, **keywords)
+        weights = {name: value.to(x.dtype) for name, value in site.named_parameters()}
+        return torch.func.functional_call(site, weights, (x,), keywords)
 
 
 def _pass_on(**frames: Any) -> Mapping[str, Any]:

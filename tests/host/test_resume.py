@@ -106,7 +106,7 @@ def test_each_of_two_samplers_on_one_model_goes_on(resume_id):
         seen.clear()
         return ksample(patched, steps=3, **settings), len(seen)
 
-    first, _ = sample(frames=LENGTH, steps=2)
+    first, _ = sample(frames=LENGTH)
     second, _ = sample(latent=first, denoise=0.5)
     for settings, expected in (({"frames": LENGTH}, first), ({"latent": first, "denoise": 0.5}, second)):
         again, sampled = sample(**settings)

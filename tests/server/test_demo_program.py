@@ -82,9 +82,12 @@ def test_stopping_it_stops_the_server(tmp_path, environment, name):
     scratch, env = environment
     out = tmp_path / "out"
     long = command(out, "--steps", "900")
-    with subprocess.Popen(
-        long, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as running:
+
+    def hear():  # the tests themselves may run where it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(long, env=env, cwd=tmp_path, preexec_fn=hear, **pipe) as running:
         try:
             assert running.stdout is not None
             url = next(

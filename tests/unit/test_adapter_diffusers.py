@@ -76,19 +76,58 @@ def test_neutral_settings_are_vanilla(unet, adapter, inputs):
         assert torch.equal(call(temporal, inputs, num_frames=FRAMES), plain)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_adapter_in_another_precision(adapter, inputs, dtype):
-    half = TemporalAdapter.create(unet_sites(tiny.diffusers_unet()), max_frames=8)
-    half.load_state_dict(adapter.state_dict())
-    half.to(dtype)
-    with TemporalUNet(tiny.diffusers_unet(), adapter) as temporal:
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def in_precision(adapter, dtype):
+    """A copy of the adapter."""
+    copied = TemporalAdapter.create(unet_sites(tiny.diffusers_unet()), max_frames=8)
+    copied.load_state_dict(adapter.state_dict())
+    return copied.to(dtype)
+
+
+def cast(inputs, dtype):
+    def one(value):
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    nested = {name: one(value) for name, value in inputs["added_cond_kwargs"].items()}
+    return {**{name: one(value) for name, value in inputs.items()}, "added_cond_kwargs": nested}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_half_adapter_on_a_full_unet_is_its_weights_in_full(adapter, inputs, dtype):
+    half = in_precision(adapter, dtype)
+    with TemporalUNet(tiny.diffusers_unet(), in_precision(half, torch.float32)) as temporal:
         expected = call(temporal, inputs, num_frames=FRAMES)
     with TemporalUNet(tiny.diffusers_unet(), half) as temporal:
         got = call(temporal, inputs, num_frames=FRAMES)
         with torch.autocast("cpu", torch.bfloat16):
             assert call(temporal, inputs, num_frames=FRAMES).isfinite().all()
-    assert got.dtype == torch.float32
-    assert (got - expected).norm() / expected.norm() < 2e-2
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+    assert {value.dtype for value in half.parameters()} == {dtype}  # the adapter itself stays as it is
+
+
+@pytest.mark.parametrize("of_adapter", [torch.float32, *HALVES])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_any_adapter_on_a_half_unet(adapter, inputs, dtype, of_adapter):
+    with TemporalUNet(tiny.diffusers_unet(), adapter) as temporal:
+        expected = call(temporal, inputs, num_frames=FRAMES)
+    unet = tiny.diffusers_unet()
+    torch.nn.Module.to(unet, dtype)
+    with TemporalUNet(unet, in_precision(adapter, of_adapter)) as temporal:
+        got = call(temporal, cast(inputs, dtype), num_frames=FRAMES)
+    assert got.dtype == dtype
+    assert (got.float() - expected).norm() / expected.norm() < (1e-2 if dtype == torch.float16 else 1e-1)
+
+
+def test_a_full_adapter_on_a_half_unet_learns_in_full(inputs, adapter):
+    unet = tiny.diffusers_unet().requires_grad_(False)
+    torch.nn.Module.to(unet, torch.bfloat16)
+    learning = in_precision(adapter, torch.float32)
+    TemporalUNet(unet, learning)(**cast(inputs, torch.bfloat16), num_frames=FRAMES)[
+        0
+    ].float().square().mean().backward()
+    assert all(value.grad.dtype == torch.float32 and value.grad.abs().max() > 0 for value in learning.parameters())
 
 
 def picture(unet):

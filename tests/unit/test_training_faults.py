@@ -191,7 +191,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, name):
     assert process.returncode == 130, error
     assert "interrupted; go on with --resume latest" in error
     last = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert written(tmp_path) == [f"checkpoint-{last:08d}.safetensors", "config.yaml", "log.jsonl"]
+    made = ["config.yaml", "log.jsonl", "report.html", "tensorboard"]
+    assert written(tmp_path) == [f"checkpoint-{last:08d}.safetensors", *made]
 
 
 def test_a_signal_waits_for_the_end_of_a_step():

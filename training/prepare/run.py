@@ -67,9 +67,9 @@ def open_model(config: PrepareConfig) -> tuple[Base, int]:
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    base = load_base(config.checkpoint)
+    base = load_base(config.checkpoint, torch.bfloat16)  # the UNet, which nothing here needs but its shape
     multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    base.unet = None  # gigabytes that nothing here needs
+    base.unet = None
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     base.vae.to(device)
     return base, multiple

@@ -1,0 +1,108 @@
+"""`sdxl-anime-video evaluate` on clips whose figures are known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sdxl_anime_video import __main__ as command
+from sdxl_anime_video.demo.painter import HELD_OUT, paint_clip
+from sdxl_anime_video.media.video import read_clip, write_clip
+from sdxl_anime_video.temporal import metrics
+from sdxl_anime_video.training.evaluate import COLUMNS, measure
+
+
+@pytest.fixture(scope="module")
+def painted():
+    caption = next(caption for caption in HELD_OUT if caption.endswith(", run"))
+    return paint_clip(caption, 8, 128, seed=1).frames
+
+
+def saved(path, frames, fps=12, crf=10):
+    write_clip(path, frames, fps, crf)
+    return path
+
+
+def evaluate(arguments, capsys):
+    status = command.main(["evaluate", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_figures_are_those_of_the_whole_clip(painted, tmp_path):
+    path = saved(tmp_path / "run.mp4", painted)
+    found, frames = measure(path), read_clip(path)[0]
+    error, coverage = metrics.warp_error(frames)
+    assert found["flicker"] == pytest.approx(metrics.flicker(frames), rel=1e-5)
+    assert (found["warp_error"], found["coverage"]) == pytest.approx((error, coverage), rel=1e-5)
+    assert found["motion"] == pytest.approx(metrics.motion(frames), rel=1e-5)
+    assert found["identity_drift"] == pytest.approx(metrics.identity_drift(frames), rel=1e-5)
+    assert (found["frames"], found["fps"], found["width"], found["height"]) == (8, 12, 128, 128)
+
+
+@pytest.mark.parametrize("hold, share", [(1, 0.0), (2, 4 / 7), (4, 6 / 7), (8, 1.0)])
+@pytest.mark.parametrize("grain", [0, 4])
+def test_drawings_on_twos_are_repeated(painted, tmp_path, hold, share, grain):
+    """Also through a codec, and under grain of 4 levels that is new in every frame."""
+    noise = np.random.default_rng(0).normal(0, grain, painted.shape)
+    held = np.clip(painted[np.arange(8) // hold * hold] + noise, 0, 255).astype(np.uint8)
+    assert metrics.repeated_share(held) == pytest.approx(share)
+    assert measure(saved(tmp_path / "held.mp4", held, crf=20))["repeated"] == pytest.approx(share)
+
+
+def test_a_blink_is_another_drawing():
+    frames = np.full((2, 768, 768, 3), 200, np.uint8)
+    frames[1, 300:308, 300:324] = 40
+    assert metrics.repeated_share(frames) == 0
+    assert metrics.repeated_share(frames[:1]) == 0
+
+
+def test_a_pan_moves_by_what_it_moves(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (16, 40, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    pan = np.stack([picture[:, 2 * i : 2 * i + 256] for i in range(5)])
+    found = measure(saved(tmp_path / "pan.mp4", pan, crf=4))
+    assert found["motion"] == pytest.approx(2, abs=0.2) and found["warp_error"] < 1e-3 < found["flicker"]
+
+
+def test_colours_that_shift_are_drift(tmp_path):
+    fade = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (100, 110, 120)])
+    found = measure(saved(tmp_path / "fade.mp4", fade, crf=4))
+    assert found["identity_drift"] == pytest.approx(15 / 255, abs=0.004)
+    assert found["flicker"] == pytest.approx(10 / 255, abs=0.004)
+    assert found["motion"] < 0.05
+
+
+def test_a_table_and_a_file(painted, tmp_path, capsys):
+    clips = [saved(tmp_path / "run.mp4", painted), saved(tmp_path / "still.mp4", painted[:1].repeat(4, 0))]
+    status, table, _ = evaluate([*clips, "--json", tmp_path / "figures.json"], capsys)
+    assert status == 0
+    head, _, first, second = table.splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["", *COLUMNS]
+    assert first.startswith(f"| {clips[0]} | 8 |") and second.startswith(f"| {clips[1]} | 4 |")
+    written = json.loads((tmp_path / "figures.json").read_text())["clips"]
+    assert list(written) == [str(path) for path in clips]
+    assert written[str(clips[1])]["repeated"] == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_clips_that_cannot_be_measured_are_named_and_the_others_count(painted, tmp_path, capsys):
+    good, one = saved(tmp_path / "good.mp4", painted[:3]), saved(tmp_path / "one.mp4", painted[:1])
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(good.read_bytes()[:-200])
+    status, table, errors = evaluate([cut, good, one, tmp_path / "none.mp4"], capsys)
+    assert status == 1
+    assert len(table.splitlines()) == 3 and str(good) in table
+    lines = [line for line in errors.splitlines() if line.startswith("error: evaluate: ")]
+    assert len(lines) == 3
+    for line, words in zip(
+        lines, ("cut.mp4 is cut off", "one.mp4 has less than 2 frames", "does not exist"), strict=True
+    ):
+        assert words in line
+
+
+def test_a_place_that_is_not_there_is_named_before_any_work(painted, tmp_path, capsys):
+    clip = saved(tmp_path / "run.mp4", painted[:2])
+    status, table, errors = evaluate([clip, "--json", tmp_path / "no" / "figures.json"], capsys)
+    assert status == 1 and not table and "--json: the folder" in errors
+    with pytest.raises(SystemExit) as caught:
+        command.main(["evaluate"])
+    assert caught.value.code == 2

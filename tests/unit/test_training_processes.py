@@ -1,0 +1,101 @@
+"""Two processes of `accelerate launch` on the CPU against one with twice the accumulation."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.temporal.adapter import load_adapter
+from sdxl_anime_video.training import cli
+from sdxl_anime_video.training.processes import Processes
+
+TOLERANCE = 1e-6  # relative: sums of two are exact, but a library may choose another order for more threads
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    assert paint_clips.main([str(folder / "clips"), "--count", "3", "--frames", "5", "--size", "64"]) == 0
+    fields = {
+        "clips": str(folder / "clips"),
+        "resolution": 64,
+        "frames": [3, 4],
+        "steps": 4,
+        "clips_per_step": 1,
+        "warmup_steps": 0,
+        "learning_rate": 1e-3,
+        "ema": 0.9,
+        "temporal_dropout": 0.3,
+        "validation_clips": 1,
+        "validation_steps": 2,
+        "sample_steps": 4,
+        "sampler_steps": 2,
+        "checkpoint_steps": 2,
+        "device": "cpu",
+        "threads": 1,
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(fields))
+    return path
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    """The train verb in two processes: --multi_gpu makes accelerate start them, their device is the config's."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "-m", "sdxl_anime_video", "train", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def events(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def curve(folder: Path) -> list[float]:
+    return [event[name] for event in events(folder) for name in ("loss", "validation", "flicker") if name in event]
+
+
+@pytest.fixture(scope="module")
+def two(config_file):
+    folder = config_file.parent / "two"
+    done = launch(str(config_file), "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_are_one_with_twice_the_accumulation(config_file, two, tmp_path):
+    assert cli.main([str(config_file), "--output", str(tmp_path), "--accumulation", "2"]) == 0
+    assert [event["step"] for event in events(two)] == [0, 1, 2, 3, 4, 4]  # each step once: one process writes
+    assert curve(two) == pytest.approx(curve(tmp_path), rel=TOLERANCE)
+    one, other = (load_adapter(folder / "adapter.safetensors").state_dict() for folder in (two, tmp_path))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
+    names = sorted(path.relative_to(two) for path in two.rglob("*") if "tensorboard" not in path.parts)
+    assert names == sorted(
+        path.relative_to(tmp_path) for path in tmp_path.rglob("*") if "tensorboard" not in path.parts
+    )
+
+
+def test_two_processes_resume_and_stop_together_at_a_loss_that_is_not_finite(config_file, two):
+    before = {path.name for path in two.glob("checkpoint-*")}
+    logged = len(events(two))
+    words = ["--output", str(two), "--resume", "latest", "--steps", "50", "--learning-rate", "1e30"]
+    done = launch(str(config_file), *words)
+    assert done.returncode != 0
+    (error,) = re.findall(r"^error: .*$", done.stderr, re.MULTILINE)
+    assert re.search(r"loss is (nan|inf).* at step \d+, clips \d+\.mp4, \d+\.mp4; the last checkpoint is kept", error)
+    assert events(two)[logged]["step"] == 5
+    assert before & {path.name for path in two.glob("checkpoint-*")}
+
+
+def test_one_gpu_by_number_among_many_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="cuda:1 is one GPU for 2 processes; take auto"):
+        Processes("cuda:1")

@@ -1,0 +1,293 @@
+"""`sdxl-anime-video render CONFIG.json [--field value ...]`: a clip from checkpoint, adapter and prompts, no ComfyUI.
+
+Noise, noise levels, guidance and steps are ComfyUI's, so the frames are those of the same settings in its nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .config import describe_fields, parse_overrides, read_config
+from .render_config import RenderConfig
+from .sample import Hooks, sample_clip
+
+if TYPE_CHECKING:
+    from ..temporal.adapter import TemporalAdapter
+    from ..temporal.hosts.diffusers import TemporalUNet
+    from .base import Base, Text
+
+USAGE = """usage: sdxl-anime-video render CONFIG.json [--field value ...]
+
+Renders a clip. Fields of the config, all of which can be overridden here:
+"""
+PIXELS_AT_ONCE = 1024 * 1024  # that the VAE decodes: enough to keep it busy
+Report = Callable[[str, int, int], Any]
+"""What is being done, how much of it is done, and how much there is."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + describe_fields(RenderConfig) + "\n")
+        return 0 if arguments else 2
+    try:
+        config = read_config(Path(arguments[0]), parse_overrides(arguments[1:], RenderConfig), RenderConfig)
+        with _bars() as report:
+            render(config, report, lambda line: sys.stderr.write(f"{line}\n"))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: render: {error}\n")
+        return 1
+    except torch.OutOfMemoryError:
+        sys.stderr.write(
+            f"error: render: the GPU has no room for {config.segment_frames or config.frames} frames of "
+            f"{config.width}x{config.height} at once; lower segment_frames, width or height\n"
+        )
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written\n")
+        return 130
+    sys.stdout.write(f"{config.output}\n")
+    return 0
+
+
+def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> Path:
+    """Sample a clip and write it, with its settings in the file's metadata. Returns the clip's path.
+
+    Raises ValueError and OSError for what cannot be done, before the sampling wherever that can be known.
+    """
+    if config.output.exists() and not config.overwrite:
+        raise ValueError(f"output: {config.output} is there already; name another, or set overwrite to true")
+    if config.save_frames and (stills := stills_of(config)).exists():
+        raise ValueError(f"save_frames: the folder {stills} is there already; remove it, or name another output")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base, adapter = load(config)
+    say(base.origin)
+    at_once, trained = frames_at_once(config), adapter and adapter.trained_frames
+    if trained and at_once > trained:
+        say(
+            f"warning: {at_once} frames at once, and the adapter was trained on {trained}; set segment_frames to "
+            f"{trained}"
+        )
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    latents = sample(config, base, adapter, report)
+    write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
+    return config.output
+
+
+def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:
+    """The model on its device, and the adapter in the same precision, as ComfyUI has it."""
+    from ..temporal.adapter import load_adapter
+    from .base import load_base
+
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    )
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = names.get(config.precision, torch.float16 if device.type == "cuda" else torch.float32)
+    adapter = load_adapter(config.adapter, dtype=dtype).to(device) if config.adapter else None
+    if adapter is not None:
+        _check_frames(config, adapter)
+    base = load_base(config.checkpoint, dtype)
+    base.unet.to(device)
+    base.vae.to(device)
+    return base, adapter
+
+
+def frames_at_once(config: RenderConfig) -> int:
+    return min(config.frames, config.segment_frames or config.frames)
+
+
+def _check_frames(config: RenderConfig, adapter: TemporalAdapter) -> None:
+    at_once, most = frames_at_once(config), adapter.config.max_frames
+    if at_once > most:
+        raise ValueError(
+            f"frames: {at_once} frames at once are more than the adapter's max_frames {most}; set segment_frames to "
+            f"{most} or less"
+        )
+
+
+@torch.no_grad()
+def sample(config: RenderConfig, base: Base, adapter: TemporalAdapter | None, report: Report) -> torch.Tensor:
+    """Latents `[F, 4, h, w]` of the clip, scaled for the UNet, segment after segment."""
+    from ..temporal.hosts.diffusers import TemporalUNet
+    from ..temporal.segments import plan_segments
+
+    if base.factor != 8:
+        raise ValueError(f"checkpoint: its VAE has {base.factor} pixels to a latent, not SDXL's 8; give an SDXL model")
+    text = conditioning(config, base)
+    noise = initial_noise(config)
+    segments = plan_segments(
+        config.frames, config.segment_frames or config.frames, config.segment_overlap if config.segment_frames else 0
+    )
+    latents = torch.zeros_like(noise)
+    total = len(segments) * config.steps
+    done = iter(range(1, total + 1))
+    report("sample", 0, total)
+    with ExitStack() as stack:
+        temporal = stack.enter_context(TemporalUNet(base.unet, adapter)) if adapter is not None else None
+        for segment in segments:
+            rows = segment.rows
+            some = noise[rows].to(base.unet.device)
+            held = latents[rows][: segment.known].to(some)
+            hooks = ClipHooks(config, base.sigmas, temporal, held, some, lambda: report("sample", next(done), total))
+            piece = sample_clip(
+                base,
+                temporal or base.unet,
+                some,
+                tuple(torch.cat([part[0:1].expand(len(some), *part.shape[1:]), part[1:][rows]]) for part in text),
+                steps=config.steps,
+                cfg=config.cfg,
+                temporal=temporal is not None,
+                hooks=hooks,
+            )
+            latents[segment.new] = piece[segment.known :].cpu()
+    return latents
+
+
+def initial_noise(config: RenderConfig) -> torch.Tensor:
+    """Unit normal `[F, 4, h, w]` on the CPU: the whole clip's, as core draws it for an empty latent, correlated."""
+    from ..temporal.noise import correlate
+
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn(config.frames, 4, config.height // 8, config.width // 8, generator=generator)
+    return correlate(
+        noise,
+        config.noise_mode,
+        config.noise_correlation,
+        seed=config.seed,
+        window=config.noise_window,
+        overlap=config.noise_overlap,
+    )
+
+
+def conditioning(config: RenderConfig, base: Base) -> Text:
+    """Tokens `[1 + F, T, C]` and pooled `[1 + F, P]`: a row for the negative prompt, then one for each frame."""
+    from ..temporal.prompts import equal_lengths, spread
+    from .text import plain_prompt
+
+    assert base.encode_prompt is not None
+    prompts, mixes = config.schedule()
+    words = [plain_prompt(config.negative, "negative"), *prompts]
+    encoded = {word: base.encode_prompt(word) for word in dict.fromkeys(words)}
+    tokens = equal_lengths([encoded[word][0] for word in words], "prompt")
+    pooled = [encoded[word][1] for word in words]
+    kind = config.interpolation
+    return (
+        torch.cat([tokens[0], spread(tokens[1:], mixes, kind, base.text_widths)]),
+        torch.cat([pooled[0], spread(pooled[1:], mixes, kind)]),
+    )
+
+
+class ClipHooks(Hooks):
+    """Smoothing, the adapter's range, and the first frames of a segment held where they are.
+
+    table: noise levels of training, rising. held: finished latents `[K, 4, h, w]`; noise: the segment's.
+    """
+
+    def __init__(
+        self,
+        config: RenderConfig,
+        table: torch.Tensor,
+        temporal: TemporalUNet | None,
+        held: torch.Tensor,
+        noise: torch.Tensor,
+        stepped: Callable[[], Any],
+    ):
+        self.config, self.table, self.temporal, self.held, self.noise = config, table, temporal, held, noise
+        self.stepped = stepped
+
+    def before(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        from ..temporal.frames import smooth_frames
+
+        config = self.config
+        if self.temporal is not None:
+            inside = self._in_range(sigma, config.adapter_start_percent, config.adapter_end_percent)
+            self.temporal.strength = config.adapter_strength if inside else 0.0
+        return self._hold(smooth_frames(x, config.smoothing), sigma)
+
+    def denoised(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
+        from ..temporal.frames import smooth_frames
+
+        config = self.config
+        if self._in_range(sigma, config.frame_smoothing_start_percent, config.frame_smoothing_end_percent):
+            x0 = smooth_frames(x0, config.frame_smoothing)
+        return self._hold(x0, 0.0)
+
+    def _hold(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        known = len(self.held)
+        return torch.cat([self.held + sigma * self.noise[:known], x[known:]]) if known else x
+
+    def _in_range(self, sigma: float, start: float, end: float) -> bool:
+        from ..schedulers.best_hq import percent_to_sigma
+
+        return percent_to_sigma(end, self.table) <= sigma <= percent_to_sigma(start, self.table)
+
+
+def decoded(base: Base, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Pictures `[H, W, 3]`, 0..1; a few are in memory at a time."""
+    height, width = (side * base.factor for side in latents.shape[2:])
+    at_once = max(1, min(16, PIXELS_AT_ONCE // (height * width)))
+    for some in latents.split(at_once):
+        yield from base.decode(some, at_once)
+
+
+def stills_of(config: RenderConfig) -> Path:
+    """The folder of the PNG files."""
+    return config.output.with_name(f"{config.output.stem}_frames")
+
+
+def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str, Any], report: Report) -> None:
+    """The mp4, and the stills if they are wanted: both or neither."""
+    from ..media.files import whole_or_nothing
+    from ..media.stills import save_stills
+    from ..media.writer import write_clip
+    from .cli import git_revision
+
+    settings = json.loads(config.model_dump_json())
+    metadata = {"render": {"settings": settings, **facts, "revision": git_revision()}}
+    report("decode and write", 0, config.frames)
+    with ExitStack() as stack:
+        pictures: Iterator[Any] = frames
+        if config.save_frames:
+            folder = stack.enter_context(whole_or_nothing(stills_of(config)))
+            folder.mkdir()
+            pictures = save_stills(frames, folder, metadata)
+        write_clip(
+            config.output,
+            pictures,
+            config.fps,
+            config.crf,
+            metadata,
+            lambda done: report("decode and write", done, config.frames),
+        )
+
+
+class _bars:
+    """A bar on stderr for each thing that is done."""
+
+    def __enter__(self) -> Report:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True))
+        self.progress.start()
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = self.progress.add_task(what, total=total)
+            self.progress.update(tasks[what], completed=done)
+
+        return report
+
+    def __exit__(self, *_: Any) -> None:
+        self.progress.stop()

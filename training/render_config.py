@@ -1,0 +1,120 @@
+"""What a rendering is told: a typed JSON file whose every field can be overridden on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from .config import Config, Device, Share
+
+Words = Annotated[str, BeforeValidator(lambda value: "\n".join(value) if isinstance(value, list) else value)]
+Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
+
+
+class RenderConfig(Config):
+    """Settings of `sdxl-anime-video render`. Defaults are those of the nodes of the same purpose."""
+
+    output: Path
+    """The clip, a file that ends in .mp4."""
+    overwrite: bool = False
+    """Replace the clip if it is there already."""
+    checkpoint: str = "toon"
+    """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
+    adapter: Path | None = None
+    """Temporal adapter; None renders every frame for itself."""
+    adapter_strength: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    """Factor of what the adapter adds; 0 is the base alone."""
+    adapter_start_percent: Share = 0.0
+    """Share of the noise schedule before which the adapter does nothing."""
+    adapter_end_percent: Share = 1.0
+    """Share of the noise schedule after which it does nothing."""
+
+    prompt: Words
+    """One prompt, or a schedule: lines such as `0: running`, `50%: jumping`; lines before the first are put before
+    every prompt. In JSON also a list of lines."""
+    negative: str = ""
+    """What the pictures are to avoid."""
+    interpolation: Literal["hold", "linear", "smooth", "slerp"] = "hold"
+    """How a schedule's prompts change from one to the next."""
+    prompts_by_segment: bool = False
+    """Prompts change only where a segment begins."""
+
+    frames: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Frames of the clip."""
+    width: Side = 768
+    """Pixels, a multiple of 8; 128 for toon."""
+    height: Side = 768
+    """Pixels, a multiple of 8; 128 for toon."""
+    fps: PositiveFloat = 12
+    """Frames a second."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Seed of the noise, which is made as ComfyUI makes it."""
+    steps: Annotated[int, Field(ge=1, le=10000)] = 28
+    """Steps of BestHQ (DPM++ 2M on Karras noise levels)."""
+    cfg: Annotated[float, Field(ge=0, le=100)] = 6.25
+    """Strength of guidance; 1 is none, and twice as fast."""
+
+    noise_mode: Literal["shared", "additive", "progressive", "freenoise"] = "shared"
+    """How frames share their noise."""
+    noise_correlation: Share = 0.5
+    """Correlation of neighbouring frames' noise; 0 is independent noise."""
+    noise_window: Annotated[int, Field(ge=2, le=4096)] = 16
+    """freenoise: frames with noise of their own before reuse begins."""
+    noise_overlap: Annotated[int, Field(ge=0, le=4095)] = 4
+    """freenoise: frames that neighbouring windows have in common."""
+    smoothing: Share = 0.0
+    """BestHQ's own: each noisy frame moves this far towards the one before, before every step."""
+    frame_smoothing: Share = 0.0
+    """Each frame's clean prediction moves this far towards that of the one before, in every step."""
+    frame_smoothing_start_percent: Share = 0.0
+    """Share of the noise schedule before which frame_smoothing does nothing."""
+    frame_smoothing_end_percent: Share = 1.0
+    """Share of the noise schedule after which it does nothing."""
+    segment_frames: PositiveInt | None = None
+    """Longer clips are sampled in segments of this many frames, one after another; None samples all frames at once."""
+    segment_overlap: Annotated[int, Field(ge=0)] = 4
+    """Frames of the segment before that the next one knows."""
+
+    crf: Annotated[float, Field(ge=0, le=51)] = 16
+    """Quality of the mp4: 0 is lossless, 51 the smallest file."""
+    save_frames: bool = False
+    """Save the frames as PNG files, too, in a folder beside the clip."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the UNet; `auto` is fp16 on a GPU, as in ComfyUI, and fp32 elsewhere. The VAE always has fp32."""
+    device: Device = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    threads: PositiveInt | None = None
+    """CPU threads; None leaves PyTorch's choice."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RenderConfig:
+        from ..temporal.noise import check_settings
+        from .text import plain_prompt
+
+        if self.adapter is not None and not self.adapter.is_file():
+            raise ValueError(f"adapter: {str(self.adapter)!r} is no file; give a temporal adapter (.safetensors)")
+        if self.output.suffix.lower() != ".mp4":
+            raise ValueError(f"output: {self.output} does not end in .mp4; a clip is written as mp4")
+        if self.segment_frames is not None and self.segment_overlap >= self.segment_frames:
+            raise ValueError(
+                f"segment_overlap: {self.segment_overlap} is not below segment_frames {self.segment_frames}; lower it"
+            )
+        if self.prompts_by_segment and self.segment_frames is None:
+            raise ValueError("prompts_by_segment: there are no segments; set segment_frames")
+        if self.noise_mode == "freenoise":
+            check_settings(self.noise_mode, self.noise_correlation, self.noise_window, self.noise_overlap)
+        plain_prompt(self.negative, "negative")
+        self.schedule()
+        return self
+
+    def schedule(self):
+        """The prompts by keyframe, and what each frame is made of: see `temporal.prompts`. Raises ValueError."""
+        from ..temporal.prompts import mix_keyframes, parse_schedule
+        from .text import plain_prompt
+
+        keyframes = parse_schedule(self.prompt, self.frames, "prompt")
+        segment = (self.segment_frames or 0) if self.prompts_by_segment else 0
+        mixes = mix_keyframes(keyframes, self.frames, self.interpolation, segment, self.segment_overlap, "prompt")
+        return [plain_prompt(keyframe.prompt, "prompt") for keyframe in keyframes], mixes

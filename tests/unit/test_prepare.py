@@ -108,6 +108,7 @@ def wait_for(sight, process, limit=240):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_cache(painted, cache, tmp_path):
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "sdxl_anime_video", "prepare", str(painted), "-o", str(killed), *SMALL]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def spread(
 
     warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks is another program at once
 
+    _require_cluster(str(config.ray))
     try:
         ray.init(address=config.ray, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -49,6 +51,17 @@ def spread(
         yield from _stream(ray, sources, config, store, multiple, factor)
     finally:
         ray.shutdown()
+
+
+def _require_cluster(address: str) -> None:
+    """Raises DataError unless something listens at host:port; Ray itself would try for two minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # local, auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise DataError(f"ray: no cluster at {address} ({error}); start one with `ray start --head`") from None
 
 
 def _stream(ray: Any, sources: list[Source], config: PrepareConfig, store: str, multiple: int, factor: int):

@@ -32,20 +32,6 @@ OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
 BYTES = {"adamw": (8, 8), "adamw8bit": (2.03, 8), "muon": (4, 8)}  # of moments, a number of matrices and of the rest
 
-SDXL = {  # the UNet of SDXL 1.0, as its diffusers folder says
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-
 
 class Live(TorchDispatchMode):
     """Inside, notes how many bytes are alive beyond those that were there before, after every operation."""

@@ -72,8 +72,8 @@ def test_a_run_on_a_cache_resumes_to_the_bit(cache, tmp_path):
 
 
 def test_a_cache_that_does_not_fit_is_refused_with_the_reason(cache, toon, tmp_path, capsys, caplog):
-    assert cli.main([settings(cache, tmp_path), "--resolution", "64"]) == 1
-    assert "was prepared at 64; leave the field out" in capsys.readouterr().err
+    assert cli.main([settings(cache, tmp_path), "--resolution", "48"]) == 1
+    assert "was prepared at 64, not 48; leave the field out" in capsys.readouterr().err
     assert cli.main([settings(cache, tmp_path), "--frames", "[12]"]) == 1
     assert "frames: 12 is more than any clip in" in capsys.readouterr().err
     other = load_base("toon")

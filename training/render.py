@@ -249,7 +249,7 @@ def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str,
     from ..media.files import whole_or_nothing
     from ..media.stills import save_stills
     from ..media.writer import write_clip
-    from .cli import git_revision
+    from .run import git_revision
 
     settings = json.loads(config.model_dump_json())
     metadata = {"render": {"settings": settings, **facts, "revision": git_revision()}}

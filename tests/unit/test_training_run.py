@@ -145,7 +145,7 @@ def test_a_name_that_is_neither_preset_nor_file(capsys):
 
 
 def test_presets_are_installed_with_the_package(repository):
-    assert '"sdxl_anime_video.training" = ["configs/*.yaml"]' in (repository / "pyproject.toml").read_text()
+    assert '"sdxl_anime_video.training" = ["configs/*"' in (repository / "pyproject.toml").read_text()
 
 
 def test_a_preset_wants_a_real_base(tmp_path, monkeypatch, capsys):

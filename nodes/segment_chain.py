@@ -46,7 +46,7 @@ class SegmentChain(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "carry_denoise",
-                    default=0.6,
+                    default=0.8,
                     min=0.01,
                     max=1.0,
                     step=0.01,

@@ -62,7 +62,7 @@ TABLE = {
             "segment_frames": 16,
             "overlap": 4,
             "carry": "overlap",
-            "carry_denoise": 0.6,
+            "carry_denoise": 0.8,
             "resume_id": "",
         },
         ["model"],

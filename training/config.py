@@ -19,9 +19,8 @@ from pydantic import (
 )
 
 from .precision import Precision, require_device
-from .stages import FrameChoices, NoiseStage, Stage, require_rising
+from .stages import FrameChoices, NoiseStage, Share, Stage, require_rising
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 

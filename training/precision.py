@@ -20,6 +20,11 @@ def require_device(name: str) -> str:
     return name
 
 
+def chosen_device(name: str) -> torch.device:
+    """The device that a config's `device` means; `auto` is the GPU where PyTorch sees one."""
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def computes_bf16(device: torch.device | str) -> bool:
     """Whether bf16 is worth having there: most CPUs imitate it, a hundred times slower than they compute fp32."""
     if torch.device(device).type != "cpu":

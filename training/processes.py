@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from .precision import chosen_device
+
 
 class Processes:
     """This process among those of the run, as a context manager; alone it talks to nobody.
@@ -24,18 +26,17 @@ class Processes:
 
     def __init__(self, device: str = "auto"):
         self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
-        kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(kind)
+        self.device = chosen_device(device)
         if self.count == 1:
             return
-        if ":" in kind:
+        if ":" in device:
             raise ValueError(f"device: {device} is one GPU for {self.count} processes; take auto, and each has its own")
         from accelerate import PartialState
 
         # The others wait while the first one encodes clips or writes a file.
-        self._state = PartialState(cpu=kind == "cpu", timeout=timedelta(hours=24))
+        self._state = PartialState(cpu=self.device.type == "cpu", timeout=timedelta(hours=24))
         self.rank, self.count = self._state.process_index, self._state.num_processes
-        if kind != "cpu":
+        if self.device.type != "cpu":
             self.device = self._state.device
 
     @property

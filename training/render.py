@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import describe_fields, parse_overrides, read_config
+from .precision import chosen_device
 from .render_config import RenderConfig
 from .sample import Hooks, sample_clip
 
@@ -87,9 +88,7 @@ def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:
     from ..temporal.adapter import load_adapter
     from .base import load_base
 
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    )
+    device = chosen_device(config.device)
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = names.get(config.precision, torch.float16 if device.type == "cuda" else torch.float32)
     adapter = load_adapter(config.adapter, dtype=dtype).to(device) if config.adapter else None

@@ -64,14 +64,14 @@ def open_model(config: PrepareConfig) -> tuple[Base, int]:
     import torch
 
     from ..base import load_base
+    from ..precision import chosen_device
 
     if config.threads:
         torch.set_num_threads(config.threads)
     base = load_base(config.checkpoint, torch.bfloat16)  # the UNet, which nothing here needs but its shape
     multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
     base.unet = None
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    base.vae.to(device)
+    base.vae.to(chosen_device(config.device))
     return base, multiple
 
 

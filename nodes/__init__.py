@@ -8,6 +8,7 @@ from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
 from .latent import EmptyVideoLatent
+from .lora_stack import LoraStack
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
 from .save_clip import SaveClip
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     DemoModel,
     LoadTemporalAdapter,
     ApplyTemporalAdapter,
+    LoraStack,
     BestHQSampler,
     BestHQSigmas,
     EmptyVideoLatent,

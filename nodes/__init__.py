@@ -11,6 +11,7 @@ from .latent import EmptyVideoLatent
 from .lora_stack import LoraStack
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
+from .sampling_preset import SamplingPreset
 from .save_clip import SaveClip
 from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
@@ -35,6 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoraStack,
     BestHQSampler,
     BestHQSigmas,
+    SamplingPreset,
     EmptyVideoLatent,
     CorrelatedNoise,
     FrameSmoothing,

@@ -107,7 +107,7 @@ def describe(header: Header) -> LoraFile:
         tuple(unread),
         triggers,
         triggers_from,
-        _line(header.metadata.get("modelspec.title") or header.metadata.get("ss_output_name") or ""),
+        title_of(header.metadata),
         header.metadata.get("sshs_model_hash", ""),
     )
 
@@ -202,6 +202,11 @@ def _triggers(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
     except (ValueError, TypeError, AttributeError, RecursionError):
         return (), ""  # metadata may hold anything
     return tuple(tag for tag, _ in counts.most_common(_MOST_WORDS)), "most frequent tags in training"
+
+
+def title_of(metadata: Mapping[str, str]) -> str:
+    """What a file calls itself, or nothing."""
+    return _line(metadata.get("modelspec.title") or metadata.get("ss_output_name") or "")
 
 
 def _line(text: str, most: int = 60) -> str:

@@ -4,6 +4,7 @@ from ._api import ComfyExtension, io
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
+from .control_hints import ControlHints
 from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
@@ -42,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     FrameSmoothing,
     KeyframeAnchor,
     PromptSchedule,
+    ControlHints,
     SegmentChain,
     ContextWindows,
     InterpolateFrames,

@@ -86,7 +86,7 @@ def describe(header: Header) -> LoraFile:
             unread.append(key)
     modules = {name: parts for name, parts in modules.items() if parts.keys() - {"alpha"}}
     kind = recognise(header.tensors)
-    if kind and kind.what != "a LoRA":
+    if kind and kind.what != "a LoRA" and (not modules or "motion" in kind.what):
         raise LoraError(f"is {kind.what}, not a LoRA. {kind.remedy}")
     if not modules:
         raise LoraError(f"has no key of a LoRA (its keys: {', '.join(unread[:3]) or 'none at all'}). Choose a LoRA.")

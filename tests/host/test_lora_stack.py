@@ -71,12 +71,12 @@ def by_core(toon, *loras):
 
 @torch.inference_mode()
 def results(toon):
-    """A clip of two frames by the model, and the text encoders' output: what a LoRA changes."""
+    """A latent by the model in one step, and the text encoders' output: what a LoRA changes."""
     model, clip = toon[:2]
     encoded = clip.encode_from_tokens_scheduled(clip.tokenize("girl, blue hair, run"))
-    noise = tiny.latent(2, 8, 8)
+    noise = tiny.latent(1, 8, 8)
     blank = torch.zeros_like(noise)
-    latent = comfy.sample.sample(model, noise, 2, 2.0, "euler", "normal", encoded, encoded, blank, disable_pbar=True)
+    latent = comfy.sample.sample(model, noise, 1, 1.0, "euler", "normal", encoded, encoded, blank, disable_pbar=True)
     return latent, encoded[0][0], encoded[0][1]["pooled_output"]
 
 

@@ -20,6 +20,7 @@ TABLE = {
         {"model": None, "length": 16, "overlap": 4, "schedule": "uniform", "fuse": "pyramid"},
         ["model"],
     ),
+    "SAV_ControlHints": ({"images": None, "kind": "canny", "resolution": 768}, ["images"]),
     "SAV_CorrelatedNoise": ({"model": None, "mode": "shared", "correlation": 0.5}, ["model"]),
     "SAV_DecodeAndSaveClip": (
         {

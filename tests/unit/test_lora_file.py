@@ -146,6 +146,11 @@ def test_what_is_no_lora(keys, words):
         describe(header(*keys))
 
 
+def test_whole_differences_are_loras():
+    file = describe(header("diffusion_model.input_blocks.4.1.proj_in.diff", "diffusion_model.out.2.diff_b"))
+    assert file.kinds == ("full difference",) and set(file.layers.values()) == {(8, 8), None}
+
+
 def test_two_loras_in_one_file_and_pefts_dora_are_refused():
     with pytest.raises(LoraError, match="several LoRAs"):
         core_keys(["unet.mid_block.a.lora_A.one.weight", "unet.mid_block.a.lora_A.two.weight"])

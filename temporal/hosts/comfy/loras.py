@@ -36,10 +36,9 @@ def check_fit(model, clip, lora: LoraFile) -> Fit:
     """
     own = _context(model)
     if lora.context not in (None, own):
-        base = lora.base if lora.base != SDXL or own != 2048 else "another model"
         raise LoraError(
-            f"is a LoRA for {base or 'another model'}: its cross-attention takes {lora.context} values a token, this "
-            f"MODEL's {own}. Choose a LoRA that was trained on this model's family."
+            f"is a LoRA for {lora.base or 'another model'}: its cross-attention takes {lora.context} values a token, "
+            f"this MODEL's {own}. Choose a LoRA that was trained on this model's family."
         )
     fit = _fit(model, clip, lora)
     whole = not fit.unmatched and not fit.misshapen

@@ -24,7 +24,7 @@ class SamplingPreset(io.ComfyNode):
             display_name="Sampling Preset",
             category="SDXL Anime Video/sampling",
             description="Sampler, noise levels, CFG and steps that go together: best_hq for quality, lcm for few steps "
-            "with an LCM LoRA, sde for a livelier picture. Warns if the graph lacks what the preset needs.",
+            "with an LCM LoRA, sde with noise at every step. Warns if the graph lacks what the preset needs.",
             inputs=[
                 io.Model.Input("model", tooltip="The SDXL model with all its LoRAs; connect it before the sampler."),
                 io.Combo.Input(

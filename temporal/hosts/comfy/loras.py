@@ -68,15 +68,17 @@ def _fit(model, clip, lora: LoraFile) -> Fit:
         key, *part = [target] if isinstance(target, str) else target or [""]
         if key not in weights:  # core also names layers that only some models have
             unmatched.append(module)
-        elif size and not part and not _same_size(weights[key].shape, size):
+        elif size and not part and not _same_size(weights[key], size):
             misshapen.append(module)
         else:
             fits.append(key.startswith("diffusion_model."))
     return Fit(fits.count(True), fits.count(False), tuple(unmatched), tuple(misshapen))
 
 
-def _same_size(shape: torch.Size, size: tuple[int, int]) -> bool:
-    return shape[0] == size[0] and shape.numel() == size[0] * size[1]
+def _same_size(weight: torch.Tensor, size: tuple[int, int]) -> bool:
+    if not weight.is_floating_point():  # quantised: several values packed into one
+        return True
+    return weight.shape[0] == size[0] and weight.numel() == size[0] * size[1]
 
 
 def apply_lora(model, clip, path: Path, weight: float, clip_weight: float):

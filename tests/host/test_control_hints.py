@@ -54,11 +54,12 @@ def test_progress_and_interrupt():
     comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, total)))
     try:
         hints(images(3))
-        assert seen == [(1, 3), (2, 3), (3, 3)]
+        assert seen[0] == (1, 3) and seen[-1] == (3, 3)  # later ComfyUI leaves out some in between
+        shown = len(seen)
         comfy.model_management.interrupt_current_processing(True)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             hints(images(3))
-        assert len(seen) == 3
+        assert len(seen) == shown
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
         comfy.model_management.interrupt_current_processing(False)

@@ -4,12 +4,15 @@ from ._api import ComfyExtension, io
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
+from .control_hints import ControlHints
 from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
 from .latent import EmptyVideoLatent
+from .lora_stack import LoraStack
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
+from .sampling_preset import SamplingPreset
 from .save_clip import SaveClip
 from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
@@ -31,13 +34,16 @@ NODES: list[type[io.ComfyNode]] = [
     DemoModel,
     LoadTemporalAdapter,
     ApplyTemporalAdapter,
+    LoraStack,
     BestHQSampler,
     BestHQSigmas,
+    SamplingPreset,
     EmptyVideoLatent,
     CorrelatedNoise,
     FrameSmoothing,
     KeyframeAnchor,
     PromptSchedule,
+    ControlHints,
     SegmentChain,
     ContextWindows,
     InterpolateFrames,

@@ -105,6 +105,7 @@ class MotionModule(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.operations = operations
         self.name = name
         self.metadata = dict(metadata or {})
         for site, width in config.channels.items():
@@ -149,6 +150,14 @@ class MotionModule(nn.Module):
     def site(self, site: Site) -> TemporalTransformer:
         """The transformer at a site."""
         return self.get_submodule(site.path)  # type: ignore[return-value]
+
+    def like(self, state: Mapping[str, torch.Tensor]) -> MotionModule:
+        """Another module of this kind around these tensors, which are not copied."""
+        made = MotionModule(
+            self.config, operations=self.operations, device="meta", name=self.name, metadata=self.metadata
+        )
+        made.load_state_dict(state, assign=True)
+        return made
 
     def is_silent(self) -> bool:
         """Whether it can have no effect, every last projection being zero."""

@@ -131,9 +131,12 @@ def unet_channels(unet: nn.Module) -> dict[Site, int]:
     return channels
 
 
-def resnet_norms(unet: nn.Module) -> list[nn.GroupNorm]:
+def resnet_norms(unet: nn.Module) -> list[Any]:
     """Norms of the ResBlocks and the last norm: those which Hotshot-XL takes across frames."""
     from diffusers.models.resnet import ResnetBlock2D
 
-    blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock2D)]
-    return [norm for block in blocks for norm in (block.norm1, block.norm2)] + [unet.conv_norm_out]
+    norms: list[Any] = [unet.conv_norm_out]
+    for block in unet.modules():
+        if isinstance(block, ResnetBlock2D):
+            norms += [block.norm1, block.norm2]
+    return norms

@@ -15,8 +15,12 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny
+from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.motion_module_format import load_motion_module, save_motion_module
 
 FRAMES = 4
 CLIPS = 2
@@ -26,6 +30,7 @@ WIDE_SITE = {
     "hotshot": "down_blocks.2.temporal_attentions.1.",
 }
 DATA = Path(__file__).parent / "data"
+LENGTHS = {"animatediff": 32, "hotshot": 24}
 ENVIRONMENT = {"animatediff": "SAV_ANIMATEDIFF", "hotshot": "SAV_HOTSHOT_XL"}
 SOURCE = {
     "animatediff": "guoyww/AnimateDiff@8d191074a10a708d9a8fb4701ffd55a1e1c2f689",
@@ -99,6 +104,50 @@ def outputs(format: str, folder: str | Path) -> dict[str, torch.Tensor]:
     return {"unet": unet_out.transpose(1, 2).flatten(0, 1), "wide": wide_out[0].transpose(0, 1)}
 
 
+def seeded_file(path: Path, channels: dict, format: str) -> MotionModule:
+    """A file under the authors' names with the weights that their code was given."""
+    module = MotionModule(MotionConfig(channels, format, LENGTHS[format]))
+    module.reset_parameters()  # for the position tables
+    save_motion_module(module, path)
+    state = load_file(path)
+    save_file({**state, **motion_weights({k: tuple(v.shape) for k, v in state.items()})}, path)
+    return load_motion_module(path)
+
+
+def ours(unet: torch.nn.Module, format: str, folder: Path) -> dict[str, torch.Tensor]:
+    """What our modules give in the place of the authors', by `outputs`' names. folder: for files on the way."""
+    site = Site("down", 2, 1)
+    wide = seeded_file(folder / "wide.safetensors", {site: WIDE}, format)
+    module = seeded_file(folder / "unet.safetensors", channels_of(unet), format)
+    with torch.no_grad(), MotionUNet(unet, module) as motion:
+        return {"unet": call(motion), "wide": wide.site(site)(wide_input(), FRAMES)}
+
+
+@torch.no_grad()
+def call(motion: torch.nn.Module) -> torch.Tensor:
+    """The output of a MotionUNet for `unet_inputs()`, [(b f) 4 h w]."""
+    given = unet_inputs()
+    rows = {name: given[name].repeat_interleave(FRAMES, 0) for name in ("text", "pooled", "time_ids")}
+    return motion(
+        given["sample"],
+        torch.tensor(400),
+        rows["text"],
+        added_cond_kwargs={"text_embeds": rows["pooled"], "time_ids": rows["time_ids"]},
+        return_dict=False,
+        num_frames=FRAMES,
+    )[0]
+
+
+def channels_of(unet: torch.nn.Module) -> dict:
+    """Sites of the authors' modules in a UNet: neither of them has one in the middle."""
+    return {site: width for site, width in unet_channels(unet).items() if site.stage != "mid"}
+
+
+def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """|got - expected| / |expected|."""
+    return ((got - expected).norm() / expected.norm()).item()
+
+
 def _unet_arguments() -> dict:
     config = tiny.TINY.diffusers()
     for name in ("down_block_types", "up_block_types"):
@@ -167,8 +216,6 @@ def _hotshot(folder: Path):
 
 def main(folders: list[str]) -> None:
     """Write the golden files."""
-    from safetensors.torch import save_file
-
     DATA.mkdir(exist_ok=True)
     for format, folder in zip(ENVIRONMENT, folders, strict=True):
         given = {name: value.contiguous() for name, value in outputs(format, folder).items()}

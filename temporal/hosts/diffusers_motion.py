@@ -133,10 +133,6 @@ def unet_channels(unet: nn.Module) -> dict[Site, int]:
 
 def resnet_norms(unet: nn.Module) -> list[Any]:
     """Norms of the ResBlocks and the last norm: those which Hotshot-XL takes across frames."""
-    from diffusers.models.resnet import ResnetBlock2D
-
-    norms: list[Any] = [unet.conv_norm_out]
-    for block in unet.modules():
-        if isinstance(block, ResnetBlock2D):
-            norms += [block.norm1, block.norm2]
-    return norms
+    blocks = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
+    resnets = [resnet for block in blocks for resnet in block.resnets]
+    return [norm for resnet in resnets for norm in (resnet.norm1, resnet.norm2)] + [unet.conv_norm_out]

@@ -148,12 +148,12 @@ print((max(peak[0], anonymous()) - before) * 1024, sum(v.nbytes for v in module.
 @pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
 def test_loading_in_half_holds_no_second_copy(tmp_path, name):
     """An fp32 file read as fp16: memory beyond the file's own mapped pages is that of the result."""
-    big = module(channels={Site("down", 0, j): 640 for j in range(5)})  # 130 MB
+    big = module(channels={Site("down", 0, j): 640 for j in range(3)})  # 79 MB
     save_motion_module(big, tmp_path / "m.safetensors")
     torch.save(load_file(tmp_path / "m.safetensors"), tmp_path / "m.ckpt")
     said = subprocess.run([sys.executable, "-c", PEAK, tmp_path / name], capture_output=True, text=True, check=True)
     peak, held = map(int, said.stdout.split())
-    assert held > 40e6
+    assert held > 35e6
     assert peak < 1.35 * held  # one copy, and one tensor of it at a time
 
 

@@ -13,7 +13,6 @@ import torch
 
 from ..temporal.adapter import TemporalAdapter, save_adapter
 from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
-from ..temporal.noise import mix_frames
 from . import objective
 from .base import Base
 from .checkpoint import (
@@ -27,42 +26,14 @@ from .checkpoint import (
 )
 from .config import TrainConfig
 from .data import ClipSource, draw_batch, longest_draw
+from .draws import draw_noise, kept_frames, step_generator
 from .optimizers import make_optimizer
 from .precision import autocast, uses_bf16
 from .processes import Processes
-from .stages import NoiseStage, config_at, describe_noise, last_noise, noise_at
+from .stages import config_at, describe_noise, noise_at
+from .validation import hold_out, validate
 
 FIXED = ("max_frames", "norm", "pos_value", "optimizer")  # what a run keeps when it goes on
-_VALIDATION_STEP = -1  # takes the place of the step in seeds
-
-
-def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
-    """Everything random in a step comes from here, so a resumed run draws what an uninterrupted one would."""
-    import hashlib
-
-    digest = hashlib.sha256(f"{seed}/{step}/{part}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def kept_frames(frames: int, dropout: float, generator: torch.Generator) -> torch.Tensor:
-    """Which of `frames` frames a step uses, rising: each is left out with chance `dropout`, two at least are kept."""
-    if not dropout:
-        return torch.arange(frames)
-    chance = torch.rand(frames, generator=generator)
-    kept = max(2, int((chance >= dropout).sum()))
-    return chance.topk(kept).indices.sort().values
-
-
-def draw_noise(shape: torch.Size, generator: torch.Generator, stage: NoiseStage) -> torch.Tensor:
-    """Noise `[B, F, 4, h, w]`, correlated over frames in the stage's share of clips."""
-    noise = torch.randn(shape, generator=generator)
-    if stage.correlation:
-        chance = torch.rand(len(noise), generator=generator)
-        for i in range(len(noise)):
-            base = torch.randn(shape[2:], generator=generator)
-            if chance[i] < stage.probability:
-                noise[i] = mix_frames(noise[i], base, stage.mode, stage.correlation)
-    return noise
 
 
 class Trainer:
@@ -95,7 +66,7 @@ class Trainer:
     def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
         """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
         self.stage, self.clips = stage, clips
-        self.held_out = clips.buckets()[0][: stage.validation_clips]
+        self.held_out = hold_out(clips.buckets(), stage.validation_clips)
         self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
         if not self.buckets:
             raise ValueError(
@@ -245,25 +216,9 @@ class Trainer:
         finally:
             self.adapter.load_state_dict(kept)
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean.
-
-        The processes share the levels.
-        """
-        config = self.stage
-        frames = min([max(config.frames), *(self.clips.lengths[i] for i in self.held_out)])
-        latents = torch.stack([self.clips.frames(i, 0, frames) for i in self.held_out])
-        caption = torch.tensor([self.clips.caption[i] for i in self.held_out])
-        noise = draw_noise(latents.shape, step_generator(config.seed, _VALIDATION_STEP), last_noise(config))
-        found = [0.0] * len(config.validation_levels)
-        with self.averaged():
-            for i, level in self.processes.share(config.validation_levels):
-                timestep = torch.full((len(latents),), int(level * len(self.sigmas)))
-                found[i] = self.clip_losses(latents, noise, timestep, caption, None, self.held_out).mean().item()
-        found = self.processes.sum(*found)
-        by_level = {f"validation_{level}": loss for level, loss in zip(config.validation_levels, found, strict=True)}
-        return {"validation": sum(found) / len(found), **by_level}
+        """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean."""
+        return validate(self)
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the adapter (its moving average where there is one) with what it was trained on."""

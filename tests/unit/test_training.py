@@ -14,7 +14,8 @@ from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli, data
 from sdxl_anime_video.training.base import load_base
 from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.loop import Trainer, draw_noise
+from sdxl_anime_video.training.draws import draw_noise
+from sdxl_anime_video.training.loop import Trainer
 from sdxl_anime_video.training.stages import describe_noise, last_noise
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]

@@ -9,7 +9,8 @@ from sdxl_anime_video.demo import paint_clips
 from sdxl_anime_video.training import data, loop, optimizers
 from sdxl_anime_video.training.base import load_base
 from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.loop import Trainer, draw_noise, kept_frames
+from sdxl_anime_video.training.draws import draw_noise, kept_frames
+from sdxl_anime_video.training.loop import Trainer
 from sdxl_anime_video.training.progress import Eta
 from sdxl_anime_video.training.run import Run
 from sdxl_anime_video.training.stages import config_at, describe_noise, noise_at

@@ -7,8 +7,8 @@
 Both train their temporal layers in a frozen SDXL UNet of the same widths with random weights, on latents that are there
 already: one clip a step, Min-SNR, AdamW, the norm of the gradient bounded. Ours is `Trainer.train_step`. Theirs is
 their UNet with the step of their script: noise with an offset, loss, accelerate's backward pass and optimizer. Their
-VAE and text encoders, which they run in every step, are left out. In bf16 each holds its base as its program does: ours
-in bf16, theirs in fp32 under autocast.
+VAE and text encoders, which they run in every step, are left out. In half precision each holds its base as its
+program does: ours in halves, theirs in fp32 under autocast.
 
 Every round is a process of its own, and the two take turns. On a CPU `seconds` are the processor's, all threads
 together, which other programs do not change, and `memory` is how far the process grew beyond its libraries; on a GPU
@@ -73,10 +73,10 @@ def ours(options: argparse.Namespace) -> tuple[Step, int]:
     from sdxl_anime_video.training.config import TrainConfig
     from sdxl_anime_video.training.data import Clips
     from sdxl_anime_video.training.loop import Trainer
-    from sdxl_anime_video.training.precision import uses_bf16
+    from sdxl_anime_video.training.precision import arithmetic
 
     config = unet_config(options.size)
-    dtype = torch.bfloat16 if uses_bf16(options.device, options.precision) else torch.float32
+    dtype = arithmetic(options.device, options.precision)
     unet = filled(UNet2DConditionModel, config, options.device, dtype)
     sigmas = training_sigmas(0.00085, 0.012, "scaled_linear", 1000)
     base = Base(unet, None, lambda captions: None, sigmas, "epsilon", {})
@@ -122,13 +122,14 @@ def theirs(options: argparse.Namespace) -> tuple[Step, int]:
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
 
-    from sdxl_anime_video.training.precision import uses_bf16
+    from sdxl_anime_video.training.precision import arithmetic
 
     config = unet_config(options.size)
     for field in ("down_block_types", "up_block_types"):
         config[field] = [name.replace("2D", "3D") for name in config[field]]
     config.update(mid_block_type="UNetMidBlock3DCrossAttn", _class_name="UNet3DConditionModel")
-    mixed = "bf16" if uses_bf16(options.device, options.precision) else "no"
+    dtype = arithmetic(options.device, options.precision)
+    mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")
     accelerator = Accelerator(mixed_precision=mixed, cpu=options.device == "cpu")
     unet = filled(import_hotshot(options.hotshot), config, options.device, torch.float32).train()
     trained = unet.temporal_parameters()
@@ -228,7 +229,7 @@ def main() -> int:
     parser.add_argument("--resolution", type=int, default=128, help="side of a frame in pixels")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="that are timed in a round")

@@ -132,7 +132,8 @@ class TrainConfig(Config):
 
     precision: Precision = "auto"
     """Arithmetic of the forward pass; the adapter's own weights are always fp32. `auto` is bf16 where the device
-    computes in it and fp32 elsewhere: most CPUs only imitate bf16, a hundred times slower."""
+    computes in it, else fp16 on a GPU and fp32 on a CPU: most CPUs only imitate bf16, a hundred times slower. In fp16
+    the loss is scaled up, so that small gradients are not lost; `loss_scale` in the log is by how much."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     device: Device = "auto"

@@ -1,6 +1,5 @@
 """The trainer among short clips, damaged files, full disks and signals."""
 
-import json
 import logging
 import os
 import resource
@@ -14,11 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from runs import events, write_config
 from sdxl_anime_video.demo import paint_clips
 from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli, data, interrupts
-
-FIELDS = {"resolution": 64, "frames": [4], "threads": 1, "warmup_steps": 0, "steps": 2, "clips_per_step": 1}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +45,7 @@ def clips(painted, tmp_path):
 @pytest.fixture
 def config(tmp_path):
     def write(folder: Path, **fields) -> str:
-        path = tmp_path / "config.yaml"
-        settings = {**FIELDS, "clips": str(folder), "output": str(tmp_path / "run"), **fields}
-        path.write_text(json.dumps(settings))
-        return str(path)
+        return str(write_config(tmp_path, **{"clips": folder, "output": tmp_path / "run", "steps": 2, **fields}))
 
     return write
 
@@ -145,7 +140,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(clips, config
     two.write_bytes(two.read_bytes()[:-100])
     assert cli.main([*options, "--resume", "latest", "--steps", "3"]) == 0
     assert f"{two} is damaged" in caplog.text and "the one before it is tried" in caplog.text
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [event["step"] for event in events(tmp_path / "run")]
     assert steps == [1, 2, 2, 3]
     for path in (tmp_path / "run").glob("checkpoint-*"):
         path.write_bytes(b"x")
@@ -190,7 +185,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, name):
             process.kill()
     assert process.returncode == 130, error
     assert "interrupted; go on with --resume latest" in error
-    last = json.loads(log.read_text().splitlines()[-1])["step"]
+    last = events(tmp_path / "run")[-1]["step"]
     made = ["config.yaml", "log.jsonl", "report.html", "tensorboard"]
     assert written(tmp_path) == [f"checkpoint-{last:08d}.safetensors", *made]
 

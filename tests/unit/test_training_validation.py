@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from runs import SMALL
 from sdxl_anime_video.training.base import load_base
 from sdxl_anime_video.training.config import TrainConfig
 from sdxl_anime_video.training.data import Clips
@@ -35,9 +36,8 @@ def toon():
 
 
 def trainer(toon, clips, folder, **fields) -> Trainer:
-    settings = {"frames": [3], "warmup_steps": 0, "clips_per_step": 1, "device": "cpu", "precision": "fp32"}
-    levels = {"validation_levels": [0.5, 0.9], "steps": 4}
-    return Trainer(TrainConfig(clips="in", output=folder, **settings, **levels, **fields), toon, clips)
+    settings = {**SMALL, "frames": [3], "precision": "fp32", "validation_levels": [0.5, 0.9], "steps": 4, **fields}
+    return Trainer(TrainConfig(clips="in", output=folder, **settings), toon, clips)
 
 
 def test_the_loss_is_the_mean_over_clips_of_every_size(toon, tmp_path):

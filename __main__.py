@@ -32,7 +32,9 @@ def _render(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     from .training.evaluate import main
+    from .training.interrupts import interrupt_on_signals
 
+    interrupt_on_signals()
     return main(arguments)
 
 
@@ -41,7 +43,7 @@ def _inspect(arguments: list[str]) -> int:
         return _usage("sdxl-anime-video inspect ADAPTER.safetensors", arguments)
     from .temporal.adapter import inspect_adapter
 
-    return _show(lambda: inspect_adapter(arguments[0]))
+    return _show("inspect", lambda: inspect_adapter(arguments[0]))
 
 
 def _convert(arguments: list[str]) -> int:
@@ -50,7 +52,7 @@ def _convert(arguments: list[str]) -> int:
     from .temporal.adapter_convert import convert_adapter
 
     source, target = arguments
-    return _show(lambda: f"{target}\n{convert_adapter(source, target)}")
+    return _show("convert", lambda: f"{target}\n{convert_adapter(source, target)}")
 
 
 def _usage(line: str, arguments: list[str]) -> int:
@@ -60,16 +62,15 @@ def _usage(line: str, arguments: list[str]) -> int:
     return 0 if asked else 2
 
 
-def _show(action: Callable[[], object]) -> int:
+def _show(verb: str, action: Callable[[], object]) -> int:
     """Print what an action returns; an error of the user's making is one line on stderr."""
-    try:
-        result = action()
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    if result is not None:
-        sys.stdout.write(f"{result}\n")
-    return 0
+    from .training.verbs import run_verb
+
+    return run_verb(verb, lambda: _print(action()), "nothing was written")
+
+
+def _print(result: object) -> None:
+    sys.stdout.write(f"{result}\n")
 
 
 HELP = ("-h", "--help")

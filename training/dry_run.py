@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .advice import Size, gigabytes, largest_clip, savings
-from .config import SHAPES_ONLY, ConfigError, TrainConfig, parse_overrides, read_config
+from .config import SHAPES_ONLY, ConfigError, TrainConfig
+from .config_file import parse_overrides, read_config
 from .memory import Live, Memory, estimate
 from .precision import arithmetic
 from .progress import clock

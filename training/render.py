@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .config import describe_fields, parse_overrides, read_config
+from .config_file import describe_fields, parse_overrides, read_config
 from .precision import chosen_device
 from .render_config import RenderConfig
 from .sample import Hooks, sample_clip
+from .verbs import run_verb
 
 if TYPE_CHECKING:
     from ..temporal.adapter import TemporalAdapter
@@ -38,24 +39,20 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE + describe_fields(RenderConfig) + "\n")
         return 0 if arguments else 2
+    return run_verb("render", lambda: _render(Path(arguments[0]), arguments[1:]), "nothing was written")
+
+
+def _render(path: Path, words: list[str]) -> None:
+    config = read_config(path, parse_overrides(words, RenderConfig), RenderConfig)
     try:
-        config = read_config(Path(arguments[0]), parse_overrides(arguments[1:], RenderConfig), RenderConfig)
         with _bars() as report:
             render(config, report, lambda line: sys.stderr.write(f"{line}\n"))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: render: {error}\n")
-        return 1
     except torch.OutOfMemoryError:
-        sys.stderr.write(
-            f"error: render: the GPU has no room for {config.segment_frames or config.frames} frames of "
-            f"{config.width}x{config.height} at once; lower segment_frames, width or height\n"
-        )
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return 130
+        raise MemoryError(
+            f"the GPU has no room for {config.segment_frames or config.frames} frames of "
+            f"{config.width}x{config.height} at once; lower segment_frames, width or height"
+        ) from None
     sys.stdout.write(f"{config.output}\n")
-    return 0
 
 
 def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> Path:

@@ -266,7 +266,7 @@ def test_a_target_that_cannot_be_written_is_one_line(tmp_path, capsys):
     for target in ("missing/out.safetensors", "file/out.safetensors", "."):
         assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / target)]) == 1
         error = capsys.readouterr().err
-        assert error.startswith(f"error: {tmp_path / target} cannot be written") and error.count("\n") == 1
+        assert error.startswith(f"error: convert: {tmp_path / target} cannot be written") and error.count("\n") == 1
         assert "Choose a folder that exists, on a disk with room." in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "file"]
 

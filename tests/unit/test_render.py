@@ -15,7 +15,8 @@ from sdxl_anime_video.media.video import probe_clip, read_clip
 from sdxl_anime_video.schedulers.best_hq import percent_to_sigma, training_sigmas
 from sdxl_anime_video.training import render as verb
 from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import ConfigError, parse_overrides, read_config
+from sdxl_anime_video.training.config import ConfigError
+from sdxl_anime_video.training.config_file import parse_overrides, read_config
 from sdxl_anime_video.training.render_config import RenderConfig
 from sdxl_anime_video.training.sample import best_hq
 from sdxl_anime_video.training.text import plain_prompt

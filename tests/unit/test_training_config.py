@@ -4,13 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_anime_video.training.config import (
-    ConfigError,
-    TrainConfig,
-    describe_fields,
-    parse_overrides,
-    read_config,
-)
+from sdxl_anime_video.training.config import ConfigError, TrainConfig
+from sdxl_anime_video.training.config_file import describe_fields, parse_overrides, read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 

@@ -117,7 +117,7 @@ def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsy
         resource.setrlimit(resource.RLIMIT_AS, limit)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 1
-    assert error.startswith("error: out of memory at step 0; by estimate 64 x 8 frames with latents of 16 x 16")
+    assert error.startswith("error: train: out of memory at step 0; by estimate 64 x 8 frames with latents of 16 x 16")
     assert (
         "gradient_checkpointing: true (about " in error and "clips_per_step: 32 (and accumulation: 2) (about" in error
     )

@@ -52,7 +52,7 @@ def preset_or_file(name: str) -> Path:
     Raises ConfigError that lists the presets if it is neither.
     """
     path = Path(name)
-    if path.is_file():
+    if path.is_file() or (path.is_dir() and name not in presets()):  # a folder is refused when it is read
         return path
     if name in presets():
         return CONFIGS / f"{name}.yaml"

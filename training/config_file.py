@@ -44,6 +44,8 @@ def read_config(
     kind, load = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
     try:
         values = load(path.read_text(encoding="utf-8")) or {}
+    except IsADirectoryError:
+        raise ConfigError(f"config {path} is a folder; give the file in it") from None
     except FileNotFoundError:
         raise ConfigError(f"config {path} does not exist") from None
     except (yaml.YAMLError, ValueError) as error:

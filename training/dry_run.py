@@ -15,7 +15,7 @@ from .advice import Size, gigabytes, largest_clip, savings
 from .config import SHAPES_ONLY, ConfigError, TrainConfig
 from .config_file import parse_overrides, read_config
 from .memory import Live, Memory, estimate
-from .precision import arithmetic
+from .precision import arithmetic, base_dtype
 from .progress import clock
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _trainer(config: TrainConfig) -> Trainer:
     if config.threads:
         torch.set_num_threads(config.threads)
     processes = Processes(config.device)
-    base = load_base(config.base)
+    base = load_base(config.base, base_dtype(processes.device, config.precision))
     with Bars(config) as bars:
         clips = load_stage(config_at(config, 0), base, processes, bars)
     return Trainer(config.model_copy(update={"resume": None}), base, clips, processes)

@@ -42,6 +42,8 @@ def _evaluate(clips: list[Path], json_file: Path | None) -> int:
     """Measure the clips and report; returns the exit status."""
     if json_file and not json_file.parent.is_dir():
         raise ValueError(f"--json: the folder {json_file.parent} does not exist; make it, or name another")
+    if json_file and json_file.is_dir():
+        raise ValueError(f"--json: {json_file} is a folder; name a file")
     found, failed = {}, 0
     with _bar(sum(path.is_file() for path in clips)) as advance:
         for path in clips:

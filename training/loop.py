@@ -28,7 +28,7 @@ from .config import TrainConfig
 from .data import ClipSource, draw_batch, longest_draw
 from .draws import draw_noise, kept_frames, step_generator
 from .optimizers import make_optimizer
-from .precision import arithmetic, autocast
+from .precision import arithmetic, autocast, base_dtype
 from .processes import Processes
 from .stages import config_at, describe_noise, noise_at
 from .validation import hold_out, validate
@@ -271,10 +271,9 @@ class Trainer:
 
 def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
     """The base's UNet on its device, in what the run computes in, with checkpointing where that is asked."""
-    dtype = arithmetic(device, config.precision)
-    half = dtype != torch.float32
-    unet.to(device, dtype if half else None, memory_format=torch.channels_last)
-    if device.type == "cpu" and half:
+    dtype = base_dtype(device, config.precision)
+    unet.to(device, dtype, memory_format=torch.channels_last)
+    if device.type == "cpu" and dtype:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there

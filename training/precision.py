@@ -47,6 +47,12 @@ def arithmetic(device: torch.device | str, precision: Precision) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def base_dtype(device: torch.device | str, precision: Precision) -> torch.dtype | None:
+    """What the frozen UNet is held in: half precision where that is computed in; None for fp32, as it is loaded."""
+    dtype = arithmetic(device, precision)
+    return None if dtype == torch.float32 else dtype
+
+
 def vae_arithmetic(device: torch.device | str, precision: Precision) -> torch.dtype:
     """The same for a VAE: fp32 in place of fp16, in which SDXL's gives values that are no numbers."""
     dtype = arithmetic(device, precision)

@@ -64,6 +64,7 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
         raise ValueError(f"output: {config.output} is there already; name another, or set overwrite to true")
     if config.save_frames and (stills := stills_of(config)).exists():
         raise ValueError(f"save_frames: the folder {stills} is there already; remove it, or name another output")
+    _require_writable(config.output.parent)
     if config.threads:
         torch.set_num_threads(config.threads)
     base, adapter = load(config)
@@ -74,10 +75,21 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
             f"warning: {at_once} frames at once, and the adapter was trained on {trained}; set segment_frames to "
             f"{trained}"
         )
-    config.output.parent.mkdir(parents=True, exist_ok=True)
     latents = sample(config, base, adapter, report)
     write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
     return config.output
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises ValueError where no file can be written in it."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"output: the folder {folder} cannot be written to ({error.strerror}); name another") from None
 
 
 def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:

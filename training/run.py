@@ -32,7 +32,7 @@ def train(config: TrainConfig) -> Path:
 
     from .base import load_base
     from .loop import Trainer
-    from .precision import arithmetic
+    from .precision import base_dtype
     from .processes import Processes
     from .progress import Bars
 
@@ -40,8 +40,7 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.threads)
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
         _begin(config, processes)
-        dtype = arithmetic(processes.device, config.precision)
-        base = load_base(config.base, None if dtype == torch.float32 else dtype)  # SDXL's UNet has 10 GB in fp32
+        base = load_base(config.base, base_dtype(processes.device, config.precision))
         trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
         adapter = config.output / "adapter.safetensors"
         with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):

@@ -126,7 +126,7 @@ ADAPTED = {
         "segment_carry": "last_frame",
         "segment_carry_denoise": 1.0,
         "prompts_by_segment": True,
-        "prompt": "0: run\n4: jump",
+        "prompt": "0: run\n3: jump",
     },
     "anchor": {**SHARED, "anchor_strength": 0.7, "anchor_every": 2, "anchor_end_percent": 0.6},
     "anchor, segments": {

@@ -205,3 +205,11 @@ def test_a_signal_waits_for_the_end_of_a_step():
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def test_an_output_that_is_a_file_or_lies_in_one_is_refused(clips, config, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/run"):
+        assert cli.main([config(clips(0), output=tmp_path / place)]) == 1
+        assert f"output: {tmp_path / place} cannot be written to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

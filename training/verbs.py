@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -40,5 +41,7 @@ def _in_one_line(error: Exception, most: int = 2000) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:  # without Python's number of the error
         text = f"{error.filename}: {error.strerror}"
+        if error.errno == errno.ENOSPC and "make room" not in text:
+            text += "; make room on the disk"
     line = " ".join(text.split())
     return line if len(line) <= most else line[:most] + " ..."

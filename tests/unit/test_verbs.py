@@ -18,6 +18,7 @@ def failing(error: BaseException):
     [
         (ConfigError("steps: no number,\n  given: many"), "error: train: steps: no number, given: many\n"),
         (FileExistsError(17, "File exists", "out"), "error: train: out: File exists\n"),
+        (OSError(28, "No space left", "a"), "error: train: a: No space left; make room on the disk\n"),
         (OSError("no room"), "error: train: no room\n"),
         (ModuleNotFoundError("No module", name="lance"), "error: train: lance is not installed; pip install -r"),
         (ValueError("x" * 9000), "error: train: " + "x" * 2000 + " ...\n"),

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -93,25 +92,6 @@ def test_latents_that_cannot_be_kept_do_not_stop_the_run(clips, config, tmp_path
         assert cli.main([config(folder)]) == 1
     assert "cannot be written" in caplog.text and "encode the clips again" in caplog.text
     assert not list(folder.glob(".*"))
-
-
-@pytest.fixture
-def full_disk():
-    """A context in which no file can grow beyond so many bytes."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def limited(size: int):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, old)
-
-    return limited
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(clips, config, tmp_path, capsys, full_disk):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -83,7 +85,15 @@ def prepare(config: PrepareConfig) -> Path:
             _update(config, sources, passed_over)
     except Timeout:
         raise DataError(f"output: another prepare is at work in {config.output}; wait for it") from None
+    except OSError as error:
+        raise _plain(error, config.output) from None
     return config.output
+
+
+def _plain(error: OSError, cache: Path) -> OSError:
+    """What the system said, where Lance has wrapped it in words of its own: `LanceError(IO): ... (os error 28)`."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(cache)) if number else error
 
 
 def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[str]) -> None:

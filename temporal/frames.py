@@ -132,6 +132,20 @@ def resolve_positions(places: tuple[Position, ...], length: int, who: str) -> li
     return list(found)
 
 
+@dataclass(frozen=True, order=True)
+class Places:
+    """Frames of a clip: those listed, or else every Nth from the first."""
+
+    every: int
+    listed: tuple[Position, ...] = ()
+
+    def rows(self, length: int, who: str) -> list[int]:
+        """Frame numbers in a clip of `length` frames. Raises ValueError for a listed place outside it."""
+        if self.listed:
+            return resolve_positions(self.listed, length, who)
+        return list(range(0, length, self.every))
+
+
 def smooth_frames(x: torch.Tensor, amount: float) -> torch.Tensor:
     """x_t <- (1 - amount) x_t + amount x_{t-1} for all frames at once; the first frame is left as it is.
 

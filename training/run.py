@@ -38,6 +38,7 @@ def train(config: TrainConfig) -> Path:
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    revision = git_revision()  # of the code that runs, whatever is checked out when it ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
         _begin(config, processes)
         base = load_base(config.base, base_dtype(processes.device, config.precision))
@@ -46,7 +47,7 @@ def train(config: TrainConfig) -> Path:
         with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
             Run(trainer, bars, report).to_the_end()
         if processes.main:
-            trainer.save(adapter, training_record(trainer.stage, base, trainer.clips))
+            trainer.save(adapter, training_record(trainer.stage, base, trainer.clips, revision))
             bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return adapter
 
@@ -246,7 +247,7 @@ def git_revision() -> str:
         return "unknown"
 
 
-def training_record(config: TrainConfig, base: Base, clips: ClipSource) -> dict[str, str]:
+def training_record(config: TrainConfig, base: Base, clips: ClipSource, revision: str) -> dict[str, str]:
     """Metadata of an adapter: what it was trained on, and by which revision of this program."""
     sizes = {f"{width * base.factor}x{height * base.factor}" for height, width in clips.sizes}
     return {
@@ -255,5 +256,5 @@ def training_record(config: TrainConfig, base: Base, clips: ClipSource) -> dict[
         "trained_clips": str(len(clips)),
         "trained_fps": f"{clips.fps:g}",
         "trained_resolution": ", ".join(sorted(sizes)),
-        "trained_revision": git_revision(),
+        "trained_revision": revision,
     }

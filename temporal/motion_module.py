@@ -218,9 +218,7 @@ class TemporalTransformer(nn.Module):
 
         Raises ValueError if f does not divide the batch, or is beyond the position tables.
         """
-        clips, rest = divmod(x.shape[0], frames)
-        if rest:
-            raise ValueError(f"a batch of {x.shape[0]} does not hold clips of {frames} frames")
+        clips = count_clips(x, frames)
         if positions is None and frames > self.max_frames:
             raise ValueError(f"{frames} frames are more than the motion module's {self.max_frames} positions")
         if self.cross_frame_norm:
@@ -311,13 +309,24 @@ def cross_frame_group_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """GroupNorm of x `[(b f) c h w]` whose mean and variance are those of a clip of f = frames, not of each frame."""
+    """GroupNorm of x `[(b f) c h w]` whose mean and variance are those of a clip of f = frames, not of each frame.
+
+    Raises ValueError if f does not divide the batch.
+    """
     return images_as_clips(group_norm(clips_as_images(x, frames), groups, weight, bias, eps), frames)
+
+
+def count_clips(x: torch.Tensor, frames: int) -> int:
+    """b of x `[(b f) ...]`. Raises ValueError if f = frames does not divide the batch."""
+    clips, rest = divmod(x.shape[0], frames)
+    if rest:
+        raise ValueError(f"a batch of {x.shape[0]} does not hold clips of {frames} frames")
+    return clips
 
 
 def clips_as_images(x: torch.Tensor, frames: int) -> torch.Tensor:
     """[(b f) c h w] -> [b c (f h) w], so that a GroupNorm sees a clip as one image. h and w may be anything."""
-    clips = x.unflatten(0, (-1, frames)).transpose(1, 2)  # [b c f h w]
+    clips = x.unflatten(0, (count_clips(x, frames), frames)).transpose(1, 2)  # [b c f h w]
     return clips.flatten(2, 3)
 
 

@@ -38,10 +38,10 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _inspect(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] in HELP:
-        return _usage("sdxl-anime-video inspect ADAPTER.safetensors", arguments)
-    from .temporal.adapter import inspect_adapter
+        return _usage("sdxl-anime-video inspect FILE", arguments)
+    from .temporal.inspect_weights import inspect_weights
 
-    return _show(lambda: inspect_adapter(arguments[0]))
+    return _show(lambda: inspect_weights(arguments[0]))
 
 
 def _convert(arguments: list[str]) -> int:
@@ -78,7 +78,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train a temporal adapter on prepared clips or a folder of captioned ones"),
     "render": (_render, "render a clip from a checkpoint, an adapter and prompts, without ComfyUI"),
     "evaluate": (_evaluate, "measure flicker, warp error, motion and identity drift of clips"),
-    "inspect": (_inspect, "say what an adapter file holds and what it was trained on"),
+    "inspect": (_inspect, "say what a temporal adapter, a motion module or a motion LoRA holds"),
     "convert": (_convert, "turn an adapter written by torch.save into safetensors"),
 }
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .motion_module import MotionConfig, MotionModule
+from .motion_module import MotionModule
 from .motion_module_keys import MotionModuleError, read_contents, split_key
 from .weights_file import WeightsFileError, read_header
 
@@ -43,7 +43,7 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     path = Path(path)
     try:
         file, settings = _from_folder(path) if path.is_dir() else (path, {})
-        shapes, read, metadata = _open(file)
+        shapes, read, metadata = open_weights(file)
         contents = read_contents(shapes, **settings, betas=_betas(metadata))
         if contents.aside:
             logging.warning(
@@ -78,7 +78,7 @@ def save_motion_module(
     Raises MotionModuleError for a tensor that is not finite and where the file cannot be written.
     """
     path = Path(path)
-    weights = {_published(module.config, key): value for key, value in module.state_dict().items()}
+    weights = {published_name(module.format, key): value for key, value in module.state_dict().items()}
     weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     bad = [key for key, value in weights.items() if not value.isfinite().all()]
     if bad:
@@ -101,13 +101,15 @@ def save_motion_module(
             part.unlink()
 
 
-def _published(config: MotionConfig, key: str) -> str:
-    """The name of one of our keys in the files of its format's authors."""
-    if config.format == "hotshot":
-        key = key.replace(".motion_modules.", ".temporal_attentions.")
-        return key.replace(".pos_encoder.pe", ".pos_encoder.positional_encoding")
-    place, layer, part = key.partition(".motion_modules.")[0], *key.partition(".motion_modules.")[2].split(".", 1)
-    return f"{place}.motion_modules.{layer}.temporal_transformer.{part}"
+def published_name(format: str, key: str) -> str:
+    """The name of one of our keys in the files of a format's authors."""
+    site, _, part = key.partition(".motion_modules.")
+    layer, _, part = part.partition(".")
+    if format == "hotshot":
+        return (
+            f"{site}.temporal_attentions.{layer}.{part.replace('.pos_encoder.pe', '.pos_encoder.positional_encoding')}"
+        )
+    return f"{site}.motion_modules.{layer}.temporal_transformer.{part}"
 
 
 def _weights(
@@ -168,8 +170,11 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, int]]:
     return file, {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
 
 
-def _open(path: Path) -> Tensors:
-    """Shapes, a reader of single tensors, and metadata of a safetensors or torch.save file."""
+def open_weights(path: Path) -> Tensors:
+    """Shapes, a reader of single tensors, and metadata of a safetensors or torch.save file.
+
+    Raises WeightsFileError or MotionModuleError, whose messages want the file's name before them.
+    """
     try:
         header = read_header(path)
     except WeightsFileError as error:
@@ -177,7 +182,7 @@ def _open(path: Path) -> Tensors:
             raise
         state = _state_dict(path)
         return {key: tuple(value.shape) for key, value in state.items()}, state.__getitem__, {}
-    file = safe_open(path, framework="pt", device="cpu").__enter__()
+    file = safe_open(path, framework="pt", device="cpu")
     return {key: info.shape for key, info in header.tensors.items()}, file.get_tensor, header.metadata
 
 

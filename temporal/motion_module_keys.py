@@ -22,7 +22,7 @@ SD15 = (
     "Motion modules for SDXL are mm_sdxl_v10_beta of AnimateDiff and the temporal layers of Hotshot-XL, or one that "
     "you trained."
 )
-_PREFIX = re.compile(r"^(?:(?:module|unet|model|diffusion_model|motion_adapter|motion_module|_orig_mod)\.)+")
+_PREFIX = re.compile(r"^(?:(?:module|unet|base_model|model|diffusion_model|motion_adapter|motion_module|_orig_mod)\.)+")
 _KEY = re.compile(
     r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(motion_modules|temporal_attentions)\.(\d+)\.(temporal_transformer\.)?(.+)"
 )
@@ -132,7 +132,7 @@ def read_contents(
     if problems:
         logging.debug("a motion module does not hold together: %s", "; ".join(problems))
         raise MotionModuleError(
-            f"is {layout.title}, but does not hold together: {_listed(problems)}. Download or export it again."
+            f"is {layout.title}, but does not hold together: {listed(problems)}. Download or export it again."
         )
     return Contents(config, layout, names, tuple(key for key in others))
 
@@ -191,7 +191,7 @@ def _config(
     if odd:
         raise MotionModuleError(
             f"is {layout.title} with channels that {heads} heads and {groups} groups of the norm do not divide: "
-            f"{_listed(odd)}. Download or export it again."
+            f"{listed(odd)}. Download or export it again."
         )
     return MotionConfig(
         channels=dict(widths),
@@ -224,7 +224,8 @@ def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], ori
     return list(dict.fromkeys(problems))
 
 
-def _listed(problems: list[str]) -> str:
+def listed(problems: list[str]) -> str:
+    """The first of them, and how many there are beyond."""
     more = [f"and {len(problems) - MOST_LISTED:,} more"] if len(problems) > MOST_LISTED else []
     return "; ".join(problems[:MOST_LISTED] + more)
 

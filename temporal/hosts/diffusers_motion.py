@@ -110,7 +110,7 @@ def _in_precision(transformer: nn.Module, x: torch.Tensor, *arguments: Any) -> t
     return torch.func.functional_call(transformer, weights, (x, *arguments))
 
 
-def unet_places(unet: nn.Module) -> dict[Site, nn.Module]:
+def unet_places(unet: Any) -> dict[Site, nn.Module]:
     """Site -> the spatial layer that a temporal transformer there follows."""
     places = {}
     for stage, blocks in (("down", unet.down_blocks), ("up", unet.up_blocks)):
@@ -122,7 +122,7 @@ def unet_places(unet: nn.Module) -> dict[Site, nn.Module]:
     return places
 
 
-def unet_channels(unet: nn.Module) -> dict[Site, int]:
+def unet_channels(unet: Any) -> dict[Site, int]:
     """Site -> channels, for every place that a temporal transformer could have."""
     channels = {}
     for site in unet_places(unet):
@@ -131,9 +131,8 @@ def unet_channels(unet: nn.Module) -> dict[Site, int]:
     return channels
 
 
-def resnet_norms(unet: nn.Module) -> list[nn.GroupNorm]:
+def resnet_norms(unet: Any) -> list[nn.Module]:
     """Norms of the ResBlocks and the last norm: those which Hotshot-XL takes across frames."""
-    from diffusers.models.resnet import ResnetBlock2D
-
-    blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock2D)]
-    return [norm for block in blocks for norm in (block.norm1, block.norm2)] + [unet.conv_norm_out]
+    blocks = [*unet.down_blocks, *([] if unet.mid_block is None else [unet.mid_block]), *unet.up_blocks]
+    resnets = [resnet for block in blocks for resnet in block.resnets]
+    return [norm for resnet in resnets for norm in (resnet.norm1, resnet.norm2)] + [unet.conv_norm_out]

@@ -102,6 +102,7 @@ def test_the_whole_unet_is_that_of_diffusers(unet, adapter, module, inputs):
     from diffusers import UNetMotionModel
 
     theirs = UNetMotionModel.from_unet2d(unet, adapter).eval()
+    theirs.add_embedding.load_state_dict(unet.add_embedding.state_dict())  # from_unet2d leaves these at random
     clips = {
         **inputs,
         "sample": inputs["sample"].unflatten(0, (2, FRAMES)).transpose(1, 2),
@@ -187,7 +188,7 @@ def test_positions_strength_and_pieces(module, monkeypatch):
         assert torch.allclose(transformer(x, FRAMES, strength=0.5), (x + whole) / 2, atol=1e-6)
         frame = torch.tensor([0.0, 1.0, 0.5]).repeat(2)[:, None, None, None]
         assert torch.equal(transformer(x, FRAMES, strength=frame)[0::FRAMES], x[0::FRAMES])
-        monkeypatch.setattr("sdxl_anime_video.temporal.motion_module.SEQUENCES", 5)
+        monkeypatch.setattr("sdxl_anime_video.temporal.temporal_transformer.SEQUENCES", 5)
         assert torch.allclose(transformer(x, FRAMES), whole, atol=1e-6)
         with pytest.raises(ValueError, match="17 frames are more than the motion module's 16 positions"):
             transformer(torch.randn(17, module.channels[site], 1, 1), 17)

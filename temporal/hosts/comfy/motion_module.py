@@ -28,6 +28,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from ...frames import frames_of
+from ...motion_lora import load_motion_lora, patches
 from ...motion_module import MotionModule, Site, TemporalTransformer, clips_as_images, images_as_clips
 from ...motion_module_fit import require_fit
 from ...motion_module_format import load_motion_module
@@ -243,8 +244,6 @@ def with_motion_lora(patcher, path: str | Path, strength: float):
 
     Raises MotionModuleError for a file that is no motion LoRA for this module.
     """
-    from ...motion_lora import load_motion_lora, patches
-
     changes = patches(patcher.model, [(load_motion_lora(path), 1.0)])
     patcher = patcher.clone()
     if strength:

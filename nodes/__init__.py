@@ -1,6 +1,8 @@
 """What an artist sees: thin V3 nodes, one file per capability."""
 
+from . import motion_module, temporal_adapter
 from ._api import ComfyExtension, io
+from ._weights_folder import register_folder
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
@@ -10,13 +12,14 @@ from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
 from .latent import EmptyVideoLatent
 from .lora_stack import LoraStack
+from .motion_module import ApplyMotionModule, LoadMotionModule, MotionLora
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
 from .sampling_preset import SamplingPreset
 from .save_clip import SaveClip
 from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
-from .temporal_adapter import ApplyTemporalAdapter, LoadTemporalAdapter, register_folder
+from .temporal_adapter import ApplyTemporalAdapter, LoadTemporalAdapter
 
 
 class SDXLAnimeVideo(ComfyExtension):
@@ -25,7 +28,8 @@ class SDXLAnimeVideo(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from ..demo.comfy import register_folders
 
-        register_folder()
+        for folder in (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER):
+            register_folder(folder)
         register_folders()
         return NODES
 
@@ -35,6 +39,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTemporalAdapter,
     ApplyTemporalAdapter,
     LoraStack,
+    LoadMotionModule,
+    ApplyMotionModule,
+    MotionLora,
     BestHQSampler,
     BestHQSigmas,
     SamplingPreset,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from . import _weights_folder as weights
 from ._api import io
 from ._ranges import check_range, percent_inputs
 
@@ -11,22 +10,11 @@ FOLDER = "temporal_adapters"
 Adapter = io.Custom("SAV_TEMPORAL_ADAPTER")
 
 
-def register_folder() -> None:
-    """Let ComfyUI know models/temporal_adapters; folders of extra_model_paths.yaml stay."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
-    # A new kind of folder lists every file. Pickles stay listed: choosing one gives the error that tells the remedy.
-    folder_paths.folder_names_and_paths[FOLDER][1].update(folder_paths.supported_pt_extensions)
-
-
 class LoadTemporalAdapter(io.ComfyNode):
     """Loads an adapter file."""
 
     @classmethod
     def define_schema(cls):
-        import folder_paths
-
         return io.Schema(
             node_id="SAV_LoadTemporalAdapter",
             display_name="Load Temporal Adapter",
@@ -35,7 +23,7 @@ class LoadTemporalAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "adapter_name",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=weights.file_names(FOLDER),
                     tooltip="A file in ComfyUI's models/temporal_adapters. toon/toon_adapter.safetensors comes with "
                     "the pack and belongs to the Toon Demo Model.",
                 ),
@@ -47,27 +35,14 @@ class LoadTemporalAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str):
-        import folder_paths
-
-        path = folder_paths.get_full_path(FOLDER, adapter_name)
-        if path is None:
-            return adapter_name
-        facts = Path(path).stat()
-        return f"{facts.st_size}/{facts.st_mtime_ns}"  # not the path: it would be written into every saved clip
+        return weights.fingerprint(FOLDER, adapter_name)
 
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
-        import folder_paths
-
         from ..temporal.adapter import AdapterError
         from ..temporal.hosts.comfy.adapter import load_patcher
 
-        path = folder_paths.get_full_path(FOLDER, adapter_name)
-        if path is None:
-            raise FileNotFoundError(
-                f"SAV_LoadTemporalAdapter: there is no {adapter_name!r} in models/{FOLDER}; put the file there and "
-                "press R on the page to refresh the list"
-            )
+        path = weights.path_of(FOLDER, adapter_name, "SAV_LoadTemporalAdapter")
         try:
             return io.NodeOutput(load_patcher(path))
         except AdapterError as error:

@@ -6,10 +6,12 @@ Without a browser these tests are skipped, and say so. `SAV_CHROMIUM` names anot
 import json
 import os
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+import toon_companions
 from sdxl_anime_video.demo.run.client import ComfyClient
 from sdxl_anime_video.demo.run.comfyui import find_comfyui
 from sdxl_anime_video.demo.run.server import ComfyServer
@@ -40,10 +42,12 @@ _READY = """() => window.app?.extensionManager
 
 # Files that the SDXL graphs name. Here they are empty: newer front ends report a graph's missing files when it opens.
 _NAMED_FILES = {
-    "checkpoints": "sd_xl_base_1.0.safetensors",
-    "loras": "style.safetensors",
-    "temporal_adapters": "sdxl_temporal_adapter.safetensors",
-    "upscale_models": "RealESRGAN_x4plus_anime_6B.pth",
+    "checkpoints": ["sd_xl_base_1.0.safetensors"],
+    "loras": ["style.safetensors", "flat_color.safetensors"],
+    "temporal_adapters": ["sdxl_temporal_adapter.safetensors"],
+    "upscale_models": ["RealESRGAN_x4plus_anime_6B.pth"],
+    "animatediff_models": ["mm_sdxl_v10_beta.ckpt"],
+    "controlnet": ["OpenPoseXL2.safetensors"],
 }
 _INPUT = "example.png"  # comes with ComfyUI
 
@@ -52,11 +56,12 @@ _INPUT = "example.png"  # comes with ComfyUI
 def server(tmp_path_factory):
     """ComfyUI with our pack, on the CPU."""
     folder = tmp_path_factory.mktemp("models")
-    for name in _NAMED_FILES.values():
-        (folder / name).touch()
-    files = {kind: [folder / name] for kind, name in _NAMED_FILES.items()}
+    files = {kind: [folder / name for name in names] for kind, names in _NAMED_FILES.items()}
+    for file in chain.from_iterable(files.values()):
+        file.touch()
     with ComfyServer(find_comfyui(), flags=["--cpu"], model_files=files) as running:
         shutil.copy(running.comfy_dir / "input" / _INPUT, running.base / "input")
+        toon_companions.write_poses(running.base / "input")
         yield running
 
 

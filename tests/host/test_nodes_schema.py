@@ -10,6 +10,20 @@ from sdxl_anime_video import comfy_entrypoint
 # node id: inputs that saved graphs rely on, in order, each with its default (None: a socket, or a list of files), and
 # the names of all outputs. Further inputs must be optional.
 TABLE = {
+    "SAV_ApplyMotionModule": (
+        {
+            "model": None,
+            "motion_module": None,
+            "strength": 1.0,
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "beta_schedule": "auto",
+            "down_strength": 1.0,
+            "mid_strength": 1.0,
+            "up_strength": 1.0,
+        },
+        ["model"],
+    ),
     "SAV_ApplyTemporalAdapter": (
         {"model": None, "adapter": None, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
         ["model"],
@@ -52,6 +66,7 @@ TABLE = {
         },
         ["model"],
     ),
+    "SAV_LoadMotionModule": ({"motion_module_name": None}, ["motion_module"]),
     "SAV_LoadTemporalAdapter": ({"adapter_name": None}, ["adapter"]),
     "SAV_LoraStack": (
         {
@@ -69,6 +84,7 @@ TABLE = {
         },
         ["model", "clip", "prompt", "report"],
     ),
+    "SAV_MotionLora": ({"motion_module": None, "lora_name": None, "strength": 1.0}, ["motion_module"]),
     "SAV_PromptSchedule": (
         {"clip": None, "prompts": "", "frames": 16, "interpolation": "hold", "width": 0, "height": 0},
         ["conditioning"],
@@ -101,6 +117,13 @@ TABLE = {
     ),
 }
 COMBOS = {
+    ("SAV_ApplyMotionModule", "beta_schedule"): [
+        "auto",
+        "sdxl",
+        "scaled-linear 0.00085-0.020",
+        "scaled-linear 0.00085-0.012",
+        "linear 0.00085-0.012",
+    ],
     ("SAV_ContextWindows", "schedule"): ["uniform", "static", "looped"],
     ("SAV_ContextWindows", "fuse"): ["pyramid", "overlap_linear", "flat"],
     ("SAV_SamplingPreset", "preset"): ["best_hq", "lcm", "sde"],

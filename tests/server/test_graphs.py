@@ -4,6 +4,8 @@ SDXL graphs as a whole, with the toon world's files."""
 import copy
 import io
 import json
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -21,6 +23,9 @@ NODES = {
     "SAV_DemoModel",
     "SAV_LoadTemporalAdapter",
     "SAV_ApplyTemporalAdapter",
+    "SAV_LoadMotionModule",
+    "SAV_ApplyMotionModule",
+    "SAV_MotionLora",
     "SAV_EmptyVideoLatent",
     "SAV_CorrelatedNoise",
     "SAV_FrameSmoothing",
@@ -34,7 +39,7 @@ NODES = {
     "SAV_DecodeAndSaveClip",
     "SAV_InterpolateFrames",
 }
-FRAMES = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9}
+FRAMES = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9, "motion_module": 10}
 
 
 def node_id(prompt, class_type):
@@ -132,7 +137,7 @@ def test_neutral_settings_equal_vanilla(server, demo_prompt, sampler_name):
     assert not torch.equal(latents_of(server, demo_prompt, "correlated"), vanilla)
 
 
-def in_small(prompt, frames, image, upscale_model):
+def in_small(prompt, frames, image, upscale_model, companions):
     """An SDXL graph with the toon world's files, a sixth of its size, segments of 6 frames, and 2 steps."""
     prompt = copy.deepcopy(prompt)
     small = {
@@ -144,6 +149,7 @@ def in_small(prompt, frames, image, upscale_model):
         "KSampler": {"steps": 2},
         "LoadImage": {"image": image},
         "UpscaleModelLoader": {"model_name": upscale_model},
+        **companions,
     }
     for node in prompt.values():
         if node["class_type"] == "CheckpointLoaderSimple":
@@ -176,16 +182,32 @@ def upscale_model(server):
     return "tiny.safetensors"
 
 
+@pytest.fixture
+def companions(server, repository):
+    """Small files for the toon model with random weights, and poses: input values by the class of the node."""
+    script = repository / "tests" / "toon_companions.py"
+    subprocess.run([sys.executable, str(script), str(server.base)], check=True, cwd=repository.parent, timeout=300)
+    return {
+        "LoraLoader": {"lora_name": "tiny.safetensors"},
+        "SAV_LoadMotionModule": {"motion_module_name": "tiny.safetensors"},
+        "ControlNetLoader": {"control_net_name": "tiny.safetensors"},
+        "LoadVideo": {"file": "poses.mp4"},
+    }
+
+
 @pytest.mark.usefixtures("quiet_log")
 @pytest.mark.parametrize("name", FRAMES)
-def test_a_whole_sdxl_graph_runs_on_the_toon_model(server, client, repository, name, start_image, upscale_model):
+def test_a_whole_sdxl_graph_runs_on_the_toon_model(
+    server, client, repository, name, start_image, upscale_model, request
+):
     image, picture = start_image
     folder = repository / "workflows"
     graph = json.loads((folder / f"{name}.json").read_text("utf-8"))
     prompt = json.loads((folder / "api" / f"{name}.json").read_text("utf-8"))
-    prompt = in_small(prompt, FRAMES[name], image, upscale_model)
+    companions = request.getfixturevalue("companions") if name == "motion_module" else {}
+    prompt = in_small(prompt, FRAMES[name], image, upscale_model, companions)
     with av.open(io.BytesIO(client.view(saved_clip(client.run(prompt, graph))))) as container:
-        assert container.streams.video[0].average_rate == 12
+        assert container.streams.video[0].average_rate == (8 if name == "motion_module" else 12)
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(float)
     side = 192 if name == "second_pass" else 128
     assert frames.shape == (FRAMES[name], side, side, 3)

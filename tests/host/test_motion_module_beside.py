@@ -1,0 +1,223 @@
+"""Motion modules beside what else a MODEL or its conditioning may carry, and through their nodes."""
+
+import logging
+
+import comfy.lora
+import comfy.sample
+import comfy.sd
+import folder_paths
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from safetensors.torch import save_file
+
+import motion
+from clip_sampling import SIZE, adapted, chained, close, controlled, correlated, ksample, model, windowed
+from sdxl_anime_video.nodes.motion_module import (
+    FOLDER,
+    LORA_FOLDER,
+    ApplyMotionModule,
+    LoadMotionModule,
+    MotionLora,
+)
+from sdxl_anime_video.temporal.hosts.comfy.motion_module import MotionLayer, apply_motion_module
+from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
+from sdxl_anime_video.temporal.motion_lora import fuse, load_motion_lora
+from sdxl_anime_video.temporal.motion_module_format import save_motion_module
+from sdxl_anime_video.temporal.motion_module_keys import MotionModuleError
+
+LENGTH = 7  # frames of a clip, more than the module has positions for
+POSITIONS = 4
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return as_patcher(motion.module("hotshot", max_frames=POSITIONS))
+
+
+@pytest.fixture(scope="module")
+def silent():
+    return as_patcher(motion.module(seed=None, max_frames=POSITIONS))
+
+
+def moved(model, patcher, strength=1.0):
+    return apply_motion_module(model, patcher, strength, beta_schedule="sdxl")
+
+
+def positions_of(model, seen: list):
+    """The MODEL, noting at every call of the UNet the positions of each of its motion layers."""
+    model = model.clone()
+
+    def look(executor, *args, **kwargs):
+        layers = [layer for layer in executor.class_obj.modules() if isinstance(layer, MotionLayer)]
+        seen.append({tuple(layer.positions.tolist()) for layer in layers})
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "look", look)
+    return model
+
+
+def differs(a, b):
+    return bool((a - b).norm() > 1e-3 * b.norm())
+
+
+# Longer clips than the module knows.
+
+
+def test_a_chain_of_segments(patcher):
+    seen = []
+    chain = chained(positions_of(moved(model(), patcher), seen), frames=POSITIONS, overlap=1)
+    noise = torch.randn(LENGTH, 4, SIZE, SIZE)
+    clip = ksample(chain, frames=LENGTH, noise=noise, steps=2)
+    assert seen == [{(0, 1, 2, 3)}] * 4  # two segments of two steps
+    alone = ksample(moved(model(), patcher), frames=POSITIONS, noise=noise[:POSITIONS], steps=2)
+    assert close(clip[:POSITIONS], alone)
+
+
+def test_context_windows(patcher):
+    seen = []
+    windows = windowed(positions_of(moved(model(), patcher), seen), length=POSITIONS, overlap=1)
+    clip = ksample(windows, frames=LENGTH, steps=1)
+    assert seen == [{(0, 1, 2, 3)}] * 2
+    assert differs(clip, ksample(windowed(model(), length=POSITIONS, overlap=1), frames=LENGTH, steps=1))
+
+
+def test_a_chain_that_was_stopped_goes_on(patcher, caplog):
+    caplog.set_level(logging.INFO)
+
+    def run(strength):
+        chain = chained(moved(model(), patcher, strength), frames=POSITIONS, overlap=1, resume_id="motion")
+        return ksample(chain, frames=LENGTH, steps=1)
+
+    first = run(1.0)
+    assert "was finished before" not in caplog.text
+    assert torch.equal(run(1.0), first)
+    assert "segment 2 was finished before" in caplog.text
+    assert differs(run(0.5), first)
+    assert "starts afresh, for this changed: temporal adapter and other patches" in caplog.text
+
+
+# Beside an adapter, noise, a LoRA, a ControlNet.
+
+
+def test_the_order_of_nodes_leaves_no_trace(patcher, silent):
+    steps = [lambda m: moved(m, patcher), adapted, correlated]
+    results = []
+    for order in ([0, 1, 2], [2, 1, 0]):
+        made = model()
+        for i in order:
+            made = steps[i](made)
+        results.append(ksample(made, frames=POSITIONS, steps=1))
+    assert torch.equal(*results)
+    beside = ksample(correlated(adapted(model())), frames=POSITIONS, steps=1)
+    assert differs(results[0], beside)
+    assert torch.equal(ksample(moved(correlated(adapted(model())), silent), frames=POSITIONS, steps=1), beside)
+
+
+def test_lora_below_or_above(patcher):
+    keys = comfy.lora.model_lora_keys_unet(model().model, {})
+    name = next(name for name, key in keys.items() if name.startswith("lora_unet_") and key.endswith("to_q.weight"))
+    width = model().model.state_dict()[keys[name]].shape[0]
+    lora = {f"{name}.lora_up.weight": torch.randn(width, 4), f"{name}.lora_down.weight": torch.randn(4, width)}
+
+    def with_lora(model):
+        return comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0.0)[0]
+
+    below = ksample(moved(with_lora(model()), patcher), frames=POSITIONS, steps=1)
+    assert torch.equal(ksample(with_lora(moved(model(), patcher)), frames=POSITIONS, steps=1), below)
+    assert differs(below, ksample(moved(model(), patcher), frames=POSITIONS, steps=1))
+
+
+def test_controlnet_beside(patcher, silent):
+    hints = torch.rand(POSITIONS, 8 * SIZE, 8 * SIZE, 3)
+    controls = []
+
+    def run(made):
+        made = made.clone()
+
+        def watch(executor, x, t, context, y, control, *args, **kwargs):
+            controls.append([value.clone() for values in control.values() for value in values if value is not None])
+            return executor(x, t, context, y, control, *args, **kwargs)
+
+        made.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
+        positive, negative = controlled(made, hints)
+        noise = torch.randn(POSITIONS, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            return comfy.sample.sample(
+                made, noise, 1, 2.0, "euler", "karras", positive, negative, torch.zeros_like(noise), seed=5
+            )
+
+    alone = run(model())
+    assert differs(run(moved(model(), patcher)), alone)
+    assert torch.equal(run(moved(model(), silent)), alone)
+    assert len(controls[0]) > 3
+    assert all(torch.equal(a, b) for a, b in zip(controls[0], controls[1], strict=True))  # it has no motion module
+
+
+# Through the nodes.
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders in which ComfyUI looks for motion modules and motion LoRAs, with one of each."""
+    for kind in (FOLDER, LORA_FOLDER):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {".safetensors"}))
+    module = motion.module(max_frames=POSITIONS)
+    save_motion_module(module, tmp_path / FOLDER / "m.safetensors")
+    place = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_v"
+    lora = {f"{place}.lora_A.weight": torch.randn(2, 64), f"{place}.lora_B.weight": torch.randn(64, 2)}
+    save_file(lora, tmp_path / LORA_FOLDER / "pan.safetensors")
+    return tmp_path
+
+
+def applied(model, module, **keywords):
+    return ApplyMotionModule.execute(model, module, 1.0, 0.0, 1.0, "sdxl", **keywords).result[0]
+
+
+def with_lora(module, strength=1.0):
+    return MotionLora.execute(module, "pan.safetensors", strength).result[0]
+
+
+def test_motion_lora_is_added_to_the_weights_and_taken_off_again(folders):
+    loaded = LoadMotionModule.execute("m.safetensors").result[0]
+    plain = ksample(applied(model(), loaded), frames=POSITIONS, steps=1)
+    changed = with_lora(with_lora(loaded, 0.5), 0.25)
+    got = ksample(applied(model(), changed), frames=POSITIONS, steps=1)
+    lora = load_motion_lora(folders / LORA_FOLDER / "pan.safetensors")
+    fused = as_patcher(fuse(motion.module(max_frames=POSITIONS), [(lora, 0.75)]))
+    assert close(got, ksample(applied(model(), fused), frames=POSITIONS, steps=1))
+    assert differs(got, plain)
+    assert torch.equal(ksample(applied(model(), loaded), frames=POSITIONS, steps=1), plain)
+    assert torch.equal(ksample(applied(model(), with_lora(loaded, 0.0)), frames=POSITIONS, steps=1), plain)
+    with pytest.raises(ValueError, match="the same motion module already, with other motion LoRAs"):
+        applied(applied(model(), loaded), changed)
+
+
+def test_errors_name_the_node_and_the_file(folders):
+    save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, folders / FOLDER / "l.safetensors")
+    with pytest.raises(MotionModuleError, match=r"^SAV_LoadMotionModule: l\.safetensors is a LoRA"):
+        LoadMotionModule.execute("l.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"SAV_LoadMotionModule: there is no 'no' in models/animatediff_models"):
+        LoadMotionModule.execute("no")
+    loaded = LoadMotionModule.execute("m.safetensors").result[0]
+    key = "down_blocks.3.motion_modules.0.transformer_blocks.0.attn1.processor.to_q_lora"
+    sd15 = {f"{key}.down.weight": torch.zeros(2, 1280), f"{key}.up.weight": torch.zeros(1280, 2)}
+    save_file(sd15, folders / LORA_FOLDER / "pan.safetensors")
+    with pytest.raises(MotionModuleError, match=r"^SAV_MotionLora: pan\.safetensors is a motion LoRA for Stable Diff"):
+        with_lora(loaded)
+    with pytest.raises(ValueError, match="SAV_MotionLora: strength is nan; it must lie between -10 and 10"):
+        with_lora(loaded, float("nan"))
+    with pytest.raises(ValueError, match="SAV_ApplyMotionModule: up_strength is 11; it must lie between -10 and 10"):
+        applied(model(), loaded, up_strength=11.0)
+
+
+def test_a_changed_file_is_loaded_again(folders):
+    before = (
+        LoadMotionModule.fingerprint_inputs("m.safetensors"),
+        MotionLora.fingerprint_inputs(None, "pan.safetensors"),
+    )
+    save_motion_module(motion.module(mid=True), folders / FOLDER / "m.safetensors")
+    (folders / LORA_FOLDER / "pan.safetensors").touch()
+    after = LoadMotionModule.fingerprint_inputs("m.safetensors"), MotionLora.fingerprint_inputs(None, "pan.safetensors")
+    assert all(a != b and str(folders) not in a for a, b in zip(after, before, strict=True))

@@ -4,6 +4,7 @@ from ._api import ComfyExtension, io
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
+from .control_keyframes import ControlKeyframes
 from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
@@ -40,6 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
     PromptSchedule,
     SegmentChain,
     ContextWindows,
+    ControlKeyframes,
     InterpolateFrames,
     SaveClip,
     DecodeAndSaveClip,

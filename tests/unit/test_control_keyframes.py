@@ -84,5 +84,5 @@ def test_layer_weights():
     assert parse_layer_weights("", WHO) == ()
     assert parse_layer_weights("1, 0.5;  0 -1e-1", WHO) == (1, 0.5, 0, -0.1)
     for bad in ("1, half", "nan", "1, inf"):
-        with pytest.raises(ValueError, match="^SAV_Node: layer_weights has '.*', which is no number"):
+        with pytest.raises(ValueError, match=r"^SAV_Node: layer_weights has '.*', which is no number"):
             parse_layer_weights(bad, WHO)

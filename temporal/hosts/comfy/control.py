@@ -55,7 +55,7 @@ class KeyframedControl(comfy.controlnet.ControlBase):
         return self.control_merge(self._weigh(found, rows, weights, len(x_noisy)), previous, None)
 
     def _frames_at_hand(self, options: Mapping[str, Any], batch: int) -> list[int]:
-        """Places in the clip of the frames of a batch. Raises ValueError if the clip has another length than `curve`."""
+        """Places in the clip of a batch's frames. Raises ValueError if the clip has another length than `curve`."""
         index, length = _published_frames(options, batch, len(self.curve))
         require_equal_frames(NODE, "its input frames", len(self.curve), "the latent", length)
         return index
@@ -170,7 +170,7 @@ def control_clip(
 
 
 def _published_frames(options: Mapping[str, Any], batch: int, expected: int) -> tuple[list[int], int]:
-    """Places of a batch's frames, and the clip's length: by our frame contract, core's windows, or AnimateDiff-Evolved's.
+    """Places of a batch's frames and the clip's length, by our frame contract, core's windows or AnimateDiff-Evolved's.
 
     Without any of them the batch is the clip. expected: the length, for older cores, whose windows do not know it.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def new_controlnet(unet: Any, text: TextStack) -> Any:
         getattr(network, name).load_state_dict(getattr(unet, name).state_dict())
     nn.init.kaiming_normal_(network.controlnet_cond_embedding.conv_out.weight)
     with torch.no_grad():
-        pooled = text(list(TRAIN[::7]))[1]
+        pooled = text(list(TRAIN[::41]))[1]
         times = unet.add_time_proj(size_ids(len(pooled)).flatten()).reshape(len(pooled), -1)
         added = unet.add_embedding(torch.cat([pooled, times], 1))
         network.time_embedding.linear_2.bias += added.mean(0)
@@ -130,14 +131,14 @@ def train_controlnet(
             running = running_plain = 0.0
         if clock.step % show_every == 0 or clock.progress >= 1:
             run.save()
-            show(averaged(run, unet, text), clock.step)
+            show(averaged(run), clock.step)
     notes = {"steps": str(clock.step), "seed": str(seed), "batch": str(batch)}
-    return averaged(run, unet, text), notes
+    return averaged(run), notes
 
 
-def averaged(run: Optimisation, unet: Any, text: TextStack) -> Any:
+def averaged(run: Optimisation) -> Any:
     """A copy of the ControlNet in training, with the averaged weights."""
-    network = new_controlnet(unet, text)
+    network = copy.deepcopy(run.module)
     run.average.copy_to(network)
     return network.eval().requires_grad_(False)
 

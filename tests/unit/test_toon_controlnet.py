@@ -76,11 +76,12 @@ def test_training_resumes(base, tmp_path):
 
 
 def test_pose_is_read_back(clip):
-    """On painted frames: gloves within a pixel where they are seen, boots at their middle, another pose is told."""
-    read = evaluate_control.read_pose(clip.frames)
+    """On painted frames, where each limb is seen: gloves at their joint, boots at their middle; a move is told."""
+    waving = paint_clip("cat, blonde hair, white coat, meadow, wave", 8, 128, seed=1)
+    read = evaluate_control.read_pose(waving.frames)
     for name in LIMB_COLOURS:
-        off = np.linalg.norm(read[name] - (clip.joint(name) - 0.5), axis=1)
-        assert np.nanmedian(off) < (1 if name.endswith("hand") else 3)
+        off = np.linalg.norm(read[name] - (waving.joint(name) - 0.5), axis=1)
+        assert off.max() < (1.5 if name.endswith("hand") else 3)
     assert np.nanmax(evaluate_control.pose_errors(clip.frames, clip)) == 0
     found = evaluate_control.scores(np.roll(clip.frames, 3, axis=2), clip, [0])
     assert found["pose_error"] == pytest.approx(3, abs=0.2)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..media.files import whole_or_nothing
 from .data import painted_frames
 from .hints import KINDS
 from .model import WEIGHTS, TextStack, load_toon_diffusers, new_unet, save_toon
@@ -50,6 +51,17 @@ def run_vae(options: argparse.Namespace) -> None:
     save_toon(unet, vae, text, {**old, **notes, "vae_command": options.command}, options.output)
 
 
+def _latents(options: argparse.Namespace, name: str, vae: Any, frames: np.ndarray) -> torch.Tensor:
+    """Latents fp16 `[N,4,h,w]` of painted frames by the autoencoder in the weights file; encoded once, then read."""
+    steps = _metadata(options.output if options.what == "base" else WEIGHTS).get("vae_steps")
+    stored = options.cache / f"{name}-{options.frames}-{options.seed}-{steps}.pt"
+    if not stored.exists():
+        _say(f"encoding {len(frames)} frames")
+        with whole_or_nothing(stored) as part:
+            torch.save(encode(vae, frames).half(), part)
+    return torch.load(stored, weights_only=True)
+
+
 def run_base(options: argparse.Namespace) -> None:
     """Train UNet and text towers on latents of the autoencoder in the file."""
     import cv2
@@ -58,11 +70,7 @@ def run_base(options: argparse.Namespace) -> None:
     _, vae, _ = load_toon_diffusers(options.output)
     notes = _metadata(options.output)
     frames, _, captions = painted_frames(options.frames, options.seed + 1, options.cache)
-    stored = options.cache / f"latents-{options.frames}-{options.seed}-{notes.get('vae_steps')}.pt"
-    if not stored.exists():
-        _say(f"encoding {len(frames)} frames")
-        torch.save(encode(vae, frames).half(), stored)
-    latents = torch.load(stored, weights_only=True)
+    latents = _latents(options, "latents", vae, frames)
     del frames
     shown = [TRAIN[i * 97 % len(TRAIN)] for i in range(8)] + [HELD_OUT[i * 29 % len(HELD_OUT)] for i in range(8)]
 
@@ -97,8 +105,7 @@ def run_controlnet(options: argparse.Namespace) -> None:
 
     unet, vae, text = load_toon_diffusers()
     frames, hints, captions = painted_frames(options.frames, options.seed + 2, options.cache, hint=options.hint)
-    _say(f"encoding {len(frames)} frames")
-    latents = encode(vae, frames).half()
+    latents = _latents(options, f"latents-{options.hint}", vae, frames)
     about = {"title": f"toon world ControlNet, {options.hint}", "hint": options.hint, "command": options.command}
     shown = slice(0, len(frames), max(1, len(frames) // 8))
     wanted = hints[shown][:8]

@@ -7,7 +7,7 @@ from the frame contract at every call, so context windows and segments need not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.controlnet
@@ -76,22 +76,20 @@ class KeyframedControl(comfy.controlnet.ControlBase):
 
     def _weigh(self, control: Residuals, rows: torch.Tensor, weights: torch.Tensor, batch: int) -> Residuals:
         """Residuals of the whole batch, weighed by frame and layer, 0 outside of `rows`."""
-        layers = dict.fromkeys(_layers(control), 1.0)
-        if self.layer_weights:
-            if len(layers) != len(self.layer_weights):
-                raise ValueError(
-                    f"{NODE}: layer_weights has {len(self.layer_weights)} number(s), but this ControlNet has "
-                    f"{len(layers)} layers; give as many, shallow to deep and the middle last"
-                )
-            layers = dict(zip(layers, self.layer_weights, strict=True))
-        elif len(rows) == batch and bool((weights == 1).all()):
+        layers = _layers(control)
+        scales = self.layer_weights or (1.0,) * len(layers)
+        if len(layers) != len(scales):
+            raise ValueError(
+                f"{NODE}: layer_weights has {len(scales)} number(s), but this ControlNet has {len(layers)} layers; "
+                "give as many, shallow to deep and the middle last"
+            )
+        if not self.layer_weights and len(rows) == batch and bool((weights == 1).all()):
             return control
         weighed: Residuals = {key: [None] * len(values) for key, values in control.items()}
-        for (key, i), weight in layers.items():
-            found = control[key][i]
-            scale = (weights * weight).to(found).view(-1, *[1] * (found.ndim - 1))
+        for ((key, i), found), scale in zip(layers.items(), scales, strict=True):
             whole = found.new_zeros(batch, *found.shape[1:])
-            whole[rows.to(found.device)] = found * scale  # a T2I adapter may have one row for all
+            # a T2I adapter may have one row for all
+            whole[rows.to(found.device)] = found * (weights * scale).to(found).view(-1, *[1] * (found.ndim - 1))
             weighed[key][i] = whole
         return weighed
 
@@ -193,12 +191,11 @@ def _is_advanced(control: Any) -> bool:
     return hasattr(control, "sub_idxs")
 
 
-def _layers(control: Residuals) -> Iterator[tuple[str, int]]:
-    """Where the residuals of each layer are, shallow to deep and the middle last. Core takes each list from its end."""
-    order = {"input": reversed, "output": iter, "middle": iter}
-    for key, turned in order.items():
-        places = range(len(control.get(key, ())))
-        yield from ((key, i) for i in turned(places) if control[key][i] is not None)
+def _layers(control: Residuals) -> dict[tuple[str, int], torch.Tensor]:
+    """Each layer's residuals by their place, shallow to deep and the middle last. Core takes each list from its end."""
+    places = [("input", i) for i in reversed(range(len(control.get("input", ()))))]
+    places += [(key, i) for key in ("output", "middle") for i in range(len(control.get(key, ())))]
+    return {(key, i): found for key, i in places if (found := control[key][i]) is not None}
 
 
 def _take(value: Any, rows: torch.Tensor, batch: int) -> Any:

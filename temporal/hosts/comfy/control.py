@@ -13,7 +13,7 @@ from typing import Any
 import comfy.controlnet
 import torch
 
-from ...frames import FRAMES_KEY, frames_of, require_equal_frames
+from ...frames import FRAMES_KEY, frames_of, require_equal_frames, window_rows
 from .conds import take_control, tell_advanced
 
 NODE = "SAV_ControlKeyframes"
@@ -172,14 +172,13 @@ def _published_frames(options: Mapping[str, Any], batch: int, expected: int) -> 
 
     Without any of them the batch is the clip. expected: the length, for older cores, whose windows do not know it.
     """
-    published, window = options.get(FRAMES_KEY), options.get("context_window")
+    published = options.get(FRAMES_KEY)
     if published is not None:
         info = frames_of(options, batch * len(options.get("cond_or_uncond") or (0,)))
         if info.length == published.length:
             return info.index.tolist(), info.length
-    elif window is not None and len(window.index_list) == batch:
-        index = list(window.index_list)
-        return index, max(getattr(window, "total_frames", expected), 1 + max(index))
+    elif len(rows := window_rows(options)) == batch:
+        return rows, max(getattr(options["context_window"], "total_frames", expected), 1 + max(rows))
     advanced = options.get("ad_params") or {}
     if len(advanced.get("sub_idxs") or ()) == batch:
         return list(advanced["sub_idxs"]), advanced["full_length"]

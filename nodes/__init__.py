@@ -7,6 +7,7 @@ from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
 from .control_hints import ControlHints
+from .control_keyframes import ControlKeyframes
 from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
@@ -53,6 +54,7 @@ NODES: list[type[io.ComfyNode]] = [
     ControlHints,
     SegmentChain,
     ContextWindows,
+    ControlKeyframes,
     InterpolateFrames,
     SaveClip,
     DecodeAndSaveClip,

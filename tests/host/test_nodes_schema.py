@@ -35,6 +35,22 @@ TABLE = {
         ["model"],
     ),
     "SAV_ControlHints": ({"images": None, "kind": "canny", "resolution": 768}, ["images"]),
+    "SAV_ControlKeyframes": (
+        {
+            "positive": None,
+            "negative": None,
+            "control_net": None,
+            "hints": None,
+            "frames": 16,
+            "keyframes": "0,25%,50%,75%,100%",
+            "strength": 1.0,
+            "falloff": "none",
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "vae": None,
+        },
+        ["positive", "negative"],
+    ),
     "SAV_CorrelatedNoise": ({"model": None, "mode": "shared", "correlation": 0.5}, ["model"]),
     "SAV_DecodeAndSaveClip": (
         {
@@ -127,6 +143,7 @@ COMBOS = {
     ("SAV_ContextWindows", "schedule"): ["uniform", "static", "looped"],
     ("SAV_ContextWindows", "fuse"): ["pyramid", "overlap_linear", "flat"],
     ("SAV_SamplingPreset", "preset"): ["best_hq", "lcm", "sde"],
+    ("SAV_ControlKeyframes", "falloff"): ["none", "linear", "smooth"],
     ("SAV_SegmentChain", "carry"): ["overlap", "last_frame"],
     ("SAV_CorrelatedNoise", "mode"): ["shared", "additive", "progressive", "freenoise"],
     ("SAV_KeyframeAnchor", "band"): ["low", "all"],

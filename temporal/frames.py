@@ -72,7 +72,8 @@ def window_rows(transformer_options: Mapping[str, Any]) -> list[int]:
     Newer versions put the frame before the window in front of it.
     """
     window = transformer_options.get("context_window")
-    rows, before = list(getattr(window, "index_list", ())), getattr(window, "causal_anchor_index", None)
+    rows: list[int] = list(getattr(window, "index_list", ()))
+    before = getattr(window, "causal_anchor_index", None)
     return rows if before is None or before < 0 else [before, *rows]
 
 

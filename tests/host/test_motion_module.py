@@ -20,6 +20,7 @@ from sdxl_anime_video.temporal.hosts.comfy.motion_module import (
     apply_motion_module,
     load_patcher,
 )
+from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
 from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet
 from sdxl_anime_video.temporal.motion_module_format import save_motion_module
 from sdxl_anime_video.temporal.motion_module_keys import MotionModuleError
@@ -43,8 +44,8 @@ def plain(model):
 
 
 @pytest.fixture(scope="module", params=["animatediff", "hotshot"])
-def module(request):
-    return motion.module(request.param)
+def patcher(request):
+    return as_patcher(motion.module(request.param))
 
 
 def sample(model, frames=FRAMES, steps=2):
@@ -162,9 +163,9 @@ def test_neutral_is_vanilla(model, plain, neutral):
     assert (sample(made.clone(), frames) - expected).abs().max() == 0.0
 
 
-def test_it_moves_the_clip_and_leaves_the_model_as_it_was(model, module, plain):
+def test_it_moves_the_clip_and_leaves_the_model_as_it_was(model, patcher, plain):
     before = state_of(model)
-    patched = applied(model, module)
+    patched = applied(model, patcher)
     moved = sample(patched)
     assert difference(moved, plain) > 0.05
     assert state_of(model) == before

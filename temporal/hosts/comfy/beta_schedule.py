@@ -6,7 +6,7 @@ to 0.012 (sigma 14.6). The MODEL's kind of prediction, its zero-terminal-SNR fla
 
 from __future__ import annotations
 
-import copy
+from types import SimpleNamespace
 
 import comfy.model_sampling
 import torch
@@ -43,10 +43,9 @@ def with_beta_schedule(model, choice: str, betas: tuple[float, float], node: str
             f"{node}: the noise levels of this MODEL do not come from a schedule of betas, so beta_schedule {choice} "
             f"cannot be set; choose {UNCHANGED}, which leaves them as they are"
         )
-    config = copy.copy(model.model.model_config)
     settings = {"beta_schedule": kind, "linear_start": start, "linear_end": end}
-    config.sampling_settings = {**config.sampling_settings, **settings}
-    new = type(now)(config, zsnr=now.zsnr)
+    config = SimpleNamespace(sampling_settings={**model.model.model_config.sampling_settings, **settings})
+    new = type(now)(config, zsnr=now.zsnr)  # of a model's configuration it reads nothing else
     if torch.equal(new.sigmas, now.sigmas):
         return model
     if held:

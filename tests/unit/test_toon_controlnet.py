@@ -9,7 +9,7 @@ from sdxl_anime_video.demo.data import painted_frames
 from sdxl_anime_video.demo.hints import KINDS, hint_pictures
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
 from sdxl_anime_video.demo.painter import HELD_OUT, LIMB_COLOURS, paint_clip
-from sdxl_anime_video.demo.train_controlnet import Controlled, new_controlnet, train_controlnet
+from sdxl_anime_video.demo.train_controlnet import Controlled, as_hints, new_controlnet, train_controlnet
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
 
@@ -60,6 +60,14 @@ def test_a_new_network_is_silent(base):
         torch.nn.init.normal_(network.controlnet_mid_block.weight)
         assert not torch.equal(Controlled(unet, network, hints)(x, t, context, added).sample, controlled)
     assert 2 * sum(value.numel() for value in network.parameters()) < 8e6  # bytes in fp16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_network_sees_its_hints(base, clip, kind):
+    """Against the picture's own features, whose deviation is about 0.6, two poses differ enough to learn from."""
+    with torch.no_grad():
+        seen = new_controlnet(*base).controlnet_cond_embedding(as_hints(hint_pictures(clip, kind)[[0, 2]]))
+    assert 0.02 < seen.std(0).mean() < 2
 
 
 def test_training_resumes(base, tmp_path):

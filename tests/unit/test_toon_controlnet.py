@@ -54,7 +54,7 @@ def test_a_new_network_is_silent(base):
     context, pooled = text([CAPTION, ""])
     added = {"text_embeds": pooled, "time_ids": size_ids(2)}
     with torch.no_grad():
-        network = new_controlnet(*base)
+        network = new_controlnet(*base, hints)
         controlled = Controlled(unet, network, hints)(x, t, context, added).sample
         assert torch.equal(controlled, unet(x, t, context, added_cond_kwargs=added).sample)
         torch.nn.init.normal_(network.controlnet_mid_block.weight)
@@ -64,10 +64,11 @@ def test_a_new_network_is_silent(base):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_network_sees_its_hints(base, clip, kind):
-    """Against the picture's own features, whose deviation is about 0.6, two poses differ enough to learn from."""
+    """Beside noise's features, whose deviation is about 0.6, other poses differ enough to learn from."""
+    hints = as_hints(hint_pictures(clip, kind))
     with torch.no_grad():
-        seen = new_controlnet(*base).controlnet_cond_embedding(as_hints(hint_pictures(clip, kind)[[0, 2]]))
-    assert 0.02 < seen.std(0).mean() < 2
+        seen = new_controlnet(*base, hints[:2]).controlnet_cond_embedding(hints[2:])
+    assert 0.1 < seen.std(0).mean() < 1
 
 
 def test_training_resumes(base, tmp_path):

@@ -9,7 +9,7 @@ from sdxl_anime_video.demo.data import painted_frames
 from sdxl_anime_video.demo.hints import KINDS, hint_pictures
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
 from sdxl_anime_video.demo.painter import HELD_OUT, LIMB_COLOURS, paint_clip
-from sdxl_anime_video.demo.train_controlnet import Controlled, new_controlnet, train_controlnet
+from sdxl_anime_video.demo.train_controlnet import Controlled, as_hints, new_controlnet, train_controlnet
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
 
@@ -54,12 +54,21 @@ def test_a_new_network_is_silent(base):
     context, pooled = text([CAPTION, ""])
     added = {"text_embeds": pooled, "time_ids": size_ids(2)}
     with torch.no_grad():
-        network = new_controlnet(*base)
+        network = new_controlnet(*base, hints)
         controlled = Controlled(unet, network, hints)(x, t, context, added).sample
         assert torch.equal(controlled, unet(x, t, context, added_cond_kwargs=added).sample)
         torch.nn.init.normal_(network.controlnet_mid_block.weight)
         assert not torch.equal(Controlled(unet, network, hints)(x, t, context, added).sample, controlled)
     assert 2 * sum(value.numel() for value in network.parameters()) < 8e6  # bytes in fp16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_network_sees_its_hints(base, clip, kind):
+    """Beside noise's features, whose deviation is about 0.6, other poses differ enough to learn from."""
+    hints = as_hints(hint_pictures(clip, kind))
+    with torch.no_grad():
+        seen = new_controlnet(*base, hints[:2]).controlnet_cond_embedding(hints[2:])
+    assert 0.1 < seen.std(0).mean() < 1
 
 
 def test_training_resumes(base, tmp_path):

@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_clips(trainer):
 def test_latents_are_encoded_once(toon, clips_folder):
     data.load_clips(clips_folder, toon, 64)
     calls = []
-    again = data.load_clips(clips_folder, toon, 64, False, lambda done, total: calls.append(done))
+    again = data.load_clips(clips_folder, toon, 64, "fp32", lambda done, total: calls.append(done))
     assert calls == []
     assert [latent.shape for latent in again.latents] == [(5, 4, 8, 8)] * 3
     assert again.fps == 12

@@ -32,7 +32,9 @@ def _render(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     from .training.evaluate import main
+    from .training.interrupts import interrupt_on_signals
 
+    interrupt_on_signals()
     return main(arguments)
 
 
@@ -41,16 +43,17 @@ def _inspect(arguments: list[str]) -> int:
         return _usage("sdxl-anime-video inspect FILE", arguments)
     from .temporal.inspect_weights import inspect_weights
 
-    return _show(lambda: inspect_weights(arguments[0]))
+    return _show("inspect", lambda: inspect_weights(arguments[0]))
 
 
 def _convert(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        return _usage("sdxl-anime-video convert ADAPTER.pt ADAPTER.safetensors", arguments)
+    if len(arguments) not in (2, 4) or arguments[2:3] not in ([], ["--dtype"]):
+        return _usage("sdxl-anime-video convert ADAPTER.pt ADAPTER.safetensors [--dtype F32|F16|BF16]", arguments)
     from .temporal.adapter_convert import convert_adapter
 
-    source, target = arguments
-    return _show(lambda: f"{target}\n{convert_adapter(source, target)}")
+    source, target = arguments[:2]
+    dtype = arguments[3] if arguments[3:] else None
+    return _show("convert", lambda: f"{target}\n{convert_adapter(source, target, dtype=dtype)}")
 
 
 def _usage(line: str, arguments: list[str]) -> int:
@@ -60,16 +63,15 @@ def _usage(line: str, arguments: list[str]) -> int:
     return 0 if asked else 2
 
 
-def _show(action: Callable[[], object]) -> int:
+def _show(verb: str, action: Callable[[], object]) -> int:
     """Print what an action returns; an error of the user's making is one line on stderr."""
-    try:
-        result = action()
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    if result is not None:
-        sys.stdout.write(f"{result}\n")
-    return 0
+    from .training.verbs import run_verb
+
+    return run_verb(verb, lambda: _print(action()), "nothing was written")
+
+
+def _print(result: object) -> None:
+    sys.stdout.write(f"{result}\n")
 
 
 HELP = ("-h", "--help")
@@ -79,7 +81,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "render": (_render, "render a clip from a checkpoint, an adapter and prompts, without ComfyUI"),
     "evaluate": (_evaluate, "measure flicker, warp error, motion and identity drift of clips"),
     "inspect": (_inspect, "say what a temporal adapter, a motion module or a motion LoRA holds"),
-    "convert": (_convert, "turn an adapter written by torch.save into safetensors"),
+    "convert": (_convert, "turn an adapter written by torch.save into safetensors, or into another precision"),
 }
 
 

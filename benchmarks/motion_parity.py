@@ -3,8 +3,8 @@
     python benchmarks/motion_parity.py      # with SAV_ANIMATEDIFF and SAV_HOTSHOT_XL: their code; else its golden files
 
 Relative differences |a - b| / |b| in fp32 on the CPU, on random weights and inputs: a block of 1280 channels, a tiny
-UNet of SDXL's make, and the toon model's UNet (trained weights, random motion module), where only the way of the
-norms is compared: "every norm across frames" is what AnimateDiff-Evolved makes of both formats.
+UNet of SDXL's make, and the toon model's UNet (trained weights, a painted clip, no motion module), where only the way
+of the norms is compared: "every norm across frames" is what AnimateDiff-Evolved makes of both formats.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sdxl_anime_video.temporal.motion_module import (
     clips_as_images,
     images_as_clips,
 )
+from sdxl_anime_video.temporal.motion_module_format import load_motion_module
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import motion_references as references
@@ -56,6 +57,34 @@ def every_norm_across_frames(unet: nn.Module, module: MotionModule) -> torch.Ten
         return references.call(motion)
 
 
+def of_diffusers(folder: Path) -> Iterator[tuple[str, float]]:
+    """A row for UNetMotionModel, with a module in the middle as well."""
+    from diffusers import MotionAdapter, UNetMotionModel
+
+    unet = tiny.diffusers_unet()
+    adapter = MotionAdapter(tiny.TINY.widths, motion_layers_per_block=tiny.TINY.res_blocks, use_motion_mid_block=True)
+    tiny.randomise(adapter, seed=7)
+    adapter.save_pretrained(folder / "adapter")
+    theirs = UNetMotionModel.from_unet2d(unet, adapter).eval()
+    given = references.unet_inputs()
+    clips = given["sample"].unflatten(0, (references.CLIPS, references.FRAMES)).transpose(1, 2)
+    text = given["text"].repeat_interleave(references.FRAMES, 0)
+    added = {"text_embeds": given["pooled"], "time_ids": given["time_ids"]}
+
+    @torch.no_grad()
+    def output() -> torch.Tensor:
+        return theirs(clips, 400, text, added_cond_kwargs=added).sample.transpose(1, 2).flatten(0, 1)
+
+    with MotionUNet(unet, load_motion_module(folder / "adapter")) as motion, torch.no_grad():
+        ours = references.call(motion)
+    yield "ours, diffusers' UNetMotionModel as from_unet2d leaves it: tiny UNet", references.difference(ours, output())
+    theirs.add_embedding.load_state_dict(unet.add_embedding.state_dict())  # which from_unet2d leaves at random
+    yield (
+        "ours, diffusers' UNetMotionModel with all of SDXL's weights: tiny UNet",
+        references.difference(ours, output()),
+    )
+
+
 def of_the_authors(unet: nn.Module, folder: Path) -> Iterator[tuple[str, float]]:
     """Rows for both formats."""
     for format, variable in references.ENVIRONMENT.items():
@@ -74,31 +103,34 @@ def of_the_authors(unet: nn.Module, folder: Path) -> Iterator[tuple[str, float]]
         yield f"every norm across frames, {source}: tiny UNet", references.difference(other, given["unet"])
 
 
-def on_the_toon_model(frames: int = 8) -> Iterator[tuple[str, float]]:
-    """Rows for the toon UNet's trained weights: how much the norms alone move its prediction, motion module apart."""
-    from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
+def on_the_toon_model(frames: int = 16) -> Iterator[tuple[str, float]]:
+    """Rows for the toon UNet's trained weights on a painted clip: how far the norms alone move its prediction."""
+    from sdxl_anime_video.demo.painter.clip import paint_clip
+    from sdxl_anime_video.training.base import load_base, time_ids
 
-    unet, _, text = load_toon_diffusers()
-    hidden, pooled = (value.repeat_interleave(frames, 0) for value in text(["blue hair, sunset, run"]))
-    noise = torch.randn(frames, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    caption = "girl, blue hair, red dress, sunset, run"
+    base = load_base("toon")
+    hidden, pooled = (value.repeat_interleave(frames, 0) for value in base.encode_text([caption]))
+    added = {"text_embeds": pooled, "time_ids": time_ids(128, 128, frames)}
+    clean = base.encode(torch.from_numpy(paint_clip(caption, frames).frames))
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
     groups = {
-        "ResBlock norms and the last norm (Hotshot-XL)": resnet_norms(unet),
-        "every norm (AnimateDiff-Evolved)": [layer for layer in unet.modules() if isinstance(layer, nn.GroupNorm)],
+        "ResBlock norms and the last norm (Hotshot-XL)": resnet_norms(base.unet),
+        "every norm (AnimateDiff-Evolved)": [layer for layer in base.unet.modules() if isinstance(layer, nn.GroupNorm)],
     }
+    for timestep in (900, 500, 100):
+        sigma = base.sigmas[timestep].float()
+        noisy = (clean + sigma * noise) / (sigma**2 + 1).sqrt()
 
-    def predict(timestep: int) -> torch.Tensor:
-        added = {"text_embeds": pooled, "time_ids": size_ids(frames)}
-        with torch.no_grad():
-            return unet(noise, torch.tensor(timestep), hidden, added_cond_kwargs=added, return_dict=False)[0]
+        def predict(noisy: torch.Tensor = noisy, timestep: int = timestep) -> torch.Tensor:
+            with torch.no_grad():
+                return base.unet(noisy, torch.tensor(timestep), hidden, added_cond_kwargs=added, return_dict=False)[0]
 
-    for timestep in (999, 500):
-        plain = predict(timestep)
+        plain = predict()
         for name, norms in groups.items():
             with across_frames(norms, frames):
-                yield (
-                    f"toon UNet alone, timestep {timestep}, {name} across frames",
-                    references.difference(predict(timestep), plain),
-                )
+                moved = references.difference(predict(), plain)
+                yield f"toon UNet alone, timestep {timestep}, {name} across frames", moved
 
 
 def main() -> None:
@@ -107,7 +139,7 @@ def main() -> None:
     unet = tiny.diffusers_unet()
     unet.load_state_dict(references.spatial_state())
     with tempfile.TemporaryDirectory() as folder:
-        rows = [*of_the_authors(unet, Path(folder)), *on_the_toon_model()]
+        rows = [*of_diffusers(Path(folder)), *of_the_authors(unet, Path(folder)), *on_the_toon_model()]
     for name, value in rows:
         sys.stdout.write(f"{value:9.2e}  {name}\n")
     for format, arithmetic in FORMATS.items():

@@ -1,18 +1,26 @@
-"""`python -m sdxl_anime_video.demo.train vae|base`: makes demo/weights/toon_base.safetensors from nothing."""
+"""`python -m sdxl_anime_video.demo.train vae|base|controlnet`: makes the files in demo/weights.
+
+vae and base make toon_base.safetensors from nothing; controlnet then makes a ControlNet for it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from ..media.files import whole_or_nothing
 from .data import painted_frames
+from .hints import KINDS
 from .model import WEIGHTS, TextStack, load_toon_diffusers, new_unet, save_toon
 from .painter import HELD_OUT, TRAIN
 from .sample import decode, grid, sample_latents
 from .train_base import Base, train_base
+from .train_controlnet import Controlled, as_hints, save_controlnet, train_controlnet
 from .train_vae import encode, train_vae
 
 
@@ -43,6 +51,17 @@ def run_vae(options: argparse.Namespace) -> None:
     save_toon(unet, vae, text, {**old, **notes, "vae_command": options.command}, options.output)
 
 
+def _latents(options: argparse.Namespace, name: str, vae: Any, frames: np.ndarray) -> torch.Tensor:
+    """Latents fp16 `[N,4,h,w]` of painted frames by the autoencoder in the weights file; encoded once, then read."""
+    steps = _metadata(options.output if options.what == "base" else WEIGHTS).get("vae_steps")
+    stored = options.cache / f"{name}-{options.frames}-{options.seed}-{steps}.pt"
+    if not stored.exists():
+        _say(f"encoding {len(frames)} frames")
+        with whole_or_nothing(stored) as part:
+            torch.save(encode(vae, frames).half(), part)
+    return torch.load(stored, weights_only=True)
+
+
 def run_base(options: argparse.Namespace) -> None:
     """Train UNet and text towers on latents of the autoencoder in the file."""
     import cv2
@@ -51,11 +70,7 @@ def run_base(options: argparse.Namespace) -> None:
     _, vae, _ = load_toon_diffusers(options.output)
     notes = _metadata(options.output)
     frames, _, captions = painted_frames(options.frames, options.seed + 1, options.cache)
-    stored = options.cache / f"latents-{options.frames}-{options.seed}-{notes.get('vae_steps')}.pt"
-    if not stored.exists():
-        _say(f"encoding {len(frames)} frames")
-        torch.save(encode(vae, frames).half(), stored)
-    latents = torch.load(stored, weights_only=True)
+    latents = _latents(options, "latents", vae, frames)
     del frames
     shown = [TRAIN[i * 97 % len(TRAIN)] for i in range(8)] + [HELD_OUT[i * 29 % len(HELD_OUT)] for i in range(8)]
 
@@ -84,27 +99,70 @@ def run_base(options: argparse.Namespace) -> None:
     save_toon(base.unet, vae, base.text, {**notes, **new, "base_command": options.command}, options.output)
 
 
+def run_controlnet(options: argparse.Namespace) -> None:
+    """Train a ControlNet for the base that comes with the pack."""
+    import cv2
+
+    unet, vae, text = load_toon_diffusers()
+    frames, hints, captions = painted_frames(options.frames, options.seed + 2, options.cache, hint=options.hint)
+    latents = _latents(options, f"latents-{options.hint}", vae, frames)
+    about = {"title": f"toon world ControlNet, {options.hint}", "hint": options.hint, "command": options.command}
+    shown = slice(0, len(frames), max(1, len(frames) // 8))
+    wanted = hints[shown][:8]
+
+    def show(network: Any, step: int) -> None:
+        save_controlnet(network, {**about, "steps": str(step)}, options.output)
+        controlled = Controlled(unet, network, as_hints(wanted))
+        pictures = decode(vae, sample_latents(controlled, text, captions[shown][:8], seed=0, steps=12))
+        sheet = grid(np.concatenate([frames[shown][:8], wanted, pictures]), 8)
+        cv2.imwrite(str(options.cache / f"{options.hint}-{step:06d}.png"), sheet[..., ::-1])
+
+    network, notes = train_controlnet(
+        (unet, text),
+        (latents, hints, captions),
+        options.cache / f"controlnet-{options.hint}-{options.seed}.ckpt",
+        seed=options.seed,
+        steps=options.steps,
+        minutes=options.minutes,
+        batch=options.batch,
+        say=_say,
+        show=show,
+    )
+    save_controlnet(network, {**about, **notes}, options.output)
+
+
+# What each part is made by, with how many painted frames and steps unless the command line says otherwise.
+_PARTS = {
+    "vae": (run_vae, 8000, 3000),
+    "base": (run_base, 16000, 6000),
+    "controlnet": (run_controlnet, 6000, 2000),
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.train", description=__doc__)
-    parser.add_argument("what", choices=("vae", "base"))
+    parser.add_argument("what", choices=tuple(_PARTS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--frames", type=int, default=None, help="painted frames (default 8000 for vae, 16000 for base)"
-    )
-    parser.add_argument("--steps", type=int, default=None, help="training steps (default 3000 for vae, 6000 for base)")
+    frames, steps = (", ".join(f"{part[i]} for {name}" for name, part in _PARTS.items()) for i in (1, 2))
+    parser.add_argument("--frames", type=int, default=None, help=f"painted frames (default {frames})")
+    parser.add_argument("--steps", type=int, default=None, help=f"training steps (default {steps})")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time even if steps are left")
-    parser.add_argument("--batch", type=int, default=32, help="latents a step (base only)")
+    parser.add_argument("--batch", type=int, default=32, help="latents a step (base and controlnet)")
+    parser.add_argument("--hint", choices=KINDS, default="pose", help="what a ControlNet is shown")
     parser.add_argument("--cache", type=Path, default=Path("outputs/toon"), help="painted frames, checkpoints, samples")
-    parser.add_argument("--output", type=Path, default=WEIGHTS, help="weights file to write")
+    parser.add_argument("--output", type=Path, default=None, help="weights file to write (default: in demo/weights)")
     options = parser.parse_args(arguments)
-    options.frames = options.frames or {"vae": 8000, "base": 16000}[options.what]
-    options.steps = options.steps or {"vae": 3000, "base": 6000}[options.what]
+    run, frames, steps = _PARTS[options.what]
+    options.frames, options.steps = options.frames or frames, options.steps or steps
+    companion = WEIGHTS.parent / "controlnet" / "toon" / f"toon_{options.hint}.safetensors"
+    options.output = options.output or (companion if options.what == "controlnet" else WEIGHTS)
     told = {"seed": options.seed, "frames": options.frames, "steps": options.steps, "minutes": options.minutes}
-    told |= {"batch": options.batch} if options.what == "base" else {}
+    told |= {"batch": options.batch} if options.what != "vae" else {}
+    told |= {"hint": options.hint} if options.what == "controlnet" else {}
     flags = " ".join(f"--{name} {value}" for name, value in told.items() if value is not None)
     options.command = f"python -m sdxl_anime_video.demo.train {options.what} {flags}"
     options.cache.mkdir(parents=True, exist_ok=True)
-    {"vae": run_vae, "base": run_base}[options.what](options)
+    run(options)
 
 
 if __name__ == "__main__":

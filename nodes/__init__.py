@@ -6,13 +6,17 @@ from ._weights_folder import register_folder
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
+from .control_hints import ControlHints
+from .control_keyframes import ControlKeyframes
 from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .interpolate import InterpolateFrames
 from .latent import EmptyVideoLatent
+from .lora_stack import LoraStack
 from .motion_module import ApplyMotionModule, LoadMotionModule, MotionLora
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
+from .sampling_preset import SamplingPreset
 from .save_clip import SaveClip
 from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
@@ -35,18 +39,22 @@ NODES: list[type[io.ComfyNode]] = [
     DemoModel,
     LoadTemporalAdapter,
     ApplyTemporalAdapter,
+    LoraStack,
     LoadMotionModule,
     ApplyMotionModule,
     MotionLora,
     BestHQSampler,
     BestHQSigmas,
+    SamplingPreset,
     EmptyVideoLatent,
     CorrelatedNoise,
     FrameSmoothing,
     KeyframeAnchor,
     PromptSchedule,
+    ControlHints,
     SegmentChain,
     ContextWindows,
+    ControlKeyframes,
     InterpolateFrames,
     SaveClip,
     DecodeAndSaveClip,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..temporal.frames import parse_positions
-from ..temporal.hosts.comfy.contract import Pin, Places, Pull
+from ..temporal.frames import Places, parse_positions
+from ..temporal.hosts.comfy.contract import Pin, Pull
 from ..temporal.hosts.comfy.sampling import record
 from ._api import io
 from ._ranges import check_range, percent_inputs

@@ -24,20 +24,27 @@ _WRAPPERS = re.compile(
 
 
 def convert_adapter(
-    source: str | os.PathLike, target: str | os.PathLike, metadata: Mapping[str, str] | None = None
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+    dtype: str | None = None,
 ) -> str:
-    """Turn a file by torch.save, or safetensors without metadata, into an adapter file; describe the result.
+    """Turn a file by torch.save, or safetensors, into an adapter file; describe the result.
 
     source: a state dict of the adapter or of a whole UNet that holds it, perhaps inside a dictionary or under
     prefixes that wrappers add. It is read with `weights_only=True`: no code in it is ever run. What stands beside the
-    state dict under names as `trained_frames` becomes metadata.
+    state dict under names as `trained_frames` becomes metadata. dtype: F32, F16 or BF16; the file's own if None.
 
     Raises AdapterError.
     """
     source, target = Path(source), Path(target)
+    if dtype is not None and dtype not in TORCH_DTYPES:
+        raise AdapterError(f"--dtype {dtype} is none of {', '.join(TORCH_DTYPES)}; give one of these.")
     try:
         found, own = _read_any(source)
         weights = _adapter_tensors(found)
+        if dtype is not None:
+            weights = {key: value.to(TORCH_DTYPES[dtype]) for key, value in weights.items()}
         said = {**own, **(metadata or {})}
         names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
         infos = {key: TensorInfo(names.get(v.dtype, str(v.dtype)), tuple(v.shape)) for key, v in weights.items()}

@@ -60,10 +60,21 @@ def frames_of(transformer_options: Mapping[str, Any], batch: int) -> FrameInfo:
         return FrameInfo.whole(frames)
     if len(info.index) == frames:
         return info
-    rows = getattr(transformer_options.get("context_window"), "index_list", None)
-    if rows is not None and len(rows) == frames and max(rows) < len(info.index):
-        return info.take(list(rows))
+    rows = window_rows(transformer_options)
+    if len(rows) == frames and max(rows) < len(info.index):
+        return info.take(rows)
     return FrameInfo.whole(frames, info.step)
+
+
+def window_rows(transformer_options: Mapping[str, Any]) -> list[int]:
+    """Rows of a clip that ComfyUI's own context window has taken, none without one.
+
+    Newer versions put the frame before the window in front of it.
+    """
+    window = transformer_options.get("context_window")
+    rows: list[int] = list(getattr(window, "index_list", ()))
+    before = getattr(window, "causal_anchor_index", None)
+    return rows if before is None or before < 0 else [before, *rows]
 
 
 def require_equal_frames(who: str, name_a: str, frames_a: int, name_b: str, frames_b: int) -> None:
@@ -130,6 +141,20 @@ def resolve_positions(places: tuple[Position, ...], length: int, who: str) -> li
             raise ValueError(f"{who}: positions {found[frame]} and {place} are both frame {frame}; remove one")
         found[frame] = place
     return list(found)
+
+
+@dataclass(frozen=True, order=True)
+class Places:
+    """Frames of a clip: those listed, or else every Nth from the first."""
+
+    every: int
+    listed: tuple[Position, ...] = ()
+
+    def rows(self, length: int, who: str) -> list[int]:
+        """Frame numbers in a clip of `length` frames. Raises ValueError for a listed place outside it."""
+        if self.listed:
+            return resolve_positions(self.listed, length, who)
+        return list(range(0, length, self.every))
 
 
 def smooth_frames(x: torch.Tensor, amount: float) -> torch.Tensor:

@@ -159,6 +159,8 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, int]]:
         raise MotionModuleError(f"has a config.json that is no JSON ({error}). Download it again.") from None
     if not isinstance(config, dict) or config.get("_class_name") != "MotionAdapter":
         raise MotionModuleError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
+    if config.get("conv_in_channels"):
+        raise MotionModuleError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
     heads = config.get("motion_num_attention_heads", 8)
     if isinstance(heads, list):
         if len(set(heads)) != 1:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .known_files import recognise
-from .motion_module import MotionConfig, Site
+from .motion_module import MotionConfig, MotionModule, Site
 
 MOST_LISTED = 20
 """Of all that is wrong with a file a message lists this much; the log has the rest at level DEBUG."""
@@ -212,8 +212,6 @@ def _count(pattern: str, names: Iterable[str]) -> int:
 
 def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], origin: Mapping[str, str]) -> list[str]:
     """What the tensors have missing, unexpected or misshapen against the module; origin: our name -> the file's."""
-    from .motion_module import MotionModule
-
     expected = {name: tuple(value.shape) for name, value in MotionModule(config, device="meta").state_dict().items()}
     problems = [f"missing key {name}" for name in expected if name not in found]
     for name, shape in found.items():

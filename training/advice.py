@@ -31,14 +31,14 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.3g} GB"
 
 
-def savings(memory: Memory, unet_config: Any, config: TrainConfig, size: Size, bf16: bool, gpu: bool) -> list[str]:
+def savings(memory: Memory, unet_config: Any, config: TrainConfig, size: Size, half: bool, gpu: bool) -> list[str]:
     """Settings that lower the estimate, each with what it saves; the best first."""
     clips, frames, height, width = size
     now = memory.total(*size)
     found: list[tuple[float, str]] = []
     if not config.gradient_checkpointing:
         changed = config.model_copy(update={"gradient_checkpointing": True})
-        other = estimate(unet_config, changed, bf16, gpu)
+        other = estimate(unet_config, changed, half, gpu)
         found.append((now - other.total(*size), "gradient_checkpointing: true"))
     if clips > 1:
         fewer = memory.total(clips // 2, frames, height, width)
@@ -58,14 +58,14 @@ def savings(memory: Memory, unet_config: Any, config: TrainConfig, size: Size, b
     return [f"{text} (about {gigabytes(saved)} less)" for saved, text in found if saved > 0]
 
 
-def explain(config: TrainConfig, unet_config: Any, size: Size, bf16: bool, gpu: bool, step: int) -> str:
+def explain(config: TrainConfig, unet_config: Any, size: Size, half: bool, gpu: bool, step: int) -> str:
     """The message for a step that did not fit."""
-    memory = estimate(unet_config, config, bf16, gpu)
+    memory = estimate(unet_config, config, half, gpu)
     clips, frames, height, width = size
     return (
         f"out of memory at step {step}; by estimate {clips} x {frames} frames with latents of {width} x {height} need "
         f"{gigabytes(memory.total(*size))}. Change one or more of: "
-        + "; ".join(savings(memory, unet_config, config, size, bf16, gpu)[:3])
+        + "; ".join(savings(memory, unet_config, config, size, half, gpu)[:3])
         + ". Then go on with --resume latest if there is a checkpoint"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .precision import Precision, autocast
+from .precision import Precision, computing_in, vae_arithmetic
 from .text import Text, TextEncoders
 
 
@@ -42,7 +42,7 @@ class Base:
         """Posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
         where = {"device": self.vae.device, "dtype": self.vae.dtype}
         pictures = (frames.permute(0, 3, 1, 2) / 127.5 - 1).to(**where)
-        with autocast(self.vae.device, precision):
+        with computing_in(self.vae.device, vae_arithmetic(self.vae.device, precision)):
             means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
         return torch.cat(means) * self.vae.config.scaling_factor
 

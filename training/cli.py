@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-from .config import ConfigError, describe_fields, parse_overrides, read_config
-from .run import train
+from .config import ConfigError
+from .config_file import describe_fields, parse_overrides, read_config
+from .verbs import run_verb
 
 USAGE = """usage: sdxl-anime-video train CONFIG.yaml [--field value ...]
        sdxl-anime-video train PRESET --clips FOLDER --base CHECKPOINT [--field value ...]
@@ -26,22 +26,19 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE.format(presets=", ".join(presets())) + describe_fields() + "\n")
         return 0 if arguments else 2
-    try:
-        path, words = preset_or_file(arguments[0]), list(arguments[1:])
-        if "--dry-run" in words:
-            from .dry_run import main as dry_run
+    return run_verb("train", lambda: _train(arguments[0], list(arguments[1:])), "go on with --resume latest")
 
-            words.remove("--dry-run")
-            dry_run(path, words)
-        else:
-            train(read_config(path, parse_overrides(words)))
-    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
-        _complain(error)
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; go on with --resume latest\n")
-        return 130
-    return 0
+
+def _train(config: str, words: list[str]) -> None:
+    from .dry_run import main as dry_run
+    from .run import train
+
+    path = preset_or_file(config)
+    if "--dry-run" in words:
+        words.remove("--dry-run")
+        dry_run(path, words)
+    else:
+        train(read_config(path, parse_overrides(words)))
 
 
 def presets() -> list[str]:
@@ -55,20 +52,8 @@ def preset_or_file(name: str) -> Path:
     Raises ConfigError that lists the presets if it is neither.
     """
     path = Path(name)
-    if path.is_file():
+    if path.is_file() or (path.is_dir() and name not in presets()):  # a folder is refused when it is read
         return path
     if name in presets():
         return CONFIGS / f"{name}.yaml"
     raise ConfigError(f"config {name} does not exist; give a YAML file, or one of the presets {', '.join(presets())}")
-
-
-def _complain(error: Exception) -> None:
-    """The error in one line; where every process of a run has the same one, by the first alone."""
-    rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        sys.stderr.write(f"error: {error}\n")
-    elif not isinstance(error, (ConfigError, FloatingPointError)):
-        sys.stderr.write(f"error in process {rank}: {error}\n")
-
-
-__all__ = ["ConfigError", "main", "train"]

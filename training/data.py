@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .base import Base, Text, time_ids
-from .precision import Precision, uses_bf16
+from .precision import Precision, vae_arithmetic
 
 log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
@@ -150,9 +150,8 @@ def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray
 
 def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, precision: Precision) -> str:
     """Changes with the files, the VAE's weights and the size: with whatever makes stored latents stale."""
-    digest = hashlib.sha256(
-        f"{resolution}/{uses_bf16(base.vae.device, precision)}/{base.vae.config.scaling_factor}".encode()
-    )
+    bf16 = vae_arithmetic(base.vae.device, precision) == torch.bfloat16
+    digest = hashlib.sha256(f"{resolution}/{bf16}/{base.vae.config.scaling_factor}".encode())
     for file in files:
         stat = file.stat()
         digest.update(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}".encode())

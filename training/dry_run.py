@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .advice import Size, gigabytes, largest_clip, savings
-from .config import SHAPES_ONLY, ConfigError, TrainConfig, parse_overrides, read_config
+from .config import SHAPES_ONLY, ConfigError, TrainConfig
+from .config_file import parse_overrides, read_config
 from .memory import Live, Memory, estimate
-from .precision import uses_bf16
+from .precision import arithmetic, base_dtype
 from .progress import clock
 
 if TYPE_CHECKING:
     from .loop import Trainer
 
 SDXL = Path(__file__).parent / "sdxl" / "unet" / "config.json"
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 STEPS = 3  # that are timed, after one that is not
 
 
@@ -67,25 +69,27 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
     trainer = None if config.base == SHAPES_ONLY else _trainer(config)
     if trainer is None:
         side = (config.resolution or 1024) // 8
-        unet_config, bf16, gpu = json.loads(SDXL.read_text(encoding="utf-8")), config.precision != "fp32", True
+        unet_config, gpu = json.loads(SDXL.read_text(encoding="utf-8")), True
+        dtype = torch.bfloat16 if config.precision == "auto" else arithmetic("cpu", config.precision)
         size: Size = (config.clips_per_step, max(config.frames), side, side)
         factor = 8
     else:
         unet_config, factor = trainer.base.unet.config, trainer.base.factor
-        bf16, gpu = uses_bf16(trainer.device, config.precision), trainer.device.type == "cuda"
+        dtype, gpu = arithmetic(trainer.device, config.precision), trainer.device.type == "cuda"
         size = (config.clips_per_step, *largest_clip(trainer.clips, max(config.frames)))
         if gpu and limit is None:
             limit = float(torch.cuda.get_device_properties(trainer.device).total_memory)
-    memory = _estimate(unet_config, config, bf16, gpu)
+    half = dtype != torch.float32
+    memory = _estimate(unet_config, config, half, gpu)
     lines = [
-        f"base: {memory.base_parameters / 1e6:,.1f} M parameters, frozen, {'bf16' if bf16 else 'fp32'}",
+        f"base: {memory.base_parameters / 1e6:,.1f} M parameters, frozen, {NAMES[dtype]}",
         f"adapter: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
         *_memory_lines(memory, size, factor),
     ]
     lines += ["speed: not measured, for there are no weights"] if trainer is None else _speed(trainer)
     lines += _fitting(memory, config, size, factor, limit)
     if limit is not None and memory.total(*size) > limit:
-        lines.append("to fit, change: " + "; ".join(savings(memory, unet_config, config, size, bf16, gpu)[:3]))
+        lines.append("to fit, change: " + "; ".join(savings(memory, unet_config, config, size, half, gpu)[:3]))
     return lines
 
 
@@ -100,19 +104,19 @@ def _trainer(config: TrainConfig) -> Trainer:
     if config.threads:
         torch.set_num_threads(config.threads)
     processes = Processes(config.device)
-    base = load_base(config.base)
+    base = load_base(config.base, base_dtype(processes.device, config.precision))
     with Bars(config) as bars:
         clips = load_stage(config_at(config, 0), base, processes, bars)
     return Trainer(config.model_copy(update={"resume": None}), base, clips, processes)
 
 
-def _estimate(unet_config: Any, config: TrainConfig, bf16: bool, gpu: bool) -> Memory:
+def _estimate(unet_config: Any, config: TrainConfig, half: bool, gpu: bool) -> Memory:
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("count bytes")
-        return estimate(unet_config, config, bf16, gpu, lambda n, total: bar.update(task, completed=n, total=total))
+        return estimate(unet_config, config, half, gpu, lambda n, total: bar.update(task, completed=n, total=total))
 
 
 def _memory_lines(memory: Memory, size: Size, factor: int) -> list[str]:

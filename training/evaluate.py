@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .verbs import complain, run_verb
+
 COLUMNS = {
     "frames": "how many there are",
     "flicker": "mean absolute difference of neighbouring frames, 0..1; a still has 0, so read motion beside it",
@@ -33,25 +35,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(arguments)
+    return run_verb("evaluate", lambda: _evaluate(options.clips, options.json), "nothing was written")
+
+
+def _evaluate(clips: list[Path], json_file: Path | None) -> int:
+    """Measure the clips and report; returns the exit status."""
+    if json_file and not json_file.parent.is_dir():
+        raise ValueError(f"--json: the folder {json_file.parent} does not exist; make it, or name another")
+    if json_file and json_file.is_dir():
+        raise ValueError(f"--json: {json_file} is a folder; name a file")
     found, failed = {}, 0
-    try:
-        if options.json and not options.json.parent.is_dir():
-            raise ValueError(f"--json: the folder {options.json.parent} does not exist; make it, or name another")
-        with _bar(sum(path.is_file() for path in options.clips)) as advance:
-            for path in options.clips:
-                try:
-                    found[str(path)] = measure(path, advance)
-                except (ValueError, OSError) as error:
-                    sys.stderr.write(f"error: evaluate: {error}\n")
-                    failed += 1
-        _report(found, options.json)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: evaluate: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return 130
-    return 1 if failed else 0
+    with _bar(sum(path.is_file() for path in clips)) as advance:
+        for path in clips:
+            try:
+                found[str(path)] = measure(path, advance)
+            except (ValueError, OSError) as error:
+                complain("evaluate", error)
+                failed = 1
+    _report(found, json_file)
+    return failed
 
 
 def measure(path: Path, advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 
 from ..temporal.adapter import TemporalAdapter, save_adapter
 from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
-from ..temporal.noise import mix_frames
 from . import objective
 from .base import Base
 from .checkpoint import (
@@ -27,42 +26,14 @@ from .checkpoint import (
 )
 from .config import TrainConfig
 from .data import ClipSource, draw_batch, longest_draw
+from .draws import draw_noise, kept_frames, step_generator
 from .optimizers import make_optimizer
-from .precision import autocast, uses_bf16
+from .precision import arithmetic, autocast, base_dtype
 from .processes import Processes
-from .stages import NoiseStage, config_at, describe_noise, last_noise, noise_at
+from .stages import config_at, describe_noise, noise_at
+from .validation import hold_out, validate
 
 FIXED = ("max_frames", "norm", "pos_value", "optimizer")  # what a run keeps when it goes on
-_VALIDATION_STEP = -1  # takes the place of the step in seeds
-
-
-def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
-    """Everything random in a step comes from here, so a resumed run draws what an uninterrupted one would."""
-    import hashlib
-
-    digest = hashlib.sha256(f"{seed}/{step}/{part}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def kept_frames(frames: int, dropout: float, generator: torch.Generator) -> torch.Tensor:
-    """Which of `frames` frames a step uses, rising: each is left out with chance `dropout`, two at least are kept."""
-    if not dropout:
-        return torch.arange(frames)
-    chance = torch.rand(frames, generator=generator)
-    kept = max(2, int((chance >= dropout).sum()))
-    return chance.topk(kept).indices.sort().values
-
-
-def draw_noise(shape: torch.Size, generator: torch.Generator, stage: NoiseStage) -> torch.Tensor:
-    """Noise `[B, F, 4, h, w]`, correlated over frames in the stage's share of clips."""
-    noise = torch.randn(shape, generator=generator)
-    if stage.correlation:
-        chance = torch.rand(len(noise), generator=generator)
-        for i in range(len(noise)):
-            base = torch.randn(shape[2:], generator=generator)
-            if chance[i] < stage.probability:
-                noise[i] = mix_frames(noise[i], base, stage.mode, stage.correlation)
-    return noise
 
 
 class Trainer:
@@ -85,6 +56,9 @@ class Trainer:
         self.ema = (
             {name: value.detach().clone() for name, value in self.adapter.state_dict().items()} if config.ema else {}
         )
+        # fp16 holds small gradients only of a loss that is scaled up; without fp16 the scaler does nothing.
+        half = arithmetic(self.device, config.precision) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.sigmas = base.sigmas.double()
         self.step = 0
         self.seconds = 0.0
@@ -95,7 +69,7 @@ class Trainer:
     def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
         """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
         self.stage, self.clips = stage, clips
-        self.held_out = clips.buckets()[0][: stage.validation_clips]
+        self.held_out = hold_out(clips.buckets(), stage.validation_clips)
         self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
         if not self.buckets:
             raise ValueError(
@@ -124,6 +98,8 @@ class Trainer:
                 name: ema.get(name, value).to(value, copy=True) for name, value in self.adapter.state_dict().items()
             }
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
+        if self.scaler.is_enabled() and "scaler" in checkpoint.progress:
+            self.scaler.load_state_dict(checkpoint.progress["scaler"])
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by minutes, whichever is further along."""
@@ -198,39 +174,60 @@ class Trainer:
     def train_step(self) -> float:
         """One optimizer step of all processes; returns its mean loss.
 
-        Part i of the batch belongs to process i modulo their number, so that N processes draw what one would with N
-        times the accumulation. Raises FloatingPointError, in every process, if loss or gradient is not finite.
+        A gradient too large for fp16 is computed again with a smaller scale of the loss, so a step is always taken.
+        Raises FloatingPointError, in every process, if loss or gradient is not finite for another reason.
         """
-        config, processes = self.stage, self.processes
+        config = self.stage
         scale = objective.learning_rate_scale(self.step, config.warmup_steps, self.progress())
         scale *= config.learning_rate / self.config.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        parts = config.accumulation * processes.count
-        total, drawn = 0.0, []
-        for part in range(processes.rank, parts, processes.count):
-            losses, chosen = self._batch_losses(part)
-            loss = losses.mean() / parts
-            loss.backward()
-            total += loss.item()
-            drawn += chosen
-        (total,) = processes.sum(total)
-        processes.sum_gradients(self.adapter.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip_norm)
-        if not (math.isfinite(total) and math.isfinite(norm)):
+        while True:
+            total, drawn = self._gradients()
+            norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), config.clip_norm)
+            if math.isfinite(total) and math.isfinite(norm):
+                break
             self.optimizer.zero_grad(set_to_none=True)
-            names = ", ".join(self.clips.names[i] for of_one in processes.gather(drawn) for i in of_one)
-            raise FloatingPointError(
-                f"loss is {total} and the gradient's norm {float(norm)} at step {self.step}, clips {names}; the last "
-                "checkpoint is kept: go on with --resume latest and a lower --learning-rate"
-            )
+            if not (math.isfinite(total) and self._lower_scale()):
+                names = ", ".join(self.clips.names[i] for of_one in self.processes.gather(drawn) for i in of_one)
+                raise FloatingPointError(
+                    f"loss is {total} and the gradient's norm {float(norm)} at step {self.step}, clips {names}; the "
+                    "last checkpoint is kept: go on with --resume latest and a lower --learning-rate"
+                )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for name, value in self.adapter.state_dict().items() if self.ema else ():
             # A young average follows the weights, so that it does not remember the silent start.
             self.ema[name].lerp_(value, 1 - min(config.ema, (1 + self.step) / (10 + self.step)))
+        self.scaler.update()
         self.step += 1
         return total
+
+    def _gradients(self) -> tuple[float, list[int]]:
+        """Mean loss and gradient over the processes, and the clips that this one drew.
+
+        Part i of the batch belongs to process i modulo their number, so that N processes draw what one would with N
+        times the accumulation.
+        """
+        processes = self.processes
+        parts = self.stage.accumulation * processes.count
+        total, drawn = 0.0, []
+        for part in range(processes.rank, parts, processes.count):
+            losses, chosen = self._batch_losses(part)
+            loss = losses.mean() / parts
+            self.scaler.scale(loss).backward()
+            total += loss.item()
+            drawn += chosen
+        (total,) = processes.sum(total)
+        processes.sum_gradients(self.adapter.parameters())
+        self.scaler.unscale_(self.optimizer)
+        return total, drawn
+
+    def _lower_scale(self) -> bool:
+        """Halve the scale of the loss, after a gradient too large for fp16; False where there is none to lower."""
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        return 1 <= self.scaler.get_scale() < before
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -245,25 +242,9 @@ class Trainer:
         finally:
             self.adapter.load_state_dict(kept)
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean.
-
-        The processes share the levels.
-        """
-        config = self.stage
-        frames = min([max(config.frames), *(self.clips.lengths[i] for i in self.held_out)])
-        latents = torch.stack([self.clips.frames(i, 0, frames) for i in self.held_out])
-        caption = torch.tensor([self.clips.caption[i] for i in self.held_out])
-        noise = draw_noise(latents.shape, step_generator(config.seed, _VALIDATION_STEP), last_noise(config))
-        found = [0.0] * len(config.validation_levels)
-        with self.averaged():
-            for i, level in self.processes.share(config.validation_levels):
-                timestep = torch.full((len(latents),), int(level * len(self.sigmas)))
-                found[i] = self.clip_losses(latents, noise, timestep, caption, None, self.held_out).mean().item()
-        found = self.processes.sum(*found)
-        by_level = {f"validation_{level}": loss for level, loss in zip(config.validation_levels, found, strict=True)}
-        return {"validation": sum(found) / len(found), **by_level}
+        """Loss of the held-out clips at fixed noise levels, noise and positions; by level and in the mean."""
+        return validate(self)
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the adapter (its moving average where there is one) with what it was trained on."""
@@ -281,16 +262,18 @@ class Trainer:
         """Write what the run can go on from; older ones beyond `keep_checkpoints` are removed."""
         folder = self.config.output
         progress = {"step": self.step, "seconds": self.seconds, "config": json.loads(self.config.model_dump_json())}
+        if self.scaler.is_enabled():
+            progress["scaler"] = self.scaler.state_dict()
         save_checkpoint(checkpoint_path(folder, self.step), self.adapter, self.optimizer, self.ema, progress)
         for old in checkpoints(folder)[: -self.config.keep_checkpoints]:
             old.unlink()
 
 
 def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
-    """The base's UNet on its device: in bf16 where the run computes in it, with checkpointing where that is asked."""
-    bf16 = uses_bf16(device, config.precision)
-    unet.to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last)
-    if device.type == "cpu" and bf16:
+    """The base's UNet on its device, in what the run computes in, with checkpointing where that is asked."""
+    dtype = base_dtype(device, config.precision)
+    unet.to(device, dtype, memory_format=torch.channels_last)
+    if device.type == "cpu" and dtype:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there

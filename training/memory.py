@@ -85,18 +85,18 @@ class Memory:
 def estimate(
     unet_config: Mapping[str, Any],
     config: TrainConfig,
-    bf16: bool,
+    half: bool,
     gpu: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Memory:
     """What a run by `config` takes with a base whose UNet has this diffusers config; needs no weights.
 
-    bf16: whether the base and the arithmetic are bf16. gpu: whether it runs on one. progress: told how many of the
-    steps of shapes are done; a full-size SDXL needs some ten seconds for each.
+    half: whether the base and the arithmetic are bf16 or fp16. gpu: whether it runs on one. progress: told how many of
+    the steps of shapes are done; a full-size SDXL needs some ten seconds for each.
     """
     rows = []
     for done, (frames, side) in enumerate(SIZES):
-        history, counts = _step_of_shapes(unet_config, config, bf16, frames, side)
+        history, counts = _step_of_shapes(unet_config, config, half, frames, side)
         rows.append(history)
         progress(done + 1, len(SIZES))
     sizes = np.array([[1.0, frames * side * side, frames] for frames, side in SIZES])
@@ -104,7 +104,7 @@ def estimate(
     matrices, rest = BYTES[config.optimizer]
     base, adapter = counts["base"], counts["matrices"] + counts["rest"]
     parts = {
-        "base": base * (2 if bf16 else 4),
+        "base": base * (2 if half else 4),
         "adapter": adapter * 4,
         "gradients": adapter * 4,
         "optimizer": counts["matrices"] * matrices + counts["rest"] * rest,
@@ -115,14 +115,14 @@ def estimate(
 
 
 def _step_of_shapes(
-    unet_config: Mapping[str, Any], config: TrainConfig, bf16: bool, frames: int, side: int
+    unet_config: Mapping[str, Any], config: TrainConfig, half: bool, frames: int, side: int
 ) -> tuple[list[int], dict[str, int]]:
     """Bytes alive after each operation of a step, and how many parameters there are."""
     from diffusers import UNet2DConditionModel
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
-        with _default_dtype(torch.bfloat16 if bf16 else torch.float32):
+        with _default_dtype(torch.bfloat16 if half else torch.float32):
             unet: Any = UNet2DConditionModel.from_config(dict(unet_config)).requires_grad_(False)
         adapter = TemporalAdapter.create(
             unet_sites(unet), max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value
@@ -131,7 +131,7 @@ def _step_of_shapes(
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             unet.train()
-        if bf16:
+        if half:
             _compute_norms_in_fp32(model)
         for parameter in adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -148,7 +148,7 @@ def _step_of_shapes(
             pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
             added = {"text_embeds": torch.empty(frames, pooled), "time_ids": torch.empty(frames, 6)}
             text = torch.empty(frames, 77, unet_config["cross_attention_dim"])
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 time = torch.zeros(frames, dtype=torch.long)
                 out = model(latents, time, encoder_hidden_states=text, added_cond_kwargs=added, num_frames=frames)
             error = (out.sample.float() - torch.empty_like(latents)).square().mean()

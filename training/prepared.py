@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,13 +51,53 @@ def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest
     return PreparedClips(folder, made["sizes"], long)
 
 
+class Unchanged:
+    """A cache as it was when a run opened it. A look at it is a few calls of `stat`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.stamp, self.content = self._stamp(), self._content()
+
+    def require(self) -> None:
+        """Raises DataError if what the cache holds is no longer what it was."""
+        stamp = self._stamp()
+        if stamp == self.stamp:
+            return
+        if self._content() != self.content:
+            raise DataError(
+                f"clips: {self.folder} has been changed since this run opened it; finish preparing it, then go on with "
+                "--resume latest"
+            )
+        self.stamp = stamp  # prepared again, with the same result
+
+    def _stamp(self) -> list[tuple[int, int] | None]:
+        """Time and size of the manifest, and of the folders that list the versions of clips and captions."""
+        from .prepare.manifest import NAME as MANIFEST
+
+        places = (MANIFEST, "clips.lance/_versions", "captions.lance/_versions")
+        stats = [(self.folder / place).stat() if (self.folder / place).exists() else None for place in places]
+        return [stat and (stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+    def _content(self) -> tuple[Any, ...]:
+        from .prepare.manifest import NAME as MANIFEST
+
+        manifest = self.folder / MANIFEST
+        digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None
+        versions = (self.folder / name / "_versions" for name in ("clips.lance", "captions.lance"))
+        return digest, *(sorted(path.name for path in folder.glob("*")) for folder in versions)
+
+
 class PreparedClips(ClipSource):
-    """A cache's clips: the manifest is in memory; latents and embeddings are read when they are asked for."""
+    """A cache's clips: the manifest is in memory; latents and embeddings are read when they are asked for.
+
+    Reading raises DataError once the cache has changed: its rows would be others than those that the run began with.
+    """
 
     def __init__(self, folder: Path, sizes: dict, rows: list[dict]):
         from .prepare.manifest import Texts
         from .prepare.store import Store
 
+        self.unchanged = Unchanged(folder)
         self.store, self.texts = Store(folder), Texts(folder).open()
         self.sizes_of_text = (sizes["tokens"], sizes["pooled"])
         self.scale = sizes["scaling_factor"]
@@ -73,6 +115,7 @@ class PreparedClips(ClipSource):
         self.fps = Counter(row["fps"] for row in rows).most_common(1)[0][0]
 
     def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        self.unchanged.require()
         parts = self.store.take(self.rows[i], ["mean", "deviation"])
         shape = (self.lengths[i], 4, *self.sizes[i])
         mean, deviation = (

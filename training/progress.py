@@ -65,8 +65,8 @@ class Bars:
             TextColumn("{task.fields[left]}"),
             console=self.console,
         )
-        self.encoding = self.progress.add_task("encode clips", left="")
-        self.training = self.progress.add_task("train", total=config.steps, left="")
+        self.encoding = self.progress.add_task("encode clips", left="", visible=False)
+        self.training = self.progress.add_task("train", total=config.steps, left="", visible=False)
         every = {"validation": config.validation_steps, "samples": config.sample_steps}
         every["checkpoint"] = config.checkpoint_steps
         limit = 60 * config.minutes if config.minutes else None
@@ -84,7 +84,7 @@ class Bars:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def encoded(self, done: int, total: int) -> None:
-        self.progress.update(self.encoding, completed=done, total=total)
+        self.progress.update(self.encoding, completed=done, total=total, visible=True)
 
     def event(self, event: dict[str, Any]) -> None:
         """One line of the log: a step with its loss, a validation, or rendered clips."""
@@ -93,7 +93,11 @@ class Bars:
             mean = sum(self.losses) / len(self.losses)
             left = clock(self.eta.remaining(event["step"], event["seconds"]))
             self.progress.update(
-                self.training, description=f"train, loss {mean:.5f}", completed=event["step"], left=f"{left} left"
+                self.training,
+                description=f"train, loss {mean:.5f}",
+                completed=event["step"],
+                left=f"{left} left",
+                visible=True,
             )
         if "validation" in event:
             self.say(f"step {event['step']}: validation loss {event['validation']:.6f}")

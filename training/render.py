@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .config import describe_fields, parse_overrides, read_config
+from .config_file import describe_fields, parse_overrides, read_config
 from .precision import chosen_device
 from .render_config import RenderConfig
-from .sample import Hooks, sample_clip
+from .render_hooks import ClipHooks
+from .sample import sample_clip, steps_of
+from .verbs import run_verb
 
 if TYPE_CHECKING:
     from ..temporal.adapter import TemporalAdapter
-    from ..temporal.hosts.diffusers import TemporalUNet
     from .base import Base, Text
 
 USAGE = """usage: sdxl-anime-video render CONFIG.json [--field value ...]
@@ -38,24 +39,20 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE + describe_fields(RenderConfig) + "\n")
         return 0 if arguments else 2
+    return run_verb("render", lambda: _render(Path(arguments[0]), arguments[1:]), "nothing was written")
+
+
+def _render(path: Path, words: list[str]) -> None:
+    config = read_config(path, parse_overrides(words, RenderConfig), RenderConfig)
     try:
-        config = read_config(Path(arguments[0]), parse_overrides(arguments[1:], RenderConfig), RenderConfig)
         with _bars() as report:
             render(config, report, lambda line: sys.stderr.write(f"{line}\n"))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: render: {error}\n")
-        return 1
     except torch.OutOfMemoryError:
-        sys.stderr.write(
-            f"error: render: the GPU has no room for {config.segment_frames or config.frames} frames of "
-            f"{config.width}x{config.height} at once; lower segment_frames, width or height\n"
-        )
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return 130
+        raise MemoryError(
+            f"the GPU has no room for {config.segment_frames or config.frames} frames of "
+            f"{config.width}x{config.height} at once; lower segment_frames, width or height"
+        ) from None
     sys.stdout.write(f"{config.output}\n")
-    return 0
 
 
 def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> Path:
@@ -67,6 +64,7 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
         raise ValueError(f"output: {config.output} is there already; name another, or set overwrite to true")
     if config.save_frames and (stills := stills_of(config)).exists():
         raise ValueError(f"save_frames: the folder {stills} is there already; remove it, or name another output")
+    _require_writable(config.output.parent)
     if config.threads:
         torch.set_num_threads(config.threads)
     base, adapter = load(config)
@@ -77,10 +75,21 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
             f"warning: {at_once} frames at once, and the adapter was trained on {trained}; set segment_frames to "
             f"{trained}"
         )
-    config.output.parent.mkdir(parents=True, exist_ok=True)
     latents = sample(config, base, adapter, report)
     write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
     return config.output
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises ValueError where no file can be written in it."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"output: the folder {folder} cannot be written to ({error.strerror}); name another") from None
 
 
 def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:
@@ -123,20 +132,18 @@ def sample(config: RenderConfig, base: Base, adapter: TemporalAdapter | None, re
         raise ValueError(f"checkpoint: its VAE has {base.factor} pixels to a latent, not SDXL's 8; give an SDXL model")
     text = conditioning(config, base)
     noise = initial_noise(config)
-    segments = plan_segments(
-        config.frames, config.segment_frames or config.frames, config.segment_overlap if config.segment_frames else 0
-    )
+    segments = plan_segments(config.frames, config.segment_frames or config.frames, config.overlap)
     latents = torch.zeros_like(noise)
-    total = len(segments) * config.steps
+    last_frame = config.segment_carry == "last_frame"
+    shares = [config.segment_carry_denoise if segment.start and last_frame else 1.0 for segment in segments]
+    total = sum(steps_of(config.steps, share) for share in shares)
     done = iter(range(1, total + 1))
     report("sample", 0, total)
     with ExitStack() as stack:
         temporal = stack.enter_context(TemporalUNet(base.unet, adapter)) if adapter is not None else None
-        for segment in segments:
+        for segment, share in zip(segments, shares, strict=True):
             rows = segment.rows
             some = noise[rows].to(base.unet.device)
-            held = latents[rows][: segment.known].to(some)
-            hooks = ClipHooks(config, base.sigmas, temporal, held, some, lambda: report("sample", next(done), total))
             piece = sample_clip(
                 base,
                 temporal or base.unet,
@@ -145,7 +152,11 @@ def sample(config: RenderConfig, base: Base, adapter: TemporalAdapter | None, re
                 steps=config.steps,
                 cfg=config.cfg,
                 temporal=temporal is not None,
-                hooks=hooks,
+                hooks=ClipHooks(
+                    config, base.sigmas, temporal, segment, latents, some, lambda: report("sample", next(done), total)
+                ),
+                start=latents[segment.start - 1].to(some).expand_as(some) if segment.start and last_frame else None,
+                denoise=share,
             )
             latents[segment.new] = piece[segment.known :].cpu()
     return latents
@@ -183,51 +194,6 @@ def conditioning(config: RenderConfig, base: Base) -> Text:
         torch.cat([tokens[0], spread(tokens[1:], mixes, kind, base.text_widths)]),
         torch.cat([pooled[0], spread(pooled[1:], mixes, kind)]),
     )
-
-
-class ClipHooks(Hooks):
-    """Smoothing, the adapter's range, and the first frames of a segment held where they are.
-
-    table: noise levels of training, rising. held: finished latents `[K, 4, h, w]`; noise: the segment's.
-    """
-
-    def __init__(
-        self,
-        config: RenderConfig,
-        table: torch.Tensor,
-        temporal: TemporalUNet | None,
-        held: torch.Tensor,
-        noise: torch.Tensor,
-        stepped: Callable[[], Any],
-    ):
-        self.config, self.table, self.temporal, self.held, self.noise = config, table, temporal, held, noise
-        self.stepped = stepped
-
-    def before(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        from ..temporal.frames import smooth_frames
-
-        config = self.config
-        if self.temporal is not None:
-            inside = self._in_range(sigma, config.adapter_start_percent, config.adapter_end_percent)
-            self.temporal.strength = config.adapter_strength if inside else 0.0
-        return self._hold(smooth_frames(x, config.smoothing), sigma)
-
-    def denoised(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
-        from ..temporal.frames import smooth_frames
-
-        config = self.config
-        if self._in_range(sigma, config.frame_smoothing_start_percent, config.frame_smoothing_end_percent):
-            x0 = smooth_frames(x0, config.frame_smoothing)
-        return self._hold(x0, 0.0)
-
-    def _hold(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        known = len(self.held)
-        return torch.cat([self.held + sigma * self.noise[:known], x[known:]]) if known else x
-
-    def _in_range(self, sigma: float, start: float, end: float) -> bool:
-        from ..schedulers.best_hq import percent_to_sigma
-
-        return percent_to_sigma(end, self.table) <= sigma <= percent_to_sigma(start, self.table)
 
 
 def decoded(base: Base, latents: torch.Tensor) -> Iterator[torch.Tensor]:

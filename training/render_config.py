@@ -76,6 +76,23 @@ class RenderConfig(Config):
     """Longer clips are sampled in segments of this many frames, one after another; None samples all frames at once."""
     segment_overlap: Annotated[int, Field(ge=0)] = 4
     """Frames of the segment before that the next one knows."""
+    segment_carry: Literal["overlap", "last_frame"] = "overlap"
+    """overlap: the next segment knows the last frames of the one before; last_frame: each of its frames starts from
+    the last one, noised, and segment_overlap is not used."""
+    segment_carry_denoise: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """last_frame: the share of the steps that later segments take; less keeps more of the frame they start from."""
+    anchor_strength: Share = 0.0
+    """How far the clean prediction of anchored frames moves towards the first frame's in every step; 0 for none."""
+    anchor_every: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Anchored frames: every so many, unless anchor_positions names them."""
+    anchor_positions: str = ""
+    """Anchored frames by number or percentage with commas, such as `8, 50%, -1`."""
+    anchor_band: Literal["low", "all"] = "low"
+    """low: only what varies slowly over the picture moves, so colour and identity hold; all: the whole frame."""
+    anchor_start_percent: Share = 0.0
+    """Share of the noise schedule before which the anchor does nothing."""
+    anchor_end_percent: Share = 1.0
+    """Share of the noise schedule after which it does nothing."""
 
     crf: Annotated[float, Field(ge=0, le=51)] = 16
     """Quality of the mp4: 0 is lossless, 51 the smallest file."""
@@ -97,17 +114,31 @@ class RenderConfig(Config):
             raise ValueError(f"adapter: {str(self.adapter)!r} is no file; give a temporal adapter (.safetensors)")
         if self.output.suffix.lower() != ".mp4":
             raise ValueError(f"output: {self.output} does not end in .mp4; a clip is written as mp4")
-        if self.segment_frames is not None and self.segment_overlap >= self.segment_frames:
+        if self.segment_frames is not None and self.overlap >= self.segment_frames:
             raise ValueError(
                 f"segment_overlap: {self.segment_overlap} is not below segment_frames {self.segment_frames}; lower it"
             )
-        if self.prompts_by_segment and self.segment_frames is None:
-            raise ValueError("prompts_by_segment: there are no segments; set segment_frames")
+        for field, wanted in (("prompts_by_segment", True), ("segment_carry", "last_frame")):
+            if getattr(self, field) == wanted and self.segment_frames is None:
+                raise ValueError(f"{field}: there are no segments; set segment_frames")
         if self.noise_mode == "freenoise":
             check_settings(self.noise_mode, self.noise_correlation, self.noise_window, self.noise_overlap)
         plain_prompt(self.negative, "negative")
         self.schedule()
+        self.anchored()
         return self
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a segment knows of the one before."""
+        return self.segment_overlap if self.segment_frames and self.segment_carry == "overlap" else 0
+
+    def anchored(self) -> list[int]:
+        """Numbers of the anchored frames. Raises ValueError for positions that the clip does not have."""
+        from ..temporal.frames import Places, parse_positions
+
+        listed = parse_positions(self.anchor_positions, "anchor_positions")
+        return Places(self.anchor_every, listed).rows(self.frames, "anchor_positions")
 
     def schedule(self):
         """The prompts by keyframe, and what each frame is made of: see `temporal.prompts`. Raises ValueError."""
@@ -116,5 +147,5 @@ class RenderConfig(Config):
 
         keyframes = parse_schedule(self.prompt, self.frames, "prompt")
         segment = (self.segment_frames or 0) if self.prompts_by_segment else 0
-        mixes = mix_keyframes(keyframes, self.frames, self.interpolation, segment, self.segment_overlap, "prompt")
+        mixes = mix_keyframes(keyframes, self.frames, self.interpolation, segment, self.overlap, "prompt")
         return [plain_prompt(keyframe.prompt, "prompt") for keyframe in keyframes], mixes

@@ -32,20 +32,22 @@ def train(config: TrainConfig) -> Path:
 
     from .base import load_base
     from .loop import Trainer
+    from .precision import base_dtype
     from .processes import Processes
     from .progress import Bars
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    revision = git_revision()  # of the code that runs, whatever is checked out when it ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
         _begin(config, processes)
-        base = load_base(config.base)
+        base = load_base(config.base, base_dtype(processes.device, config.precision))
         trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
         adapter = config.output / "adapter.safetensors"
         with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
             Run(trainer, bars, report).to_the_end()
         if processes.main:
-            trainer.save(adapter, training_record(trainer.stage, base, trainer.clips))
+            trainer.save(adapter, training_record(trainer.stage, base, trainer.clips, revision))
             bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return adapter
 
@@ -65,9 +67,14 @@ def _begin(config: TrainConfig, processes: Processes) -> None:
         )
     processes.wait()  # each has looked before the first one writes
     if processes.main:
-        config.output.mkdir(parents=True, exist_ok=True)
         written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
-        (config.output / "config.yaml").write_text(written, encoding="utf-8")
+        try:
+            config.output.mkdir(parents=True, exist_ok=True)
+            (config.output / "config.yaml").write_text(written, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"output: {config.output} cannot be written to ({error.strerror}); name another folder"
+            ) from None
 
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
@@ -106,7 +113,7 @@ def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) 
 def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     """Turn what is raised where memory runs out into a message that helps."""
     from .advice import OutOfMemory, explain, is_out_of_memory, largest_clip
-    from .precision import uses_bf16
+    from .precision import arithmetic
 
     try:
         yield
@@ -116,12 +123,13 @@ def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
             raise
         stage = trainer.stage
         size = stage.clips_per_step, *largest_clip(trainer.clips, max(stage.frames))
-        bf16, gpu = uses_bf16(trainer.device, stage.precision), trainer.device.type == "cuda"
+        half = arithmetic(trainer.device, stage.precision).itemsize == 2
+        gpu = trainer.device.type == "cuda"
         unet_config = trainer.base.unet.config
     # Only here are the tensors of the step gone, which the error's traceback held.
     trainer.optimizer.zero_grad(set_to_none=True)
     bars.say("out of memory; estimating what would help")
-    raise OutOfMemory(explain(stage, unet_config, size, bf16, gpu, trainer.step))
+    raise OutOfMemory(explain(stage, unet_config, size, half, gpu, trainer.step))
 
 
 class Run:
@@ -135,9 +143,12 @@ class Run:
     def to_the_end(self) -> None:
         """Train until the steps or the minutes are used up.
 
-        An interrupt waits for the step to end, and the last step has its checkpoint. Among several processes the first
-        that hears of one tells the others at the end of the step, and all stop together.
+        An interrupt waits for the step to end, and the last step has its checkpoint; so it has where clips cannot be
+        read any more. Among several processes the first that hears of an interrupt tells the others at the end of the
+        step, and all stop together.
         """
+        from .data import DataError
+
         trainer, config = self.trainer, self.config
         self._enter_stage()
         if trainer.held_out and trainer.step == 0:
@@ -155,9 +166,10 @@ class Run:
                         self._sample()
                     if self._checkpoint_due():
                         self._checkpoint()
-            except KeyboardInterrupt:
-                with held_back():
-                    self._checkpoint()
+            except (KeyboardInterrupt, DataError) as stop:
+                if isinstance(stop, KeyboardInterrupt) or not many:  # an error may be one process's alone
+                    with held_back():
+                        self._checkpoint()
                 raise
             self._checkpoint()
 
@@ -185,6 +197,8 @@ class Run:
         loss = trainer.train_step()
         self.bars.eta.step(self._took(began))
         event: dict[str, Any] = {"step": trainer.step, "loss": loss, "lr": trainer.optimizer.param_groups[0]["lr"]}
+        if trainer.scaler.is_enabled():
+            event["loss_scale"] = trainer.scaler.get_scale()
         if trainer.held_out and (trainer.step % config.validation_steps == 0 or trainer.step == config.steps):
             began = time.monotonic()
             event |= trainer.validate()
@@ -233,7 +247,7 @@ def git_revision() -> str:
         return "unknown"
 
 
-def training_record(config: TrainConfig, base: Base, clips: ClipSource) -> dict[str, str]:
+def training_record(config: TrainConfig, base: Base, clips: ClipSource, revision: str) -> dict[str, str]:
     """Metadata of an adapter: what it was trained on, and by which revision of this program."""
     sizes = {f"{width * base.factor}x{height * base.factor}" for height, width in clips.sizes}
     return {
@@ -242,5 +256,5 @@ def training_record(config: TrainConfig, base: Base, clips: ClipSource) -> dict[
         "trained_clips": str(len(clips)),
         "trained_fps": f"{clips.fps:g}",
         "trained_resolution": ", ".join(sorted(sizes)),
-        "trained_revision": git_revision(),
+        "trained_revision": revision,
     }

@@ -43,17 +43,22 @@ def sample_clip(
     temporal: bool = True,
     precision: Precision = "fp32",
     hooks: Hooks | None = None,
+    start: torch.Tensor | None = None,
+    denoise: float = 1.0,
 ) -> torch.Tensor:
     """Latents `[F, 4, h, w]` fp32 of a clip by BestHQ with classifier-free guidance; at `cfg` 1 without.
 
     unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
     noise: unit normal `[F, 4, h, w]` on the UNet's device.
     text: rows as `encode_text` gives them, for the empty caption and the caption, or F rows for each.
+    start: latents `[F, 4, h, w]` to begin with instead of nothing, in the last share `denoise` of the steps.
     """
     from ..schedulers.best_hq import vp_scale
 
     scheduler = best_hq(base)
     scheduler.set_timesteps(steps)
+    begin = steps - steps_of(steps, denoise)
+    scheduler.set_begin_index(begin)
     frames, _, height, width = noise.shape
     where = {"device": noise.device, "dtype": base.unet.dtype}
     guided = cfg != 1
@@ -65,7 +70,11 @@ def sample_clip(
     if hooks:
         scheduler.hook_before_step = _on_denoised(scheduler, hooks)
     latents = noise
-    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):  # the last sigma is 0
+    if start is not None:
+        scale = vp_scale(scheduler.sigmas[begin]).to(noise)
+        # As in ComfyUI: at the first level noise has the variance of everything.
+        latents = start * scale + noise * (scheduler.sigmas[begin].to(noise) * scale if begin else 1)
+    for t, sigma in zip(scheduler.timesteps[begin:], scheduler.sigmas[begin:], strict=False):  # the last sigma is 0
         if hooks:
             scale = vp_scale(sigma).to(latents)
             latents = hooks.before(latents / scale, float(sigma)) * scale
@@ -79,6 +88,11 @@ def sample_clip(
         if hooks:
             hooks.stepped()
     return latents
+
+
+def steps_of(steps: int, denoise: float) -> int:
+    """How many of the steps are the last share `denoise` of them."""
+    return max(1, round(steps * denoise))
 
 
 def best_hq(base: Base) -> Any:

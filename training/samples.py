@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .loop import Trainer, draw_noise, step_generator
+from .draws import draw_noise, step_generator
+from .loop import Trainer
 from .sample import sample_clip
 from .stages import last_noise
 

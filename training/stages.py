@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from .config import TrainConfig
 
 Until = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-FrameChoices = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+FrameChoices = Annotated[
+    list[Annotated[int, Field(ge=2)]],
+    Field(min_length=1),
+    BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
+]
 
 
 class NoiseStage(BaseModel):

@@ -34,6 +34,23 @@ TABLE = {
         {"model": None, "length": 16, "overlap": 4, "schedule": "uniform", "fuse": "pyramid"},
         ["model"],
     ),
+    "SAV_ControlHints": ({"images": None, "kind": "canny", "resolution": 768}, ["images"]),
+    "SAV_ControlKeyframes": (
+        {
+            "positive": None,
+            "negative": None,
+            "control_net": None,
+            "hints": None,
+            "frames": 16,
+            "keyframes": "0,25%,50%,75%,100%",
+            "strength": 1.0,
+            "falloff": "none",
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "vae": None,
+        },
+        ["positive", "negative"],
+    ),
     "SAV_CorrelatedNoise": ({"model": None, "mode": "shared", "correlation": 0.5}, ["model"]),
     "SAV_DecodeAndSaveClip": (
         {
@@ -67,10 +84,30 @@ TABLE = {
     ),
     "SAV_LoadMotionModule": ({"motion_module_name": None}, ["motion_module"]),
     "SAV_LoadTemporalAdapter": ({"adapter_name": None}, ["adapter"]),
+    "SAV_LoraStack": (
+        {
+            "model": None,
+            "clip": None,
+            "lora_1": "None",
+            "weight_1": 0.8,
+            "lora_2": "None",
+            "weight_2": 0.25,
+            "lora_3": "None",
+            "weight_3": 0.6,
+            "speed_lora": "None",
+            "speed_weight": 1.0,
+            "prompt": "",
+        },
+        ["model", "clip", "prompt", "report"],
+    ),
     "SAV_MotionLora": ({"motion_module": None, "lora_name": None, "strength": 1.0}, ["motion_module"]),
     "SAV_PromptSchedule": (
         {"clip": None, "prompts": "", "frames": 16, "interpolation": "hold", "width": 0, "height": 0},
         ["conditioning"],
+    ),
+    "SAV_SamplingPreset": (
+        {"model": None, "preset": "best_hq", "steps": 0, "cfg": 0.0, "denoise": 1.0},
+        ["model", "sampler", "sigmas", "cfg", "steps"],
     ),
     "SAV_SegmentChain": (
         {
@@ -105,6 +142,8 @@ COMBOS = {
     ],
     ("SAV_ContextWindows", "schedule"): ["uniform", "static", "looped"],
     ("SAV_ContextWindows", "fuse"): ["pyramid", "overlap_linear", "flat"],
+    ("SAV_SamplingPreset", "preset"): ["best_hq", "lcm", "sde"],
+    ("SAV_ControlKeyframes", "falloff"): ["none", "linear", "smooth"],
     ("SAV_SegmentChain", "carry"): ["overlap", "last_frame"],
     ("SAV_CorrelatedNoise", "mode"): ["shared", "additive", "progressive", "freenoise"],
     ("SAV_KeyframeAnchor", "band"): ["low", "all"],

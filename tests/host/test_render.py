@@ -15,7 +15,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 import tiny
-from clip_sampling import chained
+from clip_sampling import anchored, chained
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.media.pixels import to_uint8
 from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
@@ -67,14 +67,19 @@ def comfy_latents(toon, config, adapter=None):
         ends = config.frame_smoothing_start_percent, config.frame_smoothing_end_percent
         model = FrameSmoothing.execute(model, config.frame_smoothing, *ends).result[0]
     if config.segment_frames:
-        model = chained(model, config.segment_frames, config.segment_overlap)
+        carry = config.segment_carry, config.segment_carry_denoise
+        model = chained(model, config.segment_frames, config.segment_overlap, *carry)
+    if config.anchor_strength:
+        ends = config.anchor_start_percent, config.anchor_end_percent
+        places = {"positions": config.anchor_positions}
+        model = anchored(model, config.anchor_every, config.anchor_strength, config.anchor_band, *ends, **places)
     positive = PromptSchedule.execute(
         clip,
         config.prompt,
         config.frames,
         config.interpolation,
         segment_frames=(config.segment_frames or 0) * config.prompts_by_segment,
-        overlap=config.segment_overlap,
+        overlap=config.overlap,
     ).result[0]
     negative = core.CLIPTextEncode().encode(clip, config.negative)[0]
     sampler = BestHQSampler.execute(config.smoothing).result[0]
@@ -113,6 +118,26 @@ ADAPTED = {
     "frame smoothing": {**SHARED, "frame_smoothing": 0.3, "frame_smoothing_end_percent": 0.4},
     "prompts": {**SHARED, "prompt": "girl, blue hair,\n0: run\n50%: jump\n-1: wave", "interpolation": "slerp"},
     "segments": {**SHARED, "frames": 6, "segment_frames": 4, "segment_overlap": 2},
+    "last frame": {**SHARED, "frames": 7, "segment_frames": 3, "segment_carry": "last_frame"},
+    "last frame, all steps": {
+        **SHARED,
+        "frames": 6,
+        "segment_frames": 3,
+        "segment_carry": "last_frame",
+        "segment_carry_denoise": 1.0,
+        "prompts_by_segment": True,
+        "prompt": "0: run\n3: jump",
+    },
+    "anchor": {**SHARED, "anchor_strength": 0.7, "anchor_every": 2, "anchor_end_percent": 0.6},
+    "anchor, segments": {
+        **SHARED,
+        "frames": 6,
+        "segment_frames": 4,
+        "segment_overlap": 1,
+        "anchor_strength": 0.5,
+        "anchor_band": "all",
+        "anchor_positions": "2, -1",
+    },
     "prompts by segment": {
         **SHARED,
         "frames": 7,
@@ -146,7 +171,7 @@ def test_every_setting_counts(base, adapter):
     assert relative(same, plain) > 0.05
     for case in PLAIN.values():
         assert relative(rendered(base, RenderConfig(**{**SMALL, "prompt": PROMPT, **case})), plain) > 0.005
-    for name in ("progressive, range", "frame smoothing", "prompts"):
+    for name in ("progressive, range", "frame smoothing", "prompts", "anchor"):
         config = RenderConfig(**{**SMALL, "prompt": PROMPT, **ADAPTED[name]})
         assert relative(rendered(base, config, adapter), same) > 0.005, name
 

@@ -39,7 +39,7 @@ from clip_sampling import (
 )
 from sdxl_anime_video.nodes.segment_chain import SegmentChain
 from sdxl_anime_video.temporal.hosts.comfy import fingerprint, resume
-from sdxl_anime_video.temporal.hosts.comfy.fingerprint import Digests
+from sdxl_anime_video.temporal.hosts.comfy.digests import Digests
 
 LENGTH = 7  # frames of a clip
 AFRESH = "starts afresh, for this changed: "

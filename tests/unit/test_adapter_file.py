@@ -260,13 +260,27 @@ def test_convert_says_what_it_wrote(tmp_path, capsys):
     assert lines[0] == str(tmp_path / "a.safetensors") and "sites: 3" in lines[2]
 
 
+def test_convert_into_another_precision(tmp_path, capsys):
+    save_adapter(adapter(), tmp_path / "a.safetensors")
+    words = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "half.safetensors"), "--dtype"]
+    assert main([*words, "F16"]) == 0
+    whole, half = load_adapter(tmp_path / "a.safetensors"), load_adapter(tmp_path / "half.safetensors")
+    for (name, value), other in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
+        assert torch.equal(value.half(), other), name
+    assert half.metadata == whole.metadata
+    capsys.readouterr()
+    assert main([*words, "int8"]) == 1
+    assert "--dtype int8 is none of F32, F16, BF16" in capsys.readouterr().err
+    assert main(words) == 2
+
+
 def test_a_target_that_cannot_be_written_is_one_line(tmp_path, capsys):
     torch.save(adapter().state_dict(), tmp_path / "a.pt")
     (tmp_path / "file").write_text("")
     for target in ("missing/out.safetensors", "file/out.safetensors", "."):
         assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / target)]) == 1
         error = capsys.readouterr().err
-        assert error.startswith(f"error: {tmp_path / target} cannot be written") and error.count("\n") == 1
+        assert error.startswith(f"error: convert: {tmp_path / target} cannot be written") and error.count("\n") == 1
         assert "Choose a folder that exists, on a disk with room." in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "file"]
 

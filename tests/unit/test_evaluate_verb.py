@@ -103,6 +103,8 @@ def test_a_place_that_is_not_there_is_named_before_any_work(painted, tmp_path, c
     clip = saved(tmp_path / "run.mp4", painted[:2])
     status, table, errors = evaluate([clip, "--json", tmp_path / "no" / "figures.json"], capsys)
     assert status == 1 and not table and "--json: the folder" in errors
+    status, table, errors = evaluate([clip, "--json", tmp_path], capsys)
+    assert status == 1 and not table and f"--json: {tmp_path} is a folder" in errors
     with pytest.raises(SystemExit) as caught:
         command.main(["evaluate"])
     assert caught.value.code == 2

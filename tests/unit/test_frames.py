@@ -45,6 +45,9 @@ def test_context_windows_take_their_rows():
     info = frames_of({"cond_or_uncond": [1, 0], FRAMES_KEY: published(), "context_window": window}, 6)
     assert info.index.tolist() == [22, 23, 27] and info.known.tolist() == [False, True, False]
     assert info.length == 40 and info.step == 5
+    window.causal_anchor_index = 1  # newer ComfyUI: one frame more, in front
+    info = frames_of({"cond_or_uncond": [1], FRAMES_KEY: published(), "context_window": window}, 4)
+    assert info.index.tolist() == [21, 22, 23, 27]
 
 
 def test_a_batch_cut_by_strangers_is_counted_from_zero():

@@ -148,13 +148,13 @@ print((max(peak[0], anonymous()) - before) * 1024, sum(v.nbytes for v in module.
 @pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
 def test_loading_in_half_holds_no_second_copy(tmp_path, name):
     """An fp32 file read as fp16: memory beyond the file's own mapped pages is that of the result."""
-    big = module(channels={Site("down", 0, j): 640 for j in range(3)})  # 79 MB
+    big = module(channels={Site("down", 0, j): 640 for j in range(5)})  # 180 MB
     save_motion_module(big, tmp_path / "m.safetensors")
     torch.save(load_file(tmp_path / "m.safetensors"), tmp_path / "m.ckpt")
     said = subprocess.run([sys.executable, "-c", PEAK, tmp_path / name], capture_output=True, text=True, check=True)
     peak, held = map(int, said.stdout.split())
-    assert held > 35e6
-    assert peak < 1.35 * held  # one copy, and one tensor of it at a time
+    assert held > 80e6
+    assert peak < 1.5 * held  # one copy, and the largest tensor with what checking it takes
 
 
 def wrong(state, change):
@@ -291,15 +291,16 @@ def test_inspect(tmp_path, state, capsys, caplog):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_manifests_of_diffusers(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(MotionModuleError, match="not of diffusers' MotionAdapter"):
-        load_motion_module(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "MotionAdapter"}))
-    with pytest.raises(MotionModuleError, match=r"none of diffusion_pytorch_model\.safetensors"):
-        load_motion_module(tmp_path)
-    (tmp_path / "config.json").write_text(
-        json.dumps({"_class_name": "MotionAdapter", "motion_num_attention_heads": [4, 8]})
-    )
-    with pytest.raises(MotionModuleError, match="only one number works here"):
+SETTINGS = {
+    "not of diffusers' MotionAdapter": {"_class_name": "UNet2DConditionModel"},
+    r"none of diffusion_pytorch_model\.safetensors": {"_class_name": "MotionAdapter"},
+    "only one number works here": {"_class_name": "MotionAdapter", "motion_num_attention_heads": [4, 8]},
+    "an input layer of its own": {"_class_name": "MotionAdapter", "conv_in_channels": 9},
+}
+
+
+@pytest.mark.parametrize("message", SETTINGS)
+def test_folders_that_are_no_motion_adapter(tmp_path, message):
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS[message]))
+    with pytest.raises(MotionModuleError, match=message):
         load_motion_module(tmp_path)

@@ -302,3 +302,12 @@ def test_the_manifest_says_everything_as_plain_columns(cache):
     (row, *_) = manifest(cache)
     assert set(row) >= {"id", "source", "start", "end", "fps", "frames", "drawings", "kept", "reason", "caption"}
     assert json.loads((cache / "cache.json").read_text())["checkpoint"] == "toon"
+
+
+def test_a_full_disk_is_one_plain_line_and_the_same_command_goes_on(painted, cache, tmp_path, capsys, full_disk):
+    with full_disk(6000):  # smaller than a clip's latents
+        assert run(painted, tmp_path / "cache") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"error: prepare: {tmp_path / 'cache'}: File too large"
+    assert run(painted, tmp_path / "cache") == 0
+    assert content(tmp_path / "cache") == content(cache)

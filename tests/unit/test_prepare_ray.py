@@ -30,4 +30,4 @@ def test_no_cluster_is_said(tmp_path, capsys):
     assert paint_clips.main([str(tmp_path / "videos"), "--count", "1", "--frames", "8", "--size", "64"]) == 0
     assert run(tmp_path / "videos", tmp_path / "cache", "--ray", "127.0.0.1:1") == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ray: no cluster at 127.0.0.1:1")
+    assert error.startswith("error: prepare: ray: no cluster at 127.0.0.1:1")

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from prepared import content, latents, run
+from runs import NoBars, events
 from sdxl_anime_video.demo import paint_clips
 from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli
 from sdxl_anime_video.training.base import load_base
+from sdxl_anime_video.training.config import TrainConfig
 from sdxl_anime_video.training.data import DataError, load_clips
+from sdxl_anime_video.training.loop import Trainer
+from sdxl_anime_video.training.prepare.store import Store
+from sdxl_anime_video.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +60,7 @@ def settings(cache, tmp_path, **fields) -> str:
 
 
 def losses(folder) -> list[float]:
-    events = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [event["loss"] for event in events if "loss" in event]
+    return [event["loss"] for event in events(folder) if "loss" in event]
 
 
 def test_a_run_on_a_cache_resumes_to_the_bit(cache, tmp_path):
@@ -86,3 +90,23 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_reason(cache, toon, tmp_p
     (unfinished / "manifest.parquet").unlink()
     with pytest.raises(DataError, match="is not finished; run the same `prepare` again"):
         load_clips(unfinished, toon)
+
+
+def test_a_cache_that_changes_under_a_run_is_noticed_and_the_steps_are_kept(cache, toon, tmp_path):
+    changing, folder = tmp_path / "cache", tmp_path / "run"
+    shutil.copytree(cache, changing)
+    fields = {"clips": changing, "output": folder, "frames": [4], "device": "cpu", "steps": 5, "warmup_steps": 0}
+    clips = load_clips(changing, toon)
+    trainer = Trainer(TrainConfig(**fields), toon, clips)
+    folder.mkdir()
+
+    def report(event):
+        if event["step"] == 1:
+            assert run(cache.parent / "clips", changing) == 0  # the same once more: nothing has changed
+        if event["step"] == 2:
+            Store(changing).remove([clips.names[2].split("#")[0]])
+
+    with pytest.raises(DataError, match=r"cache has been changed since this run opened it; .*--resume latest"):
+        Run(trainer, NoBars(), report).to_the_end()
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
+    trainer.unet.detach()

@@ -1,6 +1,7 @@
 """`sdxl-anime-video render` through its command line, on the toon model."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from sdxl_anime_video.media.video import probe_clip, read_clip
 from sdxl_anime_video.schedulers.best_hq import percent_to_sigma, training_sigmas
 from sdxl_anime_video.training import render as verb
 from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import ConfigError, parse_overrides, read_config
+from sdxl_anime_video.training.config import ConfigError
+from sdxl_anime_video.training.config_file import parse_overrides, read_config
 from sdxl_anime_video.training.render_config import RenderConfig
 from sdxl_anime_video.training.sample import best_hq
 from sdxl_anime_video.training.text import plain_prompt
@@ -141,6 +143,31 @@ def test_an_interrupt_leaves_nothing(config, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted; nothing was written" in errors
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_sampling(config, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert command.main(["render", str(config), "--output", str(tmp_path / "file" / "clip.mp4")]) == 1
+    error = capsys.readouterr().err
+    assert f"error: render: output: the folder {tmp_path / 'file'} cannot be written to" in error
+    assert "toon" not in error  # no model was loaded
+    assert command.main(["render", str(tmp_path)]) == 1
+    assert f"config {tmp_path} is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"segment_carry": "last_frame"}, "segment_carry: there are no segments; set segment_frames"),
+        ({"anchor_positions": "9, 99"}, "anchor_positions: position 99 is outside the clip of 16 frame"),
+        ({"segment_carry_denoise": 0, "segment_frames": 8}, "segment_carry_denoise: Input should be greater than 0"),
+    ],
+)
+def test_segments_and_anchors_that_cannot_be_are_refused(tmp_path, fields, message):
+    path = tmp_path / "render.json"
+    path.write_text(json.dumps({"output": "clip.mp4", "prompt": "run", "frames": 16, **fields}))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_config(path, {}, RenderConfig)
 
 
 def test_help_lists_every_field(capsys):

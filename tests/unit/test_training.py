@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl_anime_video.demo import paint_clips
+from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli, data
 from sdxl_anime_video.training.base import load_base
 from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.loop import Trainer, draw_noise
+from sdxl_anime_video.training.draws import draw_noise
+from sdxl_anime_video.training.loop import Trainer
 from sdxl_anime_video.training.stages import describe_noise, last_noise
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
@@ -22,9 +23,7 @@ STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps
 
 @pytest.fixture(scope="module")
 def clips_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    assert paint_clips.main([str(folder), "--count", "3", "--frames", "5", "--size", "64"]) == 0
-    return folder
+    return painted_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +34,14 @@ def toon():
 
 @pytest.fixture
 def config_file(tmp_path, clips_folder):
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        f"clips: {clips_folder}\noutput: {tmp_path / 'run'}\nresolution: 64\nlearning_rate: 1.0e-3\nclips_per_step: 2\n"
-    )
-    return path
+    return write_config(tmp_path, clips=clips_folder, output=tmp_path / "run", learning_rate=1e-3, clips_per_step=2)
 
 
 @pytest.fixture
 def trainer(toon, clips_folder, tmp_path):
     def make(**fields) -> Trainer:
-        settings = {
-            "clips": clips_folder,
-            "output": tmp_path / "run",
-            "frames": [4],
-            "resolution": 64,
-            "warmup_steps": 0,
-        }
-        config = TrainConfig(**{**settings, **fields})
+        settings = {**SMALL, "clips_per_step": 2, **fields}
+        config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **settings)
         config.output.mkdir(exist_ok=True)
         return Trainer(config, toon, data.load_clips(clips_folder, toon, 64))
 
@@ -60,8 +49,7 @@ def trainer(toon, clips_folder, tmp_path):
 
 
 def losses(folder: Path) -> list[float]:
-    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [event["loss"] for event in events if "loss" in event]
+    return [event["loss"] for event in events(folder) if "loss" in event]
 
 
 def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(config_file, tmp_path):
@@ -75,8 +63,7 @@ def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(confi
     assert (said["trained_fps"], said["trained_resolution"], said["trained_clips"]) == ("12", "64x64", "3")
     assert any(adapter.loudness().values())
     assert len(losses(tmp_path / "run")) == 4
-    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
-    assert first["validation"] > 0
+    assert events(tmp_path / "run")[0]["validation"] > 0
     inspected = subprocess.run(
         [sys.executable, "-m", "sdxl_anime_video", "inspect", str(tmp_path / "run" / "adapter.safetensors")],
         capture_output=True,

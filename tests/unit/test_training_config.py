@@ -4,13 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_anime_video.training.config import (
-    ConfigError,
-    TrainConfig,
-    describe_fields,
-    parse_overrides,
-    read_config,
-)
+from sdxl_anime_video.training import cli
+from sdxl_anime_video.training.config import ConfigError, TrainConfig
+from sdxl_anime_video.training.config_file import describe_fields, parse_overrides, read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 
@@ -74,7 +70,7 @@ def test_nothing_is_silently_optional(config_file):
         ("noise_curriculum: [{until: 0.5, corelation: 1}]\n", "noise_curriculum.0.corelation"),
         ("sample_steps: 5\n", "nothing to render; give validation_clips or validation_captions"),
         ("temporal_dropout: 1\n", "temporal_dropout: Input should be less than 1"),
-        ("precision: fp16\n", "precision"),
+        ("precision: fp8\n", "precision"),
         ("a: [\n", "not a YAML file"),
     ],
 )
@@ -85,7 +81,14 @@ def test_a_wrong_config_says_what_is_wrong(config_file, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_one_number_of_frames_needs_no_brackets(config_file):
+    assert read_config(config_file("frames: 8\n")).frames == [8]
+    assert read_config(config_file(""), parse_overrides(["--frames", "8"])).frames == [8]
+
+
 def test_a_config_that_is_no_mapping_or_no_file(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder; give the file in it"):
+        read_config(cli.preset_or_file(str(tmp_path)))
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="expected `field: value`"):

@@ -1,9 +1,7 @@
 """The trainer among short clips, damaged files, full disks and signals."""
 
-import json
 import logging
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from runs import events, write_config
 from sdxl_anime_video.demo import paint_clips
 from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli, data, interrupts
-
-FIELDS = {"resolution": 64, "frames": [4], "threads": 1, "warmup_steps": 0, "steps": 2, "clips_per_step": 1}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +44,7 @@ def clips(painted, tmp_path):
 @pytest.fixture
 def config(tmp_path):
     def write(folder: Path, **fields) -> str:
-        path = tmp_path / "config.yaml"
-        settings = {**FIELDS, "clips": str(folder), "output": str(tmp_path / "run"), **fields}
-        path.write_text(json.dumps(settings))
-        return str(path)
+        return str(write_config(tmp_path, **{"clips": folder, "output": tmp_path / "run", "steps": 2, **fields}))
 
     return write
 
@@ -100,25 +94,6 @@ def test_latents_that_cannot_be_kept_do_not_stop_the_run(clips, config, tmp_path
     assert not list(folder.glob(".*"))
 
 
-@pytest.fixture
-def full_disk():
-    """A context in which no file can grow beyond so many bytes."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def limited(size: int):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, old)
-
-    return limited
-
-
 def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(clips, config, tmp_path, capsys, full_disk):
     options = [config(clips(0)), "--checkpoint-steps", "1"]
     assert cli.main([*options, "--steps", "1"]) == 0
@@ -145,7 +120,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(clips, config
     two.write_bytes(two.read_bytes()[:-100])
     assert cli.main([*options, "--resume", "latest", "--steps", "3"]) == 0
     assert f"{two} is damaged" in caplog.text and "the one before it is tried" in caplog.text
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [event["step"] for event in events(tmp_path / "run")]
     assert steps == [1, 2, 2, 3]
     for path in (tmp_path / "run").glob("checkpoint-*"):
         path.write_bytes(b"x")
@@ -190,7 +165,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, name):
             process.kill()
     assert process.returncode == 130, error
     assert "interrupted; go on with --resume latest" in error
-    last = json.loads(log.read_text().splitlines()[-1])["step"]
+    last = events(tmp_path / "run")[-1]["step"]
     made = ["config.yaml", "log.jsonl", "report.html", "tensorboard"]
     assert written(tmp_path) == [f"checkpoint-{last:08d}.safetensors", *made]
 
@@ -210,3 +185,11 @@ def test_a_signal_waits_for_the_end_of_a_step():
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def test_an_output_that_is_a_file_or_lies_in_one_is_refused(clips, config, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/run"):
+        assert cli.main([config(clips(0), output=tmp_path / place)]) == 1
+        assert f"output: {tmp_path / place} cannot be written to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

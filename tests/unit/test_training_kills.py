@@ -1,6 +1,5 @@
 """Runs that are killed outright, several times, and go on to the same result."""
 
-import json
 import os
 import signal
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdxl_anime_video.demo import paint_clips
+from runs import events, painted_clips, write_config
 from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli
 
@@ -19,37 +18,26 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
-    assert paint_clips.main([str(folder / "clips"), "--count", "3", "--frames", "5", "--size", "64"]) == 0
-    fields = {
-        "clips": str(folder / "clips"),
-        "resolution": 64,
-        "frames": [3, 4],
-        "steps": STEPS,
-        "clips_per_step": 1,
-        "optimizer": "muon",
-        "learning_rate": 1e-3,
-        "warmup_steps": 2,
-        "ema": 0.9,
-        "temporal_dropout": 0.3,
-        "noise_curriculum": [{"until": 0.5, "correlation": 0.8}],
-        "noise_correlation": 0.4,
-        "stages": [{"until": 0.4, "resolution": 48}],
-        "checkpoint_steps": 2,
-        "checkpoint_minutes": None,
-        "device": "cpu",
-        "threads": 1,
-    }
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(fields))
-    return path
+    return write_config(
+        folder,
+        clips=painted_clips(folder / "clips"),
+        frames=[3, 4],
+        steps=STEPS,
+        optimizer="muon",
+        learning_rate=1e-3,
+        warmup_steps=2,
+        ema=0.9,
+        temporal_dropout=0.3,
+        noise_curriculum=[{"until": 0.5, "correlation": 0.8}],
+        noise_correlation=0.4,
+        stages=[{"until": 0.4, "resolution": 48}],
+        checkpoint_steps=2,
+        checkpoint_minutes=None,
+    )
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    found = []
-    for line in (folder / "log.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        found.append((event["step"], event["loss"]))
-    return found
+    return [(event["step"], event["loss"]) for event in events(folder)]
 
 
 def run_until_killed(arguments: list[str], log: Path, lines: int) -> int:

@@ -42,7 +42,7 @@ def real_peak(unet, settings: TrainConfig, frames: int, side: int) -> int:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_estimate_is_what_a_real_step_takes(checkpointing):
     settings, unet = config(gradient_checkpointing=checkpointing), tiny.diffusers_unet()
-    memory = estimate(unet.config, settings, bf16=False, gpu=False)
+    memory = estimate(unet.config, settings, half=False, gpu=False)
     for frames, side in ((6, 40), (8, 24)):  # none of the sizes that it was made from
         assert memory.step(1, frames, side, side) == pytest.approx(real_peak(unet, settings, frames, side), rel=0.05)
     assert memory.base_parameters == sum(p.numel() for p in unet.parameters())
@@ -53,7 +53,7 @@ def test_the_estimate_is_what_a_real_step_takes(checkpointing):
 def test_settings_that_save_are_named_with_what_they_save():
     settings, unet = config(ema=0.9, resolution=512, clips_per_step=2, frames=[8]), tiny.diffusers_unet()
     size = (2, 8, 64, 64)
-    plain = estimate(unet.config, settings, bf16=True, gpu=True)
+    plain = estimate(unet.config, settings, half=True, gpu=True)
     said = savings(plain, unet.config, settings, size, True, True)
     assert said[0].startswith("gradient_checkpointing: true (about ")
     assert [words.split(" ")[0] for words in said[1:4]] == ["clips_per_step:", "resolution:", "frames:"]
@@ -117,7 +117,7 @@ def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsy
         resource.setrlimit(resource.RLIMIT_AS, limit)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 1
-    assert error.startswith("error: out of memory at step 0; by estimate 64 x 8 frames with latents of 16 x 16 need ")
+    assert error.startswith("error: train: out of memory at step 0; by estimate 64 x 8 frames with latents of 16 x 16")
     assert (
         "gradient_checkpointing: true (about " in error and "clips_per_step: 32 (and accumulation: 2) (about" in error
     )

@@ -1,6 +1,5 @@
 """Two processes of `accelerate launch` on the CPU against one with twice the accumulation."""
 
-import json
 import os
 import re
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdxl_anime_video.demo import paint_clips
+from runs import events, painted_clips, write_config
 from sdxl_anime_video.temporal.adapter import load_adapter
 from sdxl_anime_video.training import cli
 from sdxl_anime_video.training.processes import Processes
@@ -21,28 +20,20 @@ TOLERANCE = 1e-6  # relative: sums of two are exact, but a library may choose an
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    assert paint_clips.main([str(folder / "clips"), "--count", "3", "--frames", "5", "--size", "64"]) == 0
-    fields = {
-        "clips": str(folder / "clips"),
-        "resolution": 64,
-        "frames": [3, 4],
-        "steps": 4,
-        "clips_per_step": 1,
-        "warmup_steps": 0,
-        "learning_rate": 1e-3,
-        "ema": 0.9,
-        "temporal_dropout": 0.3,
-        "validation_clips": 1,
-        "validation_steps": 2,
-        "sample_steps": 4,
-        "sampler_steps": 2,
-        "checkpoint_steps": 2,
-        "device": "cpu",
-        "threads": 1,
-    }
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(fields))
-    return path
+    return write_config(
+        folder,
+        clips=painted_clips(folder / "clips"),
+        frames=[3, 4],
+        steps=4,
+        learning_rate=1e-3,
+        ema=0.9,
+        temporal_dropout=0.3,
+        validation_clips=1,
+        validation_steps=2,
+        sample_steps=4,
+        sampler_steps=2,
+        checkpoint_steps=2,
+    )
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:
@@ -52,10 +43,6 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-
-
-def events(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def curve(folder: Path) -> list[float]:

@@ -1,13 +1,12 @@
 """What a run leaves in its folder beside the adapter: rendered clips, curves, the report. And how long it takes."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sdxl_anime_video.demo import paint_clips
+from runs import painted_clips, write_config
 from sdxl_anime_video.media.video import read_clip
 from sdxl_anime_video.temporal import metrics
 from sdxl_anime_video.training import cli, report
@@ -18,25 +17,17 @@ from sdxl_anime_video.training.progress import Eta, clock
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    assert paint_clips.main([str(folder / "clips"), "--count", "3", "--frames", "5", "--size", "64"]) == 0
-    fields = {
-        "clips": str(folder / "clips"),
-        "output": str(folder / "out"),
-        "resolution": 64,
-        "frames": [4],
-        "steps": 4,
-        "clips_per_step": 1,
-        "validation_clips": 1,
-        "validation_steps": 2,
-        "sample_steps": 2,
-        "sampler_steps": 2,
-        "checkpoint_steps": 2,
-        "device": "cpu",
-        "threads": 1,
-    }
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(fields))
-    return path
+    return write_config(
+        folder,
+        clips=painted_clips(folder / "clips"),
+        output=folder / "out",
+        steps=4,
+        validation_clips=1,
+        validation_steps=2,
+        sample_steps=2,
+        sampler_steps=2,
+        checkpoint_steps=2,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,21 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from sdxl_anime_video.demo import paint_clips
+from runs import SMALL, NoBars, painted_clips
 from sdxl_anime_video.training import data, loop, optimizers
 from sdxl_anime_video.training.base import load_base
 from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.loop import Trainer, draw_noise, kept_frames
-from sdxl_anime_video.training.progress import Eta
+from sdxl_anime_video.training.draws import draw_noise, kept_frames
+from sdxl_anime_video.training.loop import Trainer
 from sdxl_anime_video.training.run import Run
 from sdxl_anime_video.training.stages import config_at, describe_noise, noise_at
 
 
 @pytest.fixture(scope="module")
 def clips_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    assert paint_clips.main([str(folder), "--count", "3", "--frames", "5", "--size", "64"]) == 0
-    return folder
+    return painted_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +30,7 @@ def trainer(toon, clips_folder, tmp_path):
     made = []
 
     def make(base=toon, **fields) -> Trainer:
-        settings = {"frames": [4], "resolution": 64, "warmup_steps": 0, "clips_per_step": 1, "device": "cpu"}
-        config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **{**settings, **fields})
+        config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **{**SMALL, **fields})
         config.output.mkdir(exist_ok=True)
         clips = data.load_clips(clips_folder, base, config_at(config, 0).resolution)
         for before in made:  # they share the base
@@ -105,15 +102,6 @@ def test_a_step_takes_the_noise_of_its_stage(trainer, monkeypatch):
     for _ in range(4):
         run.train_step()
     assert drawn == [0.8, 0.8, 0.2, 0.2]
-
-
-class NoBars:
-    """Takes what the bars on the screen would be told."""
-
-    eta = Eta(4)
-
-    def encoded(self, done, total):
-        pass
 
 
 def test_a_stage_changes_size_batch_and_rate_while_the_optimizer_goes_on(trainer):

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from ..base import Base
-from ..precision import Precision, autocast
+from ..precision import VaePrecision, computing_in, vae_arithmetic
 
 
 @torch.no_grad()
-def posterior(base: Base, pictures: np.ndarray, batch: int, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
+def posterior(base: Base, pictures: np.ndarray, batch: int, precision: VaePrecision) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation fp16 `[F, 4, H/8, W/8]` of uint8 pictures `[F, H, W, 3]`.
 
     Raises ValueError where the VAE gives values that are no numbers, or too large for fp16.
@@ -20,7 +20,7 @@ def posterior(base: Base, pictures: np.ndarray, batch: int, precision: Precision
     means, deviations = [], []
     for some in torch.from_numpy(pictures).split(batch):
         pixels = some.to(base.vae.device).permute(0, 3, 1, 2).to(base.vae.dtype) / 127.5 - 1  # [F, 3, H, W]
-        with autocast(base.vae.device, precision):
+        with computing_in(base.vae.device, vae_arithmetic(base.vae.device, precision)):
             found = base.vae.encode(pixels).latent_dist
         means.append(found.mean.half().cpu())
         deviations.append(found.std.half().cpu())
@@ -30,7 +30,7 @@ def posterior(base: Base, pictures: np.ndarray, batch: int, precision: Precision
     return mean, deviation
 
 
-def encode_row(base: Base, row: dict[str, Any], batch: int, precision: Precision) -> dict[str, Any]:
+def encode_row(base: Base, row: dict[str, Any], batch: int, precision: VaePrecision) -> dict[str, Any]:
     """A row of the store: `pictures` are encoded, `latents` of an .npz clip unscaled; other rows stay as they are."""
     row = dict(row)
     pictures, latents = row.pop("pictures", None), row.pop("latents", None)

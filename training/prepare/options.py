@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from ..config import Config, Device, Folder, Share
-from ..precision import Precision
+from ..precision import VaePrecision
 
 Level = Annotated[float, Field(ge=0, le=255)]
 # What a cache's content does not depend on: it may differ from run to run.
@@ -61,7 +61,7 @@ class PrepareConfig(Config):
     """A clip whose coarse picture is nowhere further than this, of 255, from an earlier clip's is a repeat; 0 keeps all
     but exact ones."""
 
-    precision: Precision = "fp32"
+    precision: VaePrecision = "fp32"
     """Arithmetic of the VAE."""
     batch: PositiveInt = 4
     """Frames that the VAE encodes at once."""

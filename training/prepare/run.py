@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from ..config import describe_fields, make_config, parse_overrides
+from ..config_file import describe_fields, make_config, parse_overrides
 from ..data import DataError
+from ..verbs import run_verb
 from .options import PrepareConfig
 from .sources import Source
 
@@ -30,18 +32,11 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE + describe_fields(PrepareConfig) + "\n")
         return 0 if arguments else 2
-    try:
-        prepare(read_arguments(arguments))
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: prepare: {error.name} is not installed; pip install -r requirements-training.txt\n")
-        return 1
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {shorten(str(error), 1000)}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on\n")
-        return 130
-    return 0
+    return run_verb("prepare", lambda: _prepare(arguments), "the same command goes on")
+
+
+def _prepare(arguments: list[str]) -> None:
+    prepare(read_arguments(arguments))
 
 
 def read_arguments(words: list[str]) -> PrepareConfig:
@@ -56,7 +51,7 @@ def read_arguments(words: list[str]) -> PrepareConfig:
         if "=" not in word and rest:
             fields.append(rest.pop(0))
     values: dict[str, Any] = parse_overrides(fields, PrepareConfig)
-    return make_config(PrepareConfig, {**values, **({"videos": videos} if videos else {})}, "prepare")
+    return make_config(PrepareConfig, {**values, **({"videos": videos} if videos else {})}, "command line")
 
 
 def open_model(config: PrepareConfig) -> tuple[Base, int]:
@@ -90,7 +85,15 @@ def prepare(config: PrepareConfig) -> Path:
             _update(config, sources, passed_over)
     except Timeout:
         raise DataError(f"output: another prepare is at work in {config.output}; wait for it") from None
+    except OSError as error:
+        raise _plain(error, config.output) from None
     return config.output
+
+
+def _plain(error: OSError, cache: Path) -> OSError:
+    """What the system said, where Lance has wrapped it in words of its own: `LanceError(IO): ... (os error 28)`."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(cache)) if number else error
 
 
 def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[str]) -> None:
@@ -212,7 +215,7 @@ def _report(
     lines.append(f"every clip, kept or dropped, is in {config.output / 'manifest.parquet'}")
     sys.stdout.write("\n".join(lines) + "\n")
     if not kept:
-        raise DataError("prepare: no clip is left to train on")
+        raise DataError("no clip is left to train on")
 
 
 def _listed(paths: list[Path]) -> str:

@@ -78,12 +78,12 @@ def find_sources(given: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
         elif path.is_file():
             found.append(Source(path.name, "npz" if path.suffix.lower() == ".npz" else "video", [str(path)]))
         else:
-            raise DataError(f"prepare: {path} does not exist")
+            raise DataError(f"videos: {path} does not exist")
     if not found:
-        raise DataError(f"prepare: no video, numbered pictures or .npz clip in {', '.join(map(str, given))}")
+        raise DataError(f"videos: no video, numbered pictures or .npz clip in {', '.join(map(str, given))}")
     names = Counter(source.name for source in found)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise DataError(f"prepare: {twice[0]} is there twice; give the folder above both, or rename one")
+        raise DataError(f"videos: {twice[0]} is there twice; give the folder above both, or rename one")
     return sorted(found, key=lambda source: source.name), passed_over
 
 

@@ -34,7 +34,8 @@ def sample_chain(clip: Clip, chain: Chain, sampling: Sampling) -> torch.Tensor:
         for k, segment in enumerate(segments):
             found = store.load(k) if store else None
             if found is None:
-                guider.conds = {name: take_frames(cond, segment.frames) for name, cond in conds.items()}
+                controls: dict = {}  # one cut for both prompts, or core would run them one after the other
+                guider.conds = {name: take_frames(cond, segment.frames, controls) for name, cond in conds.items()}
                 piece = replace(sampling, sigmas=levels[k], callback=report.of(k, segment))
                 found = _sample(clip, chain, segment, piece, clean, report)
                 if store:

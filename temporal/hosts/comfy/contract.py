@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...frames import Position, resolve_positions
+from ...frames import Places
 
 CONTRACT_KEY = "sav_frame_contract"
 """Where a MODEL's `model_options` keep its FrameContract, and the name of our wrappers."""
@@ -31,20 +31,6 @@ class Smoothing:
     amount: float
     start_percent: float = 0.0
     end_percent: float = 1.0
-
-
-@dataclass(frozen=True, order=True)
-class Places:
-    """Frames of a clip: those listed, or else every Nth from the first."""
-
-    every: int
-    listed: tuple[Position, ...] = ()
-
-    def rows(self, length: int, who: str) -> list[int]:
-        """Frame numbers in a clip of `length` frames. Raises ValueError for a listed place outside it."""
-        if self.listed:
-            return resolve_positions(self.listed, length, who)
-        return list(range(0, length, self.every))
 
 
 @dataclass(frozen=True, order=True)

@@ -8,8 +8,9 @@ from typing import Any
 import comfy.sampler_helpers
 import torch
 
+from ...frames import Places
 from ...noise import generator_for
-from .contract import Pin, Places
+from .contract import Pin
 
 WHO = "SAV_KeyframeAnchor"
 

@@ -1,0 +1,183 @@
+"""Sampler, noise levels, CFG and steps that go together."""
+
+from __future__ import annotations
+
+import math
+
+from ..schedulers.comfy import MOST_LEVELS, best_hq_sigmas, sample_best_hq
+from ..schedulers.presets import PRESETS, Surroundings, warnings
+from ..temporal.graph import Graph, leads_to, model_files
+from ..temporal.speed_lora import is_lcm_name, is_speed_name
+from ._api import io
+from ._show import show
+
+NODE = "SAV_SamplingPreset"
+
+
+class SamplingPreset(io.ComfyNode):
+    """One of the ways to sample a clip, and a word if the graph lacks what it needs."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id=NODE,
+            display_name="Sampling Preset",
+            category="SDXL Anime Video/sampling",
+            description="Sampler, noise levels, CFG and steps that go together: best_hq for quality, lcm for few steps "
+            "with an LCM LoRA, sde with noise at every step. Warns if the graph lacks what the preset needs.",
+            inputs=[
+                io.Model.Input("model", tooltip="The SDXL model with all its LoRAs; connect it before the sampler."),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default="best_hq",
+                    tooltip="best_hq: 28 steps of DPM++ 2M on Karras noise levels, CFG 6.25. lcm: 6 steps at CFG 1.7; "
+                    "needs an LCM LoRA. sde: DPM++ 2M SDE, 28 steps, CFG 6.25; wants Correlated Noise.",
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=10000, optional=True, tooltip="Sampling steps. 0: the preset's."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How strongly the prompt rules. 0: the preset's. 5.5 to 7 suit best_hq and sde, 1.5 to 2 "
+                    "lcm.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="1 starts from pure noise. Less keeps more of the input latent, with the same number of "
+                    "steps on the lower part of the schedule. 0 does nothing.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "patched_model",
+                    display_name="model",
+                    tooltip="The model to sample: under lcm set to LCM sampling, else as it was.",
+                ),
+                io.Sampler.Output(
+                    display_name="sampler", tooltip="For SamplerCustom or SamplerCustomAdvanced, with these sigmas."
+                ),
+                io.Sigmas.Output(display_name="sigmas", tooltip="Falling noise levels, one more than steps, then 0."),
+                io.Float.Output("cfg_out", display_name="cfg", tooltip="For the cfg of the sampler or CFGGuider."),
+                io.Int.Output("steps_out", display_name="steps", tooltip="Number of steps, for nodes that ask for it."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, preset: str, steps: int = 0, cfg: float = 0.0, denoise: float = 1.0) -> io.NodeOutput:
+        chosen = PRESETS.get(preset)
+        if chosen is None:
+            raise ValueError(f"{NODE}: preset is {preset!r}; choose one of {', '.join(PRESETS)}")
+        if steps < 0:
+            raise ValueError(f"{NODE}: steps is {steps}; it must be 1 or more, or 0 for the preset's")
+        if not (math.isfinite(cfg) and cfg >= 0):
+            raise ValueError(f"{NODE}: cfg is {cfg:g}; it must be above 0, or 0 for the preset's")
+        if not 0 <= denoise <= 1:
+            raise ValueError(f"{NODE}: denoise is {denoise:g}; it must lie between 0 and 1")
+        steps, cfg = steps or chosen.steps, cfg or chosen.cfg
+        doubts = warnings(preset, steps, cfg, _surroundings(model, cls.hidden))
+        try:
+            model, sampler, sigmas = _prepared(model, preset, steps, denoise)
+        except ValueError as error:
+            raise ValueError(f"{NODE}: {error}") from None
+        text = "\n".join([f"{chosen.sampler}, {steps} steps, CFG {cfg:g}", *(f"Warning: {doubt}." for doubt in doubts)])
+        return io.NodeOutput(model, sampler, sigmas, cfg, steps, ui=show(NODE, cls.hidden, text, doubts))
+
+
+def _prepared(model, preset: str, steps: int, denoise: float):
+    """(MODEL, SAMPLER, SIGMAS `[steps + 1]`) of a preset."""
+    from comfy.samplers import KSAMPLER, sampler_object
+
+    from ..temporal.hosts.comfy.lcm import with_lcm_sampling
+
+    if preset == "lcm":
+        model = with_lcm_sampling(model)
+        return model, sampler_object("lcm"), _uniform_sigmas(model, steps, denoise)
+    sigmas = best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise)
+    if preset == "best_hq":
+        return model, KSAMPLER(sample_best_hq, {"smoothing": 0.0}), sigmas
+    # 2M asks the model once a step, at the levels of the schedule, as BestHQ does; dpmpp_sde asks twice.
+    return model, sampler_object("dpmpp_2m_sde"), sigmas
+
+
+def _uniform_sigmas(model, steps: int, denoise: float):
+    """What core's BasicScheduler set to sgm_uniform gives, as LCM LoRAs want it."""
+    import torch
+    from comfy.samplers import calculate_sigmas
+
+    if denoise <= 0:
+        return torch.empty(0)
+    total = steps if denoise >= 1 else steps / denoise
+    if total > MOST_LEVELS:
+        raise ValueError(f"{steps} steps at denoise {denoise:g} are too many levels; raise denoise or lower steps")
+    return calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", int(total)).cpu()[-(steps + 1) :]
+
+
+def _surroundings(model, hidden) -> Surroundings:
+    """What the MODEL and the graph tell. A MODEL holds no names of LoRAs, so those come from the graph."""
+    from ..temporal.hosts.comfy.contract import contract_of
+    from ..temporal.hosts.comfy.lcm import is_lcm
+
+    graph: Graph = (hidden.prompt if hidden is not None else None) or {}
+    node = str(hidden.unique_id) if hidden is not None else ""
+    before = leads_to(graph, node, "model")
+    after = [(other, graph[other]) for other in graph if node in leads_to(graph, other, "model")]
+    speed = sorted(_speed_files(graph, before, bool(model.patches)), key=lambda one: not one[1])
+    return Surroundings(
+        speed=[name for name, _ in speed],
+        is_lcm=any(lcm for _, lcm in speed),
+        patched=bool(model.patches),
+        graph=bool(before),
+        lcm_sampling=is_lcm(model),
+        correlated=contract_of(model.model_options).noise is not None
+        or any(content.get("class_type") == "SAV_CorrelatedNoise" for _, content in after),
+        samplers=[
+            (f"node {other} ({content.get('class_type')})", content["inputs"]["cfg"])
+            for other, content in after
+            if isinstance(content.get("inputs", {}).get("cfg"), int | float)
+        ],
+    )
+
+
+def _speed_files(graph: Graph, nodes: list[str], patched: bool) -> list[tuple[str, bool]]:
+    """Files for few steps among those that lead to the model, each with whether it is one of LCM.
+
+    What speed_lora of LoRA Stack holds is one, whatever its name. A LoRA that left no patch on the model is off.
+    """
+    import folder_paths
+
+    loras = set(folder_paths.get_filename_list("loras"))
+    chosen = {graph[node].get("inputs", {}).get("speed_lora") for node in nodes} - {None, "None"}
+    found = []
+    for name in model_files(graph, nodes):
+        is_file = name in loras
+        names = (name, _title(name)) if is_file else (name,)
+        if (patched or not is_file) and (name in chosen or is_speed_name(*names)):
+            found.append((name, is_lcm_name(*names) or (name in chosen and not is_speed_name(*names))))
+    return found
+
+
+def _title(name: str) -> str:
+    """What a LoRA file calls itself."""
+    from pathlib import Path
+
+    import folder_paths
+
+    from ..temporal.lora_file import title_of
+    from ..temporal.weights_file import WeightsFileError, read_header
+
+    try:
+        return title_of(read_header(Path(folder_paths.get_full_path_or_raise("loras", name))).metadata)
+    except (WeightsFileError, OSError):
+        return ""  # its loader tells what is wrong with it

@@ -1,0 +1,100 @@
+"""The names of a LoRA's tensors: `<module>.<part>` in the ways of kohya, diffusers, PEFT and LyCORIS.
+
+ComfyUI's own loader knows kohya's and LyCORIS' names, and of diffusers' those with `processor` in them, as they were
+until 2023. By the names that diffusers and PEFT write today (`unet.mid_block...to_q.lora_A.weight`) it finds no
+attention of an SDXL model, hence `core_name`. PEFT also keeps a LoRA's strength beside the tensors: `peft_scales`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_PARTS = (
+    r"\.lora_(?:up|down|mid)\.weight|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|_lora\.(?:up|down)\.weight"
+    r"|\.lora_[AB](?:\.[\w-]+)?\.weight|\.lora_magnitude_vector(?:\.[\w-]+)?(?:\.weight)?|\.alpha|\.dora_scale"
+    r"|\.hada_(?:w[12]_[ab]|t[12])|\.lokr_(?:w[12](?:_[ab])?|t2)|\.oft_blocks|\.rescale|\.[ab][12]\.weight"
+    r"|\.diff|\.diff_b|\.[wb]_norm|\.set_weight|\.reshape_weight"
+)
+_KEY = re.compile(rf"(.+?)({_PARTS})")
+_UP = re.compile(r"\.lora_B\b.*|[._]lora(?:_linear_layer)?\.up\.weight")
+_DOWN = re.compile(r"\.lora_A\b.*|[._]lora(?:_linear_layer)?\.down\.weight")
+_UNET = re.compile(r"(?:down_blocks|up_blocks|mid_block|time_embedding|add_embedding)\.|conv_(?:in|out)$")
+_PREFIXES = (("unet.", "lora_unet_"), ("text_encoder.", "lora_te1_"), ("text_encoder_2.", "lora_te2_"))
+_PEFT = "base_model.model."
+
+
+class LoraError(ValueError):
+    """A file is no LoRA that can be used here. The message is the end of a sentence that begins with its name."""
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """(module, part), with the parts of a LoRA named as kohya does, `lora_up.weight`; None for any other key."""
+    match = _KEY.fullmatch(key)
+    if not match:
+        return None
+    module, part = match.groups()
+    if _UP.fullmatch(part):
+        return module, "lora_up.weight"
+    return module, "lora_down.weight" if _DOWN.fullmatch(part) else part.removeprefix(".")
+
+
+def core_name(module: str) -> str:
+    """A module of an SDXL pipeline named as kohya does, which ComfyUI knows; others as they are."""
+    bare = module.removeprefix(_PEFT)
+    short = "lora_unet_" if _UNET.match(bare) else ""
+    for prefix, name in _PREFIXES:
+        if bare.startswith(prefix):
+            short, bare = name, bare.removeprefix(prefix).removeprefix(_PEFT)
+    if not short:
+        return module
+    bare = re.sub(r"\.to_out$", ".to_out.0", bare.replace(".processor.", "."))
+    return short + bare.replace(".", "_")
+
+
+def core_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each key by the name under which ComfyUI's loader finds it.
+
+    Raises LoraError for two keys of one name, and for PEFT's DoRA, which ComfyUI would apply without its magnitudes.
+    """
+    found: dict[str, str] = {}
+    for key in keys:
+        parts = split_key(key)
+        if parts and parts[1].startswith("lora_magnitude_vector"):
+            raise LoraError("is a DoRA as PEFT writes it, which ComfyUI cannot load. Save it in kohya's format.")
+        found[key] = f"{core_name(parts[0])}.{parts[1]}" if parts else key
+    if len(set(found.values())) < len(found):
+        raise LoraError("holds several LoRAs in one file. Save each of them on its own.")
+    return found
+
+
+def peft_scales(metadata: Mapping[str, str], config: Mapping[str, Any] | None) -> dict[str, float]:
+    """lora_alpha / r, with which PEFT multiplies a LoRA, by the beginning of kohya's module names.
+
+    metadata: the file's own; diffusers keeps PEFT's settings under `lora_adapter_metadata`, as `unet.lora_alpha`.
+    config: the content of PEFT's adapter_config.json, if there is one beside the file; it speaks of every module.
+    Empty if neither tells; what a file has an `alpha` for does not depend on it.
+
+    Raises LoraError for settings that give layers a strength of their own.
+    """
+    settings: dict[str, Mapping[str, Any]] = {"lora_": config} if config else {}
+    told = metadata.get("lora_adapter_metadata")
+    if told:
+        try:
+            flat = dict(json.loads(told))
+        except (ValueError, TypeError):
+            raise LoraError("has lora_adapter_metadata that cannot be read. Save it again.") from None
+        for prefix, short in _PREFIXES:
+            settings[short] = {key[len(prefix) :]: value for key, value in flat.items() if key.startswith(prefix)}
+    return {short: _scale(some) for short, some in settings.items() if "lora_alpha" in some}
+
+
+def _scale(config: Mapping[str, Any]) -> float:
+    if config.get("alpha_pattern") or config.get("rank_pattern"):
+        raise LoraError("has layers of their own strength (PEFT's alpha_pattern). Save it in kohya's format.")
+    alpha, rank = config["lora_alpha"], config.get("r")
+    if not all(isinstance(n, int | float) and n > 0 for n in (alpha, rank)):
+        raise LoraError(f"says lora_alpha={alpha!r} and r={rank!r}, which are no positive numbers. Save it again.")
+    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank  # type: ignore[operator]

@@ -1,0 +1,125 @@
+"""`<lora:name:weight>` tags of a prompt: read, taken out, and the files that their names mean.
+
+The notation is that of AUTOMATIC1111's web UI: `<lora:NAME:WEIGHT>`, or `<lora:NAME:UNET_WEIGHT:CLIP_WEIGHT>`. `lyco`
+in place of `lora` means the same. Nothing about a tag is guessed: what cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+MOST = 10.0
+"""Weights lie between -MOST and MOST."""
+_OPENING = re.compile(r"<\s*(?:lora|lyco)\s*:", re.IGNORECASE)
+_TAG = re.compile(_OPENING.pattern + r"([^<>]*)>", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
+_EXAMPLE = "<lora:name:0.8>"
+
+
+class TagError(ValueError):
+    """A tag cannot be read, or its name means no file or several. The message says what to write."""
+
+
+@dataclass(frozen=True)
+class Tag:
+    """name: as written; weight: on the diffusion model; clip_weight: on the text encoders."""
+
+    name: str
+    weight: float
+    clip_weight: float
+
+
+def take_tags(prompt: str) -> tuple[str, list[Tag]]:
+    """The prompt without its tags, and the tags in their order; one that is written again alike counts once.
+
+    A tag goes with the comma after it and, if it stood alone, with its line. A prompt without tags stays as it is.
+
+    Raises TagError for a tag that is not closed, has no name or no weight, or a weight that is no number or too large.
+    """
+    tags: dict[Tag, None] = {}
+    done, rest = "", prompt
+    while match := _TAG.search(rest):
+        tags[_read(match[0], match[1])] = None
+        done, rest = _seam(done + rest[: match.start()], rest[match.end() :])
+    opened = _OPENING.search(done + rest)
+    if opened:
+        raise TagError(f"the tag {_short((done + rest)[opened.start() :])!r} is not closed; write it as {_EXAMPLE}")
+    return done + rest, list(tags)
+
+
+def _seam(before: str, after: str) -> tuple[str, str]:
+    """The texts on both sides of a tag that is gone, so that they meet without a doubled comma, space or line."""
+    bare, follows = before.rstrip(" \t"), after.lstrip(" \t")
+    if bare and bare[-1] not in ",\n":  # a word: the comma behind the tag is its own
+        if follows[:1] in ("", ",", "\n"):
+            return bare, follows
+        return before, follows if before != bare else after
+    after = follows.removeprefix(",").lstrip(" \t")
+    if bare[-1:] in ("", "\n"):  # the tag began its line
+        return bare, after.removeprefix("\n")
+    return (bare if after[:1] in ("", "\n") else before), after
+
+
+def _read(whole: str, inside: str) -> Tag:
+    """A tag from what stands between `<lora:` and `>`."""
+    name, *weights = [part.strip() for part in inside.split(":")]
+    if not name:
+        raise TagError(f"the tag {_short(whole)!r} has no name; write it as {_EXAMPLE}")
+    if not 1 <= len(weights) <= 2:
+        said = f"{len(weights)} weights" if weights else "no weight"
+        raise TagError(f"the tag {_short(whole)!r} has {said}; write <lora:name:weight> or <lora:name:unet:clip>")
+    numbers = [_weight(whole, text) for text in weights]
+    return Tag(name, numbers[0], numbers[-1])
+
+
+def _weight(whole: str, text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise TagError(f"the tag {_short(whole)!r} has the weight {text!r}, which is no number; write one such as 0.8")
+    if not abs(float(text)) <= MOST:
+        raise TagError(f"the tag {_short(whole)!r} has the weight {text}; it must lie between -{MOST:g} and {MOST:g}")
+    return float(text)
+
+
+def _short(text: str) -> str:
+    """The start of a text on one line, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) < 80 else line[:77] + "..."
+
+
+def resolve(name: str, files: Collection[str]) -> str:
+    """The one of `files` (paths below the loras folder) that a tag's name means.
+
+    A name is a path as listed, a path without its suffix, or a file's name alone, with or without suffix, if only one
+    file has it. Slashes of both kinds and both ways to write an accent are alike.
+
+    Raises TagError that names the candidates.
+    """
+    wanted = _plain(name)
+    paths = {file: PurePosixPath(_plain(file)) for file in files}
+    ways = (
+        [file for file, path in paths.items() if str(path) == wanted],
+        [file for file, path in paths.items() if str(path.with_suffix("")) == wanted],
+        [file for file, path in paths.items() if wanted in (path.name, path.stem)],
+    )
+    for found in ways:
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise TagError(f"{name!r} may be any of {_listed(found)}; write the one that you mean with its folder")
+    stems = {path.stem.lower(): file for file, path in paths.items()}
+    near = difflib.get_close_matches(PurePosixPath(wanted).name.lower(), stems, n=3, cutoff=0.5)
+    hint = f"did you mean {_listed([stems[stem] for stem in near])}?" if near else "put the file there"
+    raise TagError(f"there is no {name!r} in models/loras; {hint} (press R on the page to refresh the list)")
+
+
+def _plain(path: str) -> str:
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)[:5]) + (" and more" if len(names) > 5 else "")

@@ -1,0 +1,86 @@
+"""SAV_ControlHints in the real ComfyUI."""
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import pytest
+import torch
+
+import clips
+from sdxl_anime_video.media.hints import canny, resized
+from sdxl_anime_video.nodes.control_hints import ControlHints
+
+
+def images(frames=5):
+    return torch.from_numpy(clips.painted(frames)).float() / 255
+
+
+def hints(pictures, kind="canny", resolution=0, **settings):
+    return ControlHints.execute(pictures, kind, resolution, **settings).args[0]
+
+
+def test_one_hint_a_frame():
+    found = hints(images(), low=80, high=150)
+    expected = np.stack([canny(picture, 80, 150) for picture in clips.painted(5)])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.from_numpy(expected) / 255)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_resolution():
+    found = hints(images(2), resolution=192)
+    assert found.shape == (2, 192, 256, 3)
+    assert torch.equal(found[1], torch.from_numpy(canny(resized(clips.painted(2)[1], 192, 256), 100, 200)) / 255)
+
+
+def test_only_keyframes_are_worked_on():
+    whole = hints(images())
+    broken = images()
+    broken[2] = float("nan")  # a frame that is not asked for
+    assert torch.equal(hints(broken, keyframes="0, 25%, -1"), whole[[0, 1, 4]])
+    with pytest.raises(ValueError, match="SAV_ControlHints: frame 2 holds NaN"):
+        hints(broken)
+
+
+def test_alpha_is_dropped_and_inputs_stay():
+    pictures = torch.cat([images(1), torch.zeros(1, 96, 128, 1)], -1)
+    before = pictures.clone()
+    assert torch.equal(hints(pictures), hints(images(1)))
+    assert torch.equal(pictures, before)
+
+
+def test_progress_and_interrupt():
+    seen = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, total)))
+    try:
+        hints(images(3))
+        assert seen[0] == (1, 3) and seen[-1] == (3, 3)  # later ComfyUI leaves out some in between
+        shown = len(seen)
+        comfy.model_management.interrupt_current_processing(True)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            hints(images(3))
+        assert len(seen) == shown
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kind": "sketch"}, "kind is 'sketch'; choose one of canny"),
+        ({"low": 300}, "low is 300 and high 200; low must lie between 0 and high"),
+        ({"low": -1}, "low is -1"),
+        ({"resolution": -64}, "resolution is -64"),
+        ({"keyframes": "9"}, "position 9 is outside the clip of 2"),
+        ({"keyframes": "x"}, "cannot read position 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(settings, words):
+    with pytest.raises(ValueError, match=f"^SAV_ControlHints: {words}"):
+        hints(images(2), **settings)
+
+
+def test_no_frames_is_an_error():
+    with pytest.raises(ValueError, match=r"SAV_ControlHints: images has shape \[0, 8, 8, 3\]"):
+        hints(torch.zeros(0, 8, 8, 3))

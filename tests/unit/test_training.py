@@ -206,7 +206,7 @@ def test_latents_are_encoded_once(toon, clips_folder):
     assert calls == []
     assert [latent.shape for latent in again.latents] == [(5, 4, 8, 8)] * 3
     assert again.fps == 12
-    data.load_clips(clips_folder, toon, 48, False, lambda done, total: calls.append(done))
+    data.load_clips(clips_folder, toon, 48, "fp32", lambda done, total: calls.append(done))
     assert calls == [1, 2, 3]  # another size, other latents
 
 

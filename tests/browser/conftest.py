@@ -124,8 +124,11 @@ class Editor:
         return self.page.evaluate("types => types.filter(type => !(type in LiteGraph.registered_node_types))", types)
 
     def prompt(self):
-        """What the page would send to /prompt."""
-        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+        """What the page would send to /prompt, less the picture of a video, which some front ends count as an input."""
+        found = json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+        for node in found.values():
+            node["inputs"].pop("video-preview", None)
+        return found
 
     def overlaps(self):
         """Pairs of nodes, by type, that lie on one another as they are drawn."""

@@ -111,6 +111,7 @@ class Renderer:
         if self.control_net is None:
             raise ValueError(f"{options.controlnet} holds no ControlNet; make one with {MAKE}")
 
+    @torch.no_grad()
     def render(self, caption: str, seed: int, hints: np.ndarray, arm: Arm) -> np.ndarray:
         """A clip `[F, 128, 128, 3]`, 0..1; hints: uint8 `[F, H, W, 3]`."""
         import comfy.sample
@@ -136,6 +137,7 @@ class Renderer:
         )
         return self.vae.decode(samples).cpu().float().numpy()
 
+    @torch.no_grad()
     def decoded(self, frames: np.ndarray) -> np.ndarray:
         """Painted frames uint8 `[F, H, W, 3]` through the VAE and back, 0..1."""
         pictures = torch.from_numpy(frames).float() / 255

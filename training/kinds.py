@@ -50,6 +50,25 @@ def create(config: TrainConfig, unet: Any, betas: tuple[float, float] | None = N
     return module
 
 
+def start_from(path: Path, new: Temporal) -> None:
+    """Give a new adapter or motion module the weights of a file. Raises ConfigError where they are of another make."""
+    from .config import ConfigError
+
+    found = load(path)
+    if type(found) is not type(new):
+        raise ConfigError(f"start: {path} is of a {title(found)}, and kind says otherwise; set kind")
+    has, wants = vars(found.config), vars(new.config)
+    others = [name for name in wants if name != "betas" and has[name] != wants[name]]
+    if others:
+        said = "; ".join(f"{name} {_short(has[name])}, not {_short(wants[name])}" for name in others)
+        raise ConfigError(f"start: {path} has {said}; set these fields as it has them, or take another file")
+    new.load_state_dict(found.state_dict())
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} places" if isinstance(value, Mapping) else str(value)
+
+
 def _places(names: list[str] | None, channels: Mapping[Site, int]) -> dict[Site, int]:
     """The chosen places, or all on the way down and up, in the UNet's order."""
     from .config import ConfigError

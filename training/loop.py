@@ -46,7 +46,10 @@ class Trainer:
         self.processes = processes or Processes(config.device)
         self.device = self.processes.device
         torch.manual_seed(config.seed)  # the adapter's first values
-        self.adapter = kinds.create(config, base.unet, kinds.betas_of(base)).to(self.device)
+        self.adapter = kinds.create(config, base.unet, kinds.betas_of(base))
+        if config.start:
+            kinds.start_from(config.start, self.adapter)
+        self.adapter.to(self.device)
         self.optimizer = make_optimizer(self.adapter, config, self.device)
         self.unet = kinds.put_on(prepared(base.unet, self.device, config), self.adapter)
         self.ema = (

@@ -139,6 +139,28 @@ def test_a_run_of_another_kind_is_not_gone_on_with(config_file, capsys):
     assert "made with kind animatediff, not adapter" in capsys.readouterr().err
 
 
+def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
+    assert cli.main([str(config_file), *STEPS, "--kind", "hotshot"]) == 0
+    made = tmp_path / "run" / "motion_module.safetensors"
+    again = ["--start", str(made), "--output", str(tmp_path / "again"), "--learning-rate", "1e-30"]
+    assert cli.main([str(config_file), *STEPS, "--kind", "hotshot", *again]) == 0
+    before, after = (
+        load_motion_module(path).state_dict() for path in (made, tmp_path / "again" / "motion_module.safetensors")
+    )
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    capsys.readouterr()
+    other = ["--start", str(made), "--output", str(tmp_path / "other")]
+    assert cli.main([str(config_file), *STEPS, *other]) == 1
+    assert "is of a motion module, and kind says otherwise" in capsys.readouterr().err
+    changed = ["--kind", "animatediff", "--max-frames", "32", "--motion-places", "[up.0.0]"]
+    assert cli.main([str(config_file), *STEPS, *other, *changed]) == 1
+    said = "has channels 6 places, not 1 places; format hotshot, not animatediff; max_frames 24, not 32"
+    assert said in capsys.readouterr().err
+    assert cli.main([str(config_file), *STEPS, "--start", "none.safetensors", "--output", str(tmp_path / "other")]) == 1
+    assert "none.safetensors does not exist" in capsys.readouterr().err
+    assert not list((tmp_path / "other").glob("*.safetensors"))
+
+
 def test_memory_is_counted():
     unet = tiny.diffusers_unet()
     settings = TrainConfig(clips="in", output="out", device="cpu", kind="animatediff")

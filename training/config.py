@@ -71,8 +71,8 @@ class TrainConfig(Config):
     motion_attentions: PositiveInt = 2
     """Temporal attentions in each transformer of a motion module."""
     start: Path | None = None
-    """Adapter or motion module to begin with, such as a published one; None begins with a silent one. max_frames and the
-    other fields that make it what it is are to be set as the file has them."""
+    """Adapter or motion module to begin with, such as a published one; None begins with a silent one. max_frames and
+    the other fields that make it what it is are to be set as the file has them."""
     max_frames: PositiveInt = 24
     """Frame positions that the adapter or the motion module has."""
     frames: FrameChoices = [8, 12, 16]

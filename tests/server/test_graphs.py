@@ -37,6 +37,7 @@ NODES = {
     "SAV_ContextWindows",
     "SAV_SaveClip",
     "SAV_DecodeAndSaveClip",
+    "SAV_ImageGrid",
     "SAV_InterpolateFrames",
 }
 FRAMES = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9, "motion_module": 10}

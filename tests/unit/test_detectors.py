@@ -1,5 +1,8 @@
 """Networks that draw hints, filled from tensors of the published names and shapes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +37,6 @@ def test_hands_and_faces_are_networks_of_their_own():
 def test_a_hand_is_drawn_as_by_the_library(monkeypatch):
     """The library's colours come from matplotlib, which need not be installed: here they come from colorsys."""
     import colorsys
-    import sys
     from types import SimpleNamespace
 
     colours = SimpleNamespace(hsv_to_rgb=lambda hsv: np.array(colorsys.hsv_to_rgb(*hsv)))
@@ -66,3 +68,20 @@ def test_sides_that_are_no_multiples_of_64():
     for height, width in [(128, 192), (100, 130), (9, 9), (640, 20)]:
         assert detector(np.zeros((height, width, 3), np.uint8)).shape == (height, width, 3)
     assert seen == [(128, 192, 3), (128, 128, 3), (64, 64, 3), (640, 64, 3)]
+
+
+PROGRAM = """
+import sys
+sys.path[:] = PATHS
+from sdxl_anime_video.media.detectors import _library
+for name in ("open_pose", "midas", "lineart", "lineart_anime", "hed"):
+    _library(name)
+print(sorted({"controlnet_aux", "mediapipe", "timm.models.layers"} & set(sys.modules)))
+"""
+
+
+def test_the_rest_of_the_library_is_left_alone():
+    """A fresh process that imports the detectors says nothing, and has not imported the others."""
+    program = [sys.executable, "-c", PROGRAM.replace("PATHS", repr(sys.path))]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n", "")

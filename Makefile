@@ -9,6 +9,8 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.10 py
 	$(if $(shell $(p) -c 'import venv' 2>/dev/null && echo yes),$(p))))
 RUN = $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest $(PYTEST_ARGS)
+# A process for each core, four at most: each has a PyTorch, and a ComfyUI, of its own. Whole files, for their fixtures.
+PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile
 
 # On a machine with few cores, many threads in tiny matrix products only wait for each other.
 export OMP_NUM_THREADS ?= 2
@@ -36,8 +38,8 @@ demo: set-up ## render clips through a real ComfyUI server: outputs/demo/
 	@$(RUN) -m sdxl_anime_video.demo.run
 
 test: set-up-test browser lint ## lint and all rungs of the test ladder
-	$(PYTEST) tests/unit
-	$(PYTEST) tests/host
+	$(PARALLEL) tests/unit
+	$(PARALLEL) tests/host
 	$(PYTEST) tests/server tests/browser
 
 lint: set-up-test ## ruff and basedpyright
@@ -46,10 +48,10 @@ lint: set-up-test ## ruff and basedpyright
 	$(RUN) -m basedpyright --pythonpath $(RUN)
 
 test-unit: set-up-test ## without ComfyUI
-	$(PYTEST) tests/unit
+	$(PARALLEL) tests/unit
 
 test-host: set-up-test ## ComfyUI in the test process
-	$(PYTEST) tests/host
+	$(PARALLEL) tests/host
 
 test-server: set-up-test ## a real server over HTTP
 	$(PYTEST) tests/server

@@ -48,12 +48,19 @@ def _inspect(arguments: list[str]) -> int:
 
 def _convert(arguments: list[str]) -> int:
     if len(arguments) not in (2, 4) or arguments[2:3] not in ([], ["--dtype"]):
-        return _usage("sdxl-anime-video convert ADAPTER.pt ADAPTER.safetensors [--dtype F32|F16|BF16]", arguments)
+        return _usage("sdxl-anime-video convert SOURCE TARGET.safetensors [--dtype F32|F16|BF16]", arguments)
     from .temporal.adapter_convert import convert_adapter
+    from .temporal.inspect_weights import kind_of
+    from .temporal.motion_module_format import convert_motion_module
 
     source, target = arguments[:2]
     dtype = arguments[3] if arguments[3:] else None
-    return _show("convert", lambda: f"{target}\n{convert_adapter(source, target, dtype=dtype)}")
+
+    def convert() -> str:
+        run = convert_motion_module if kind_of(source) == "motion module" else convert_adapter
+        return f"{target}\n{run(source, target, dtype=dtype)}"
+
+    return _show("convert", convert)
 
 
 def _usage(line: str, arguments: list[str]) -> int:
@@ -77,11 +84,11 @@ def _print(result: object) -> None:
 HELP = ("-h", "--help")
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "prepare": (_prepare, "turn videos into a cache of clips to train on"),
-    "train": (_train, "train a temporal adapter on prepared clips or a folder of captioned ones"),
-    "render": (_render, "render a clip from a checkpoint, an adapter and prompts, without ComfyUI"),
+    "train": (_train, "train a temporal adapter or a motion module on prepared clips or a folder of captioned ones"),
+    "render": (_render, "render a clip from a checkpoint, an adapter or motion module, and prompts, without ComfyUI"),
     "evaluate": (_evaluate, "measure flicker, warp error, motion and identity drift of clips"),
     "inspect": (_inspect, "say what a temporal adapter, a motion module or a motion LoRA holds"),
-    "convert": (_convert, "turn an adapter written by torch.save into safetensors, or into another precision"),
+    "convert": (_convert, "turn an adapter or motion module by torch.save into safetensors, or into another precision"),
 }
 
 

@@ -1,10 +1,11 @@
-"""Time of a UNet forward with the temporal adapter as a ratio to the plain forward.
+"""Time of a UNet forward with the temporal adapter, or with a motion module, as a ratio to the plain forward.
 
     python benchmarks/adapter_overhead.py                               # toon size on the CPU
     python benchmarks/adapter_overhead.py --size sdxl --device cuda --dtype float16 --pixels 768 --frames 16 --clips 2
 
-Random weights: time does not depend on them. Plain and patched forwards take turns, so that drift of the machine hits
-both, and the median is reported. `floor` is the ratio of multiply-adds in the matrix products alone.
+Random weights: time does not depend on them. The motion modules have the published places and sizes. Plain and patched
+forwards take turns, so that drift of the machine hits all, and the median is reported. `floor` is the ratio of
+multiply-adds in the matrix products alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl_anime_video.temporal.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.motion_module import FORMATS, MotionConfig, MotionModule
 
 POOLED, TOKENS = 1280, 77
 COMMON = {
@@ -47,15 +51,14 @@ SIZES = {
 }
 
 
-def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, TemporalAdapter, dict]:
-    """UNet, adapter and the arguments of a forward."""
+def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
+    """UNet and the arguments of a forward."""
     from diffusers import UNet2DConditionModel
 
     config = {**COMMON, **SIZES[arguments.size]}
     where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
     with torch.device(arguments.device):
         unet = UNet2DConditionModel(**config).to(**where).eval()
-    adapter = TemporalAdapter.create(unet_sites(unet), max_frames=max(24, arguments.frames), **where)
     rows = arguments.frames * arguments.clips
     side = arguments.pixels // 8
     inputs = {
@@ -67,7 +70,20 @@ def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, TemporalAdapt
             "time_ids": torch.full((rows, 6), float(arguments.pixels), **where),
         },
     }
-    return unet, adapter, inputs
+    return unet, inputs
+
+
+def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dict[str, torch.nn.Module]:
+    """The UNet with each kind of temporal layers; with all of them at once it stays the plain UNet in between."""
+    where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    most = max(24, arguments.frames)
+    places = {site: width for site, width in unet_channels(unet).items() if site.stage != "mid"}
+    made = {"adapter": TemporalUNet(unet, TemporalAdapter.create(unet_sites(unet), max_frames=most, **where))}
+    for kind in FORMATS:
+        module = MotionModule(MotionConfig(places, kind, most), **where)
+        module.reset_parameters()
+        made[kind] = MotionUNet(unet, module)
+    return made
 
 
 def seconds(forward, device: str) -> float:
@@ -82,13 +98,11 @@ def seconds(forward, device: str) -> float:
 
 @torch.inference_mode()
 def measure(arguments: argparse.Namespace) -> str:
-    """One line of figures."""
-    unet, adapter, inputs = build(arguments)
-    temporal = TemporalUNet(unet, adapter)
-    runs = {
-        "plain": lambda: temporal(**inputs, num_frames=1),
-        "adapter": lambda: temporal(**inputs, num_frames=arguments.frames),
-    }
+    """The figures as lines."""
+    unet, inputs = build(arguments)
+    layers = temporal_layers(unet, arguments)
+    runs = {"plain": lambda: unet(**inputs)}
+    runs |= {name: partial(model, **inputs, num_frames=arguments.frames) for name, model in layers.items()}
     work = {}
     for name, run in runs.items():  # which also warms up
         with FlopCounterMode(display=False) as counter:
@@ -98,12 +112,18 @@ def measure(arguments: argparse.Namespace) -> str:
     for _ in range(arguments.repeats):
         for name, run in runs.items():
             times[name].append(seconds(run, arguments.device))
-    plain, patched = (statistics.median(times[name]) for name in ("plain", "adapter"))
-    return (
+    middle = {name: statistics.median(some) for name, some in times.items()}
+    lines = [
         f"{arguments.size} {arguments.pixels} px, {arguments.clips} x {arguments.frames} frames, {arguments.dtype} on "
-        f"{arguments.device}: plain {plain * 1e3:.1f} ms, adapter {patched * 1e3:.1f} ms, "
-        f"ratio {patched / plain:.3f}, floor {work['adapter'] / work['plain']:.3f}\n"
-    )
+        f"{arguments.device}: plain {middle['plain'] * 1e3:.1f} ms"
+    ]
+    for name, model in layers.items():
+        parameters = sum(value.numel() for value in (getattr(model, "adapter", None) or model.module).parameters())
+        lines.append(
+            f"  {name} ({parameters / 1e6:.1f} M parameters): {middle[name] * 1e3:.1f} ms, ratio "
+            f"{middle[name] / middle['plain']:.3f}, floor {work[name] / work['plain']:.3f}"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

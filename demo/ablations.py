@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
 
 CONFIG = Path(__file__).parents[1] / "training" / "configs" / "toon.yaml"
+UNLEARNT = ["--position-learning-rate", "null"]  # a motion module's positions
 EVEN = ["--noise-curriculum", "[]"]
 VARIANTS: dict[str, list[str]] = {
     "as the config": [],
@@ -40,16 +41,21 @@ VARIANTS: dict[str, list[str]] = {
     "gate instead of zero proj": ["--init", "gate", "--gate-learning-rate", "1e-2"],
     "no moving average": ["--ema", "0"],
     "no positions on values": ["--pos-value", "false"],
+    "motion module": ["--kind", "animatediff", *UNLEARNT],
+    "motion module of the same size": [
+        *("--kind", "animatediff", "--motion-places", "[up.0.0, up.1.0]", "--motion-attentions", "1", *UNLEARNT)
+    ],
     "AdamW": ["--optimizer", "adamw", "--learning-rate", "1e-3", "--position-learning-rate", "2e-3"],
 }
+PLAIN = {"ema": 0.0, "noise_curriculum": [], "resume": None}
 NOISES = {"loss, independent": ("shared", 0.0), "loss, progressive 0.5": ("progressive", 0.5)}
 ARMS = {"": "adapter", "p ": "adapter + progressive 0.5"}
 RENDERED = ("warp_error", "coverage", "identity_drift", "limb_ratio", "jerkiness")
 
 
 def train(folder: Path, changes: list[str], steps: int) -> Path:
-    """The adapter of the config with these changes; trained, or finished, if it is not there yet."""
-    adapter = folder / "adapter.safetensors"
+    """The weights of the config with these changes; trained, or finished, if they are not there yet."""
+    adapter = folder / ("motion_module.safetensors" if "--kind" in changes else "adapter.safetensors")
     if not adapter.exists():
         command = [sys.executable, "-m", "sdxl_anime_video", "train", str(CONFIG), "--resume", "latest"]
         settings = ["--output", str(folder), "--steps", str(steps), "--validation-steps", str(steps), *changes]
@@ -62,10 +68,10 @@ class HeldOut:
 
     def __init__(self) -> None:
         from ..training.base import load_base
-        from ..training.config import read_config
+        from ..training.config_file import read_config
         from ..training.data import load_clips
 
-        self.config: TrainConfig = read_config(CONFIG, {"ema": 0.0, "noise_curriculum": []})
+        self.config: TrainConfig = read_config(CONFIG, PLAIN)
         self.base = load_base("toon")
         self.clips = load_clips(
             self.config.clips,
@@ -78,18 +84,17 @@ class HeldOut:
 
     def loss(self, noise: str, adapter: Path | None) -> float:
         """Mean loss under a kind of noise, with an adapter or without."""
-        from ..temporal.adapter import load_adapter
+        from ..training import kinds
+        from ..training.config_file import read_config
         from ..training.loop import Trainer
 
         mode, correlation = NOISES[noise]
         given: dict[str, Any] = {"noise_mode": mode, "noise_correlation": correlation, "noise_probability": 1.0}
-        trained = load_adapter(adapter) if adapter else None
-        if trained:
-            given |= {"norm": trained.config.norm, "pos_value": trained.config.pos_value}
-        trainer = Trainer(self.config.model_copy(update=given), self.base, self.clips)
+        config = read_config(adapter.with_name("config.yaml") if adapter else CONFIG, {**PLAIN, **given})
+        trainer = Trainer(config, self.base, self.clips)
         try:
-            if trained:
-                trainer.adapter.load_state_dict(trained.state_dict())
+            if adapter:
+                trainer.adapter.load_state_dict(kinds.load(adapter).state_dict())
             return trainer.validate()["validation"]
         finally:
             trainer.unet.detach()

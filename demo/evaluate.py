@@ -118,11 +118,11 @@ class Sampler:
     """Makes the clip of an arm for a caption and a seed."""
 
     def __init__(self, adapter: Path | None, frames: int, size: int, steps: int, cfg: float) -> None:
-        from ..temporal.adapter import load_adapter
+        from ..training import kinds
         from ..training.base import load_base
 
-        self.base = load_base("toon")
-        self.adapter = load_adapter(adapter) if adapter else None
+        self.adapter = kinds.load(adapter) if adapter else None
+        self.base = kinds.on_schedule_of(load_base("toon"), self.adapter)
         self.frames, self.size, self.steps, self.cfg = frames, size, steps, cfg
 
     def decoded(self, pictures: np.ndarray) -> np.ndarray:
@@ -131,14 +131,14 @@ class Sampler:
 
     def clip(self, arm: Arm, caption: str, seed: int) -> np.ndarray:
         """`[F, H, W, 3]`, 0..1."""
-        from ..temporal.hosts.diffusers import TemporalUNet
         from ..temporal.noise import correlate
+        from ..training.kinds import put_on
         from ..training.sample import sample_clip
 
         shape = (self.frames, 4, self.size // 8, self.size // 8)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         noise = correlate(noise, arm.mode, arm.correlation, seed=seed, **FREENOISE_WINDOW)
-        unet = TemporalUNet(self.base.unet, self.adapter) if arm.adapter and self.adapter else None
+        unet = put_on(self.base.unet, self.adapter) if arm.adapter and self.adapter else None
         with unet or nullcontext():
             latents = sample_clip(
                 self.base,
@@ -212,7 +212,7 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate", description=__doc__)
-    parser.add_argument("--adapter", type=Path, help="adapter file; needed by the arms that name it")
+    parser.add_argument("--adapter", type=Path, help="adapter or motion module; needed by the arms that name it")
     parser.add_argument("--output", type=Path, default=Path("outputs/evaluation"))
     parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=24, help="held-out caption/seed pairs")
     parser.add_argument("--clips", type=Path, help="take captions and seeds from this folder of painted clips instead")

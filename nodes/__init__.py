@@ -10,6 +10,7 @@ from .control_hints import ControlHints
 from .control_keyframes import ControlKeyframes
 from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
+from .image_grid import ImageGrid
 from .interpolate import InterpolateFrames
 from .latent import EmptyVideoLatent
 from .lora_stack import LoraStack
@@ -57,6 +58,7 @@ NODES: list[type[io.ComfyNode]] = [
     ContextWindows,
     ControlKeyframes,
     InterpolateFrames,
+    ImageGrid,
     SaveClip,
     DecodeAndSaveClip,
 ]

@@ -10,13 +10,11 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from .adapter_format import (
@@ -32,7 +30,7 @@ from .adapter_format import (
     require_uniform_heads,
 )
 from .attention import TemporalSelfAttention
-from .weights_file import TensorInfo, WeightsFileError, read_header
+from .weights_file import TensorInfo, WeightsFileError, read_header, write_weights
 
 __all__ = [
     "AdapterConfig",
@@ -184,20 +182,10 @@ def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Ma
         "max_frames": str(adapter.config.max_frames),
         "head_dim": str(adapter.config.head_dim),
     }
-    part = path.with_name(path.name + ".part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # as any new file's; safetensors would make one that only its owner can read
-        save_file(weights, part, said)
-        part.chmod(mode)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(
-            f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
-        ) from error
-    finally:
-        with suppress(OSError):  # not there, or its folder is not
-            part.unlink()
+        write_weights(path, weights, said)
+    except WeightsFileError as error:
+        raise AdapterError(str(error)) from error
 
 
 def inspect_adapter(path: str | os.PathLike) -> str:

@@ -10,18 +10,17 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from .adapter import TORCH_DTYPES
 from .motion_module import MotionModule
 from .motion_module_keys import MotionModuleError, read_contents, split_key
-from .weights_file import WeightsFileError, read_header
+from .weights_file import WeightsFileError, read_header, write_weights
 
 TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
 FOLDER_FILES = (
@@ -85,20 +84,22 @@ def save_motion_module(
         raise MotionModuleError(f"{path.name} is not written: it holds NaN or infinity in {', '.join(bad)}.")
     start, end = module.beta_schedule
     said = {**module.metadata, **(metadata or {}), "beta_start": f"{start:g}", "beta_end": f"{end:g}"}
-    part = path.with_name(path.name + ".part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # as any new file's; safetensors would make one that only its owner can read
-        save_file(weights, part, said)
-        part.chmod(mode)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise MotionModuleError(
-            f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+        write_weights(path, weights, said)
+    except WeightsFileError as error:
+        raise MotionModuleError(str(error)) from error
+
+
+def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None) -> str:
+    """Write a motion module of any layout as safetensors; describe the result. dtype: F32, F16, BF16; None keeps it.
+
+    Raises MotionModuleError.
+    """
+    if dtype is not None and dtype not in TORCH_DTYPES:
+        raise MotionModuleError(f"--dtype {dtype} is none of {', '.join(TORCH_DTYPES)}; give one of these.")
+    module = load_motion_module(source, dtype=TORCH_DTYPES[dtype] if dtype else None)
+    save_motion_module(module, target)
+    return module.describe()
 
 
 def published_name(format: str, key: str) -> str:

@@ -11,9 +11,14 @@ import json
 import math
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_HEADER = 8 << 20  # bytes; a whole SDXL checkpoint needs 0.4 MB
 MAX_NAME = 500  # letters of a tensor's name, which messages repeat
@@ -59,6 +64,30 @@ class Header:
 
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
+
+
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all: one that exists is then left as it was.
+
+    Raises WeightsFileError, naming the file, where it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    part = path.with_name(path.name + ".part")
+    try:
+        part.touch()
+        mode = part.stat().st_mode  # as any new file's; safetensors would make one that only its owner can read
+        save_file(dict(weights), part, dict(metadata))
+        part.chmod(mode)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsFileError(
+            f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
+        ) from error
+    finally:
+        with suppress(OSError):  # not there, or its folder is not
+            part.unlink()
 
 
 def read_header(path: Path) -> Header:

@@ -20,12 +20,14 @@ from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, 
 from sdxl_anime_video.temporal.motion_module_format import save_motion_module
 
 NAME = "tiny.safetensors"
-POSES = "poses.mp4"
+VIDEOS = ("poses.mp4", "guide.mp4")
 
 
-def write_poses(folder: Path, frames: int = 10) -> None:
-    """A painted clip under the name that the graph has."""
-    write_clip(folder / POSES, paint_clip("girl, blue hair, white dress, sunset, run", frames).frames, 8)
+def write_videos(folder: Path, frames: int = 10) -> None:
+    """A painted clip under the names that the graphs have; the guide is longer than the clip that follows it."""
+    for more, name in enumerate(VIDEOS):
+        painted = paint_clip("girl, blue hair, white dress, sunset, run", frames + 3 * more)
+        write_clip(folder / name, painted.frames, 8)
 
 
 def write_motion_module(path: Path) -> None:
@@ -42,11 +44,12 @@ def write_motion_module(path: Path) -> None:
 
 
 def write_lora(path: Path) -> None:
-    """One matrix under kohya's names."""
+    """One matrix under kohya's names; beside it the same as the LoRA for few steps that a graph names."""
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     width = unet_config()["model_channels"]
     down, up = torch.randn(2, width) / width, torch.randn(width, 2)
-    save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, path)
+    for name in (path.name, "lcm_lora_sdxl.safetensors"):
+        save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, path.with_name(name))
 
 
 def write_controlnet(path: Path) -> None:
@@ -73,7 +76,7 @@ def main(base: Path) -> None:
         for folder, write in writers.items():
             (base / "models" / folder).mkdir(parents=True, exist_ok=True)
             write(base / "models" / folder / NAME)
-        write_poses(base / "input")
+        write_videos(base / "input")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def single_file_base(path: Path, configs: Path | None = None, dtype: torch.dtype
     return _from_pipeline(pipe, f"{path.name}: SDXL checkpoint, predicts {sampling}")
 
 
-def _sigmas(config: dict[str, Any]) -> torch.Tensor:
+def sigmas_of(config: dict[str, Any]) -> torch.Tensor:
+    """Noise levels `[training timesteps]`, rising, of a diffusers scheduler's config; SDXL's where it says nothing."""
     from ..schedulers.best_hq import training_sigmas
 
     return training_sigmas(
@@ -114,7 +115,7 @@ def _from_pipeline(pipe: Any, origin: str) -> Base:
     config = dict(pipe.scheduler.config)
     prediction = config.get("prediction_type", "epsilon")
     return Base(
-        pipe.unet, pipe.vae, text, _sigmas(config), prediction, config, text.widths, origin, text.whole
+        pipe.unet, pipe.vae, text, sigmas_of(config), prediction, config, text.widths, origin, text.whole
     ).freeze()
 
 
@@ -132,4 +133,4 @@ def _toon() -> Base:
 
     widths = tuple(tower["hidden_size"] for tower in TOWERS.values())
     origin = "toon: the toon world's own model"
-    return Base(unet, vae, text, _sigmas({}), "epsilon", {}, widths, origin, encode_prompt).freeze()
+    return Base(unet, vae, text, sigmas_of({}), "epsilon", {}, widths, origin, encode_prompt).freeze()

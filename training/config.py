@@ -33,6 +33,8 @@ Folder = Annotated[Path, BeforeValidator(_named)]
 Device = Annotated[str, AfterValidator(require_device)]
 
 
+ADAPTER_ONLY = ("norm", "pos_value", "init", "gate_learning_rate", "position_learning_rate")
+MOTION_ONLY = ("motion_places", "motion_attentions")
 SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
 
 
@@ -61,16 +63,27 @@ class TrainConfig(Config):
     dataset: str = ""
     """Name of the clips, recorded in the adapter's metadata."""
 
+    kind: Literal["adapter", "animatediff", "hotshot"] = "adapter"
+    """What is trained: the temporal adapter, or a motion module that computes as AnimateDiff's or as Hotshot-XL's."""
+    motion_places: Annotated[list[str], Field(min_length=1)] | None = None
+    """Where a motion module has transformers: stage.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None
+    for every place on the way down and up, as the published ones have them."""
+    motion_attentions: PositiveInt = 2
+    """Temporal attentions in each transformer of a motion module."""
+    start: Path | None = None
+    """Adapter or motion module to begin with, such as a published one; None begins with a silent one. max_frames and
+    the other fields that make it what it is are to be set as the file has them."""
     max_frames: PositiveInt = 24
-    """Frame positions that the adapter has."""
+    """Frame positions that the adapter or the motion module has."""
     frames: FrameChoices = [8, 12, 16]
     """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
     random_positions: bool = True
-    """Place the frames of a step anywhere within max_frames, so that every position is trained."""
+    """Place the frames of a step anywhere within max_frames, so that every position is trained. The positions of a
+    motion module are not trained, and the published ones were used from the first on."""
     temporal_dropout: Decay = 0.0
     """Chance of each frame to be left out of a step. The others keep their places; two at least are left."""
     norm: bool = True
-    """LayerNorm before the attention."""
+    """LayerNorm before the adapter's attention."""
     pos_value: bool = True
     """Learned positions on the values too, so that a frame can tell its place in the clip."""
     init: Literal["proj", "gate"] = "proj"
@@ -175,6 +188,9 @@ class TrainConfig(Config):
             raise ValueError(f"snr_floor: {self.snr_floor} is above min_snr_gamma {self.min_snr_gamma}; lower it")
         if self.sample_steps and not self.validation_captions and not self.validation_clips:
             raise ValueError("sample_steps: there is nothing to render; give validation_clips or validation_captions")
+        foreign = ADAPTER_ONLY if self.kind != "adapter" else MOTION_ONLY
+        if given := [name for name in foreign if getattr(self, name) != type(self).model_fields[name].default]:
+            raise ValueError(f"kind: {self.kind} has no {', '.join(given)}; leave that out, or train another kind")
         require_rising(self.stages, "stages")
         require_rising(self.noise_curriculum, "noise_curriculum")
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""A frozen base, an adapter, and the steps that train it."""
+"""A frozen base, an adapter or motion module (`adapter` here, whichever it is), and the steps that train it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 
-from ..temporal.adapter import TemporalAdapter, save_adapter
-from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
-from . import objective
+from . import kinds, objective
 from .base import Base
 from .checkpoint import (
     CheckpointError,
@@ -33,7 +31,8 @@ from .processes import Processes
 from .stages import config_at, describe_noise, noise_at
 from .validation import hold_out, validate
 
-FIXED = ("max_frames", "norm", "pos_value", "optimizer")  # what a run keeps when it goes on
+# What a run keeps when it goes on.
+FIXED = ("kind", "max_frames", "norm", "pos_value", "motion_places", "motion_attentions", "optimizer")
 
 
 class Trainer:
@@ -47,12 +46,12 @@ class Trainer:
         self.processes = processes or Processes(config.device)
         self.device = self.processes.device
         torch.manual_seed(config.seed)  # the adapter's first values
-        sites = unet_sites(base.unet)
-        self.adapter = TemporalAdapter.create(
-            sites, max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value, init=config.init
-        ).to(self.device)
+        self.adapter = kinds.create(config, base.unet, kinds.betas_of(base))
+        if config.start:
+            kinds.start_from(config.start, self.adapter)
+        self.adapter.to(self.device)
         self.optimizer = make_optimizer(self.adapter, config, self.device)
-        self.unet = TemporalUNet(prepared(base.unet, self.device, config), self.adapter)
+        self.unet = kinds.put_on(prepared(base.unet, self.device, config), self.adapter)
         self.ema = (
             {name: value.detach().clone() for name, value in self.adapter.state_dict().items()} if config.ema else {}
         )
@@ -256,7 +255,7 @@ class Trainer:
             "trained_steps": str(self.step),
         }
         with self.averaged():
-            save_adapter(self.adapter, path, trained)
+            kinds.save(self.adapter, path, trained)
 
     def checkpoint(self) -> None:
         """Write what the run can go on from; older ones beyond `keep_checkpoints` are removed."""

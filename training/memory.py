@@ -24,8 +24,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..temporal.adapter import TemporalAdapter
-from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
+from . import kinds
 from .config import TrainConfig
 
 OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
@@ -124,10 +123,8 @@ def _step_of_shapes(
     with FakeTensorMode():
         with _default_dtype(torch.bfloat16 if half else torch.float32):
             unet: Any = UNet2DConditionModel.from_config(dict(unet_config)).requires_grad_(False)
-        adapter = TemporalAdapter.create(
-            unet_sites(unet), max_frames=config.max_frames, norm=config.norm, pos_value=config.pos_value
-        )
-        model = TemporalUNet(unet, adapter)
+        adapter = kinds.create(config, unet)
+        model = kinds.put_on(unet, adapter)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             unet.train()

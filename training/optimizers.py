@@ -1,16 +1,16 @@
-"""The optimizers of an adapter, and which of its parameters get which rate and decay."""
+"""The optimizers of an adapter or a motion module, and which of its parameters get which rate and decay."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..temporal.adapter import TemporalAdapter
 from .config import ConfigError, TrainConfig
 
 
-def parameter_groups(adapter: TemporalAdapter, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(adapter: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The optimizer's groups: gates and positions at rates of their own, decay on matrices only."""
     rate = config.learning_rate
     groups = {
@@ -39,7 +39,7 @@ def require_optimizer(config: TrainConfig, device: torch.device) -> None:
         ) from None
 
 
-def make_optimizer(adapter: TemporalAdapter, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(adapter: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
     """The config's optimizer over the adapter's parameters. Raises ConfigError where it cannot run."""
     require_optimizer(config, device)
     groups = parameter_groups(adapter, config)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from . import kinds
 from .config_file import describe_fields, parse_overrides, read_config
 from .precision import chosen_device
 from .render_config import RenderConfig
@@ -22,8 +23,8 @@ from .sample import sample_clip, steps_of
 from .verbs import run_verb
 
 if TYPE_CHECKING:
-    from ..temporal.adapter import TemporalAdapter
     from .base import Base, Text
+    from .kinds import Temporal
 
 USAGE = """usage: sdxl-anime-video render CONFIG.json [--field value ...]
 
@@ -69,11 +70,11 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
         torch.set_num_threads(config.threads)
     base, adapter = load(config)
     say(base.origin)
-    at_once, trained = frames_at_once(config), adapter and adapter.trained_frames
+    at_once, trained = frames_at_once(config), adapter and kinds.trained_frames(adapter)
     if trained and at_once > trained:
         say(
-            f"warning: {at_once} frames at once, and the adapter was trained on {trained}; set segment_frames to "
-            f"{trained}"
+            f"warning: {at_once} frames at once, and the {kinds.title(adapter)} was trained on {trained}; "
+            f"set segment_frames to {trained}"
         )
     latents = sample(config, base, adapter, report)
     write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
@@ -92,40 +93,38 @@ def _require_writable(folder: Path) -> None:
         raise ValueError(f"output: the folder {folder} cannot be written to ({error.strerror}); name another") from None
 
 
-def load(config: RenderConfig) -> tuple[Base, TemporalAdapter | None]:
-    """The model on its device, and the adapter in the same precision, as ComfyUI has it."""
-    from ..temporal.adapter import load_adapter
+def load(config: RenderConfig) -> tuple[Base, Temporal | None]:
+    """The model on its device, and the adapter or motion module in the same precision, as ComfyUI has it."""
     from .base import load_base
 
     device = chosen_device(config.device)
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = names.get(config.precision, torch.float16 if device.type == "cuda" else torch.float32)
-    adapter = load_adapter(config.adapter, dtype=dtype).to(device) if config.adapter else None
+    adapter = kinds.load(config.adapter, dtype).to(device) if config.adapter else None
     if adapter is not None:
         _check_frames(config, adapter)
     base = load_base(config.checkpoint, dtype)
     base.unet.to(device)
     base.vae.to(device)
-    return base, adapter
+    return kinds.on_schedule_of(base, adapter), adapter
 
 
 def frames_at_once(config: RenderConfig) -> int:
     return min(config.frames, config.segment_frames or config.frames)
 
 
-def _check_frames(config: RenderConfig, adapter: TemporalAdapter) -> None:
+def _check_frames(config: RenderConfig, adapter: Temporal) -> None:
     at_once, most = frames_at_once(config), adapter.config.max_frames
     if at_once > most:
         raise ValueError(
-            f"frames: {at_once} frames at once are more than the adapter's max_frames {most}; set segment_frames to "
-            f"{most} or less"
+            f"frames: {at_once} frames at once are more than the {kinds.title(adapter)}'s max_frames {most}; "
+            f"set segment_frames to {most} or less"
         )
 
 
 @torch.no_grad()
-def sample(config: RenderConfig, base: Base, adapter: TemporalAdapter | None, report: Report) -> torch.Tensor:
+def sample(config: RenderConfig, base: Base, adapter: Temporal | None, report: Report) -> torch.Tensor:
     """Latents `[F, 4, h, w]` of the clip, scaled for the UNet, segment after segment."""
-    from ..temporal.hosts.diffusers import TemporalUNet
     from ..temporal.segments import plan_segments
 
     if base.factor != 8:
@@ -140,7 +139,7 @@ def sample(config: RenderConfig, base: Base, adapter: TemporalAdapter | None, re
     done = iter(range(1, total + 1))
     report("sample", 0, total)
     with ExitStack() as stack:
-        temporal = stack.enter_context(TemporalUNet(base.unet, adapter)) if adapter is not None else None
+        temporal = stack.enter_context(kinds.put_on(base.unet, adapter)) if adapter is not None else None
         for segment, share in zip(segments, shares, strict=True):
             rows = segment.rows
             some = noise[rows].to(base.unet.device)

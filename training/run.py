@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> Path:
-    """Train to the end into `config.output`; returns adapter.safetensors there. Every process of a run calls it."""
+    """Train to the end into `config.output`; returns the file of weights there. Every process of a run calls it."""
     import torch
 
+    from . import kinds
     from .base import load_base
     from .loop import Trainer
     from .precision import base_dtype
@@ -43,7 +44,7 @@ def train(config: TrainConfig) -> Path:
         _begin(config, processes)
         base = load_base(config.base, base_dtype(processes.device, config.precision))
         trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
-        adapter = config.output / "adapter.safetensors"
+        adapter = config.output / kinds.file_name(config)
         with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
             Run(trainer, bars, report).to_the_end()
         if processes.main:

@@ -61,7 +61,7 @@ def server(tmp_path_factory):
         file.touch()
     with ComfyServer(find_comfyui(), flags=["--cpu"], model_files=files) as running:
         shutil.copy(running.comfy_dir / "input" / _INPUT, running.base / "input")
-        toon_companions.write_poses(running.base / "input")
+        toon_companions.write_videos(running.base / "input")
         yield running
 
 

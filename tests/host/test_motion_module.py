@@ -222,9 +222,9 @@ def test_weights_join_memory_management(model, tmp_path):
     save_motion_module(motion.module(), tmp_path / "m.safetensors")
     patcher = load_patcher(tmp_path / "m.safetensors")
     sample(applied(model, patcher))
-    assert any(loaded.model is patcher.model for loaded in comfy.model_management.loaded_models())
+    assert any(one and one.model is patcher.model for one in comfy.model_management.loaded_models())
     comfy.model_management.unload_all_models()
-    assert not comfy.model_management.loaded_models()
+    assert not any(one and one.model is patcher.model for one in comfy.model_management.loaded_models())
     alive = weakref.ref(patcher.model)
     del patcher
     gc.collect()

@@ -68,6 +68,7 @@ TABLE = {
     "SAV_DemoModel": ({}, ["model", "clip", "vae"]),
     "SAV_EmptyVideoLatent": ({"width": 768, "height": 768, "frames": 16}, ["latent", "frames"]),
     "SAV_FrameSmoothing": ({"model": None, "amount": 0.1, "start_percent": 0.0, "end_percent": 1.0}, ["model"]),
+    "SAV_ImageGrid": ({"images": None, "columns": 0, "labels": ""}, ["image"]),
     "SAV_InterpolateFrames": ({"images": None, "fps_in": 12.0, "fps_out": 24.0}, ["images", "fps"]),
     "SAV_KeyframeAnchor": (
         {

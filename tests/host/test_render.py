@@ -25,7 +25,7 @@ from sdxl_anime_video.nodes.smoothing import FrameSmoothing
 from sdxl_anime_video.temporal.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher
 from sdxl_anime_video.temporal.hosts.diffusers import unet_sites
-from sdxl_anime_video.training.base import _sigmas, load_base
+from sdxl_anime_video.training.base import load_base, sigmas_of
 from sdxl_anime_video.training.render import decoded, initial_noise, sample
 from sdxl_anime_video.training.render_config import RenderConfig
 
@@ -205,7 +205,7 @@ def test_zero_terminal_snr_equals_comfyuis(toon, base):
     (changed,) = ModelSamplingDiscrete().patch(toon[0], "v_prediction", True)
     expected = comfy_latents((changed, *toon[1:]), config)
     fields = {"rescale_betas_zero_snr": True}
-    other = replace(base, prediction="v_prediction", scheduler_config=fields, sigmas=_sigmas(fields))
+    other = replace(base, prediction="v_prediction", scheduler_config=fields, sigmas=sigmas_of(fields))
     assert relative(rendered(other, config), expected) < 1e-4
 
 

@@ -128,9 +128,9 @@ def test_same_latents_again_and_after_cloning_and_unloading(model, patcher):
 
 def test_weights_join_memory_management(model, patcher):
     sample(apply_adapter(model, patcher))
-    assert any(loaded.model is patcher.model for loaded in comfy.model_management.loaded_models())
+    assert any(one and one.model is patcher.model for one in comfy.model_management.loaded_models())
     comfy.model_management.unload_all_models()
-    assert not comfy.model_management.loaded_models()
+    assert not any(one and one.model is patcher.model for one in comfy.model_management.loaded_models())
 
 
 def test_nothing_keeps_a_dropped_adapter(model):

@@ -37,9 +37,12 @@ NODES = {
     "SAV_ContextWindows",
     "SAV_SaveClip",
     "SAV_DecodeAndSaveClip",
+    "SAV_ImageGrid",
     "SAV_InterpolateFrames",
 }
-FRAMES = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9, "motion_module": 10}
+OF_12_FPS = {"temporal_adapter": 5, "long_clip": 12, "start_image": 5, "second_pass": 9}
+WITH_COMPANIONS = {"motion_module": 10, "guided_clip": 10}  # at 8 frames a second
+FRAMES = {**OF_12_FPS, **WITH_COMPANIONS}
 
 
 def node_id(prompt, class_type):
@@ -146,6 +149,8 @@ def in_small(prompt, frames, image, upscale_model, companions):
         "SAV_SegmentChain": {"segment_frames": 6, "overlap": 2},
         "SAV_ContextWindows": {"length": 6, "overlap": 2},
         "SAV_BestHQSigmas": {"steps": 2},
+        "SAV_SamplingPreset": {"steps": 2},
+        "SAV_ControlHints": {"kind": "canny", "resolution": 128},
         "KSampler": {"steps": 2},
         "LoadImage": {"image": image},
         "UpscaleModelLoader": {"model_name": upscale_model},
@@ -189,9 +194,9 @@ def companions(server, repository):
     subprocess.run([sys.executable, str(script), str(server.base)], check=True, cwd=repository.parent, timeout=300)
     return {
         "LoraLoader": {"lora_name": "tiny.safetensors"},
+        "SAV_LoraStack": {"lora_1": "tiny.safetensors"},
         "SAV_LoadMotionModule": {"motion_module_name": "tiny.safetensors"},
         "ControlNetLoader": {"control_net_name": "tiny.safetensors"},
-        "LoadVideo": {"file": "poses.mp4"},
     }
 
 
@@ -204,10 +209,10 @@ def test_a_whole_sdxl_graph_runs_on_the_toon_model(
     folder = repository / "workflows"
     graph = json.loads((folder / f"{name}.json").read_text("utf-8"))
     prompt = json.loads((folder / "api" / f"{name}.json").read_text("utf-8"))
-    companions = request.getfixturevalue("companions") if name == "motion_module" else {}
+    companions = request.getfixturevalue("companions") if name in WITH_COMPANIONS else {}
     prompt = in_small(prompt, FRAMES[name], image, upscale_model, companions)
     with av.open(io.BytesIO(client.view(saved_clip(client.run(prompt, graph))))) as container:
-        assert container.streams.video[0].average_rate == (8 if name == "motion_module" else 12)
+        assert container.streams.video[0].average_rate == (8 if name in WITH_COMPANIONS else 12)
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(float)
     side = 192 if name == "second_pass" else 128
     assert frames.shape == (FRAMES[name], side, side, 3)
@@ -219,6 +224,22 @@ def test_a_whole_sdxl_graph_runs_on_the_toon_model(
         resume_id = only(prompt, "SAV_SegmentChain")["resume_id"]
         kept = server.base / "user" / "sdxl-anime-video" / "resume" / resume_id
         assert len(list(kept.glob("*/*.safetensors"))) == 3  # frames 0 to 5, 6 to 9, 10 and 11
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_the_stills_and_their_sheet(client, repository, companions):
+    prompt = json.loads((repository / "workflows" / "api" / "stills.json").read_text("utf-8"))
+    history = client.run(in_small(prompt, 1, "", "", companions))
+    stills, (sheet,) = (
+        history[number]["images"] for number, node in prompt.items() if node["class_type"] == "SaveImage"
+    )
+    pictures = [np.asarray(Image.open(io.BytesIO(client.view(record)))) for record in stills]
+    whole = np.asarray(Image.open(io.BytesIO(client.view(sheet))))
+    assert [picture.shape for picture in pictures] == [(128, 128, 3)] * 4
+    assert min(picture.std() for picture in pictures) > 5
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert whole.shape == (2 * 136 + 8, 2 * 136 + 8, 3)
+    assert np.array_equal(whole[144:272, 8:136], pictures[2])
 
 
 @pytest.mark.usefixtures("quiet_log")

@@ -7,6 +7,7 @@ moves and unloads along with the MODEL, for it asks every patch of a MODEL for i
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +34,7 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PlannedPatch:
+class PlannedPatch(ABC):
     """Temporal layers on one MODEL.
 
     patcher: the ModelPatcher of the layers; percentages: of the noise schedule, 0 is pure noise
@@ -52,9 +53,9 @@ class PlannedPatch:
         strength = torch.full((), self.strength if active else 0.0, device=device)
         return Plan(count, positions.to(device), strength, active)
 
+    @abstractmethod
     def positions(self, index: torch.Tensor) -> torch.Tensor:
         """Positions for frames with these places in the clip, see `frame_positions`."""
-        raise NotImplementedError
 
     def _in_range(self, options: Mapping[str, Any], model_sampling: Any) -> bool:
         """True from start_percent to end_percent, as core's conditioning ranges are. Reads sigma only if it must."""

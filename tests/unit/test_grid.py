@@ -1,0 +1,57 @@
+"""Pictures on one sheet."""
+
+import numpy as np
+import pytest
+
+from sdxl_anime_video.media.grid import GAP, PAPER, image_grid
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).random((5, 48, 64, 3), np.float32)
+
+
+def cell(sheet, i, columns, head=0):
+    top, left = GAP + i // columns * (head + 48 + GAP) + head, GAP + i % columns * (64 + GAP)
+    return sheet[top : top + 48, left : left + 64]
+
+
+@pytest.mark.parametrize("columns, shape", [(0, (2, 3)), (1, (5, 1)), (2, (3, 2)), (99, (1, 5))])
+def test_every_picture_is_there_untouched(pictures, columns, shape):
+    sheet = image_grid(pictures, columns)
+    rows, columns = shape
+    assert sheet.shape == (rows * (48 + GAP) + GAP, columns * (64 + GAP) + GAP, 3) and sheet.dtype == np.float32
+    assert all(np.array_equal(cell(sheet, i, columns), picture) for i, picture in enumerate(pictures))
+    beside = len(sheet) * sheet.shape[1] - 5 * 48 * 64
+    paper = np.all(sheet == np.asarray(PAPER, np.float32) / 255, axis=-1).sum()
+    assert paper == beside
+
+
+def test_labels_stand_above_their_pictures(pictures):
+    plain = image_grid(pictures, 3)
+    sheet = image_grid(pictures, 3, ["seed 1", "", "a label that is far too long for the picture that it belongs to"])
+    head = 12 + GAP
+    assert sheet.shape[0] == plain.shape[0] + 2 * head
+    assert all(np.array_equal(cell(sheet, i, 3, head), picture) for i, picture in enumerate(pictures))
+    paper = np.asarray(PAPER, np.float32) / 255
+    inked = [bool((sheet[GAP : GAP + head, GAP + i * (64 + GAP) :][:, :64] != paper).any()) for i in range(3)]
+    assert inked == [True, False, True]
+    assert (sheet[:, 3 * (64 + GAP) :] == paper).all()  # the long one stays within its column
+
+
+def test_the_alpha_channel_is_dropped(pictures):
+    with_alpha = np.concatenate([pictures, np.zeros_like(pictures[..., :1])], axis=-1)
+    assert np.array_equal(image_grid(with_alpha), image_grid(pictures))
+
+
+@pytest.mark.parametrize(
+    "count, columns, labels, message",
+    [
+        (0, 0, (), "there are no images"),
+        (2, -1, (), "columns is -1"),
+        (2, 1, ("a", "b", "c"), "there are 3 labels for 2 images"),
+    ],
+)
+def test_what_cannot_be_is_said(pictures, count, columns, labels, message):
+    with pytest.raises(ValueError, match=message):
+        image_grid(pictures[:count], columns, labels)

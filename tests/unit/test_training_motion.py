@@ -1,0 +1,192 @@
+"""Motion modules by the trainer: the same program, another kind of weights."""
+
+import pytest
+import torch
+
+import tiny
+from runs import SMALL, events, painted_clips, write_config
+from sdxl_anime_video import __main__ as command
+from sdxl_anime_video.temporal.adapter_format import AdapterError
+from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.training import cli, data, kinds
+from sdxl_anime_video.training.base import load_base
+from sdxl_anime_video.training.config import TrainConfig
+from sdxl_anime_video.training.loop import Trainer
+from sdxl_anime_video.training.memory import estimate
+
+STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
+UP_AND_DOWN = {"down.0.0", "down.1.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1"}
+PLACE = Site("up", 0, 0)
+
+
+@pytest.fixture(scope="module")
+def clips_folder(tmp_path_factory):
+    return painted_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def toon():
+    return load_base("toon")
+
+
+@pytest.fixture
+def config_file(tmp_path, clips_folder):
+    return write_config(tmp_path, clips=clips_folder, output=tmp_path / "run", learning_rate=1e-2, clips_per_step=2)
+
+
+@pytest.fixture
+def trainer(toon, clips_folder, tmp_path):
+    runs = []
+
+    def make(**fields) -> Trainer:
+        settings = {**SMALL, "precision": "fp32", **fields}
+        run = Trainer(TrainConfig(clips=clips_folder, output=tmp_path, **settings), toon, clips)
+        runs.append(run)
+        return run
+
+    clips = data.load_clips(clips_folder, toon, 64)
+    yield make
+    for run in runs:
+        run.unet.detach()
+    toon.unet.disable_gradient_checkpointing()
+    toon.unet.eval()
+
+
+def names(sites):
+    return {f"{site.stage}.{site.block}.{site.layer}" for site in sites}
+
+
+def losses(folder):
+    return [event["loss"] for event in events(folder) if "loss" in event]
+
+
+@pytest.mark.parametrize("kind", ["animatediff", "hotshot"])
+def test_a_run_leaves_a_module_that_loads_and_says_how_it_was_made(config_file, tmp_path, capsys, kind):
+    assert cli.main([str(config_file), *STEPS, "--kind", kind, "--validation-clips", "1", "--ema", "0.5"]) == 0
+    path = tmp_path / "run" / "motion_module.safetensors"
+    module = load_motion_module(path)
+    assert (module.format, module.max_frames, module.beta_schedule) == (kind, 24, (0.00085, 0.012))
+    assert names(module.sites) == UP_AND_DOWN
+    assert not module.is_silent()
+    assert module.metadata["trained_frames"] == "4"
+    capsys.readouterr()
+    assert command.main(["inspect", str(path)]) == 0
+    assert "trained_steps: 4" in capsys.readouterr().out
+
+
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path):
+    options = [*STEPS, "--kind", "animatediff", "--ema", "0.9", "--optimizer", "muon", "--motion-places", "[up.0.1]"]
+    assert cli.main([str(config_file), *options, "--keep-checkpoints", "9"]) == 0
+    whole, cut = tmp_path / "run", tmp_path / "cut"
+    cut.mkdir()
+    (cut / "checkpoint-00000002.safetensors").write_bytes((whole / "checkpoint-00000002.safetensors").read_bytes())
+    assert cli.main([str(config_file), *options, "--output", str(cut), "--resume", "latest"]) == 0
+    assert losses(cut) == losses(whole)[2:]
+    one, two = (load_motion_module(folder / "motion_module.safetensors") for folder in (whole, cut))
+    assert names(one.sites) == {"up.0.1"}
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_the_module_alone_is_trained(trainer, toon):
+    run = trainer(kind="animatediff", learning_rate=1e-2)
+    base = {name: value.clone() for name, value in toon.unet.state_dict().items()}
+    new = {name: value.clone() for name, value in run.adapter.named_parameters()}
+    positions = {name: value.clone() for name, value in run.adapter.named_buffers()}
+    for _ in range(2):
+        run.train_step()
+    assert all(p.grad is None and not p.requires_grad for p in toon.unet.parameters())
+    assert all(torch.equal(base[name], value) for name, value in toon.unet.state_dict().items())
+    assert all(not torch.equal(new[name], value) for name, value in run.adapter.named_parameters())
+    assert positions and all(torch.equal(positions[name], value) for name, value in run.adapter.named_buffers())
+
+
+def test_a_new_module_has_the_base_loss(trainer):
+    run = trainer(kind="animatediff", validation_clips=1)
+    untrained = run.validate()
+    run.unet.strength = 0
+    assert run.validate() == untrained
+
+
+def test_gradient_checkpointing_changes_no_loss(trainer):
+    found = []
+    for on in (False, True):
+        run = trainer(kind="hotshot", learning_rate=1e-2, gradient_checkpointing=on)
+        found.append([run.train_step() for _ in range(3)])
+        run.unet.detach()
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--kind", "animatediff", "--norm", "false"], "kind: animatediff has no norm; leave that out"),
+        (["--kind", "hotshot", "--gate-learning-rate", "1"], "kind: hotshot has no gate_learning_rate"),
+        (["--motion-attentions", "1"], "kind: adapter has no motion_attentions"),
+        (["--kind", "animatdiff"], "kind: Input should be 'adapter', 'animatediff' or 'hotshot'"),
+        (["--kind", "animatediff", "--motion-places", "[up.9.0]"], "motion_places: up.9.0 is not in the base's UNet"),
+        (["--kind", "animatediff", "--motion-places", "[]"], "motion_places: List should have at least 1 item"),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused(config_file, capsys, words, message):
+    assert cli.main([str(config_file), *STEPS, *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_of_another_kind_is_not_gone_on_with(config_file, capsys):
+    assert cli.main([str(config_file), *STEPS, "--kind", "animatediff"]) == 0
+    assert cli.main([str(config_file), *STEPS, "--resume", "latest"]) == 1
+    assert "made with kind animatediff, not adapter" in capsys.readouterr().err
+
+
+def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
+    assert cli.main([str(config_file), *STEPS, "--kind", "hotshot"]) == 0
+    made = tmp_path / "run" / "motion_module.safetensors"
+    again = ["--start", str(made), "--output", str(tmp_path / "again"), "--learning-rate", "1e-30"]
+    assert cli.main([str(config_file), *STEPS, "--kind", "hotshot", *again]) == 0
+    before, after = (
+        load_motion_module(path).state_dict() for path in (made, tmp_path / "again" / "motion_module.safetensors")
+    )
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    capsys.readouterr()
+    other = ["--start", str(made), "--output", str(tmp_path / "other")]
+    assert cli.main([str(config_file), *STEPS, *other]) == 1
+    assert "is of a motion module, and kind says otherwise" in capsys.readouterr().err
+    changed = ["--kind", "animatediff", "--max-frames", "32", "--motion-places", "[up.0.0]"]
+    assert cli.main([str(config_file), *STEPS, *other, *changed]) == 1
+    said = "has channels 6 places, not 1 places; format hotshot, not animatediff; max_frames 24, not 32"
+    assert said in capsys.readouterr().err
+    assert cli.main([str(config_file), *STEPS, "--start", "none.safetensors", "--output", str(tmp_path / "other")]) == 1
+    assert "none.safetensors does not exist" in capsys.readouterr().err
+    assert not list((tmp_path / "other").glob("*.safetensors"))
+
+
+def test_memory_is_counted():
+    unet = tiny.diffusers_unet()
+    settings = TrainConfig(clips="in", output="out", device="cpu", kind="animatediff")
+    memory = estimate(unet.config, settings, half=False, gpu=False)
+    assert memory.adapter_parameters == sum(p.numel() for p in kinds.create(settings, unet).parameters())
+    assert memory.step(1, 8, 16, 16) > 0
+
+
+def test_rendering_takes_the_noise_levels_of_the_training(toon):
+    own, base = (MotionModule(MotionConfig({PLACE: 128}, betas=betas)) for betas in (None, (0.00085, 0.012)))
+    assert kinds.on_schedule_of(toon, base) is toon
+    changed = kinds.on_schedule_of(toon, own)
+    assert changed.sigmas[-1] == pytest.approx(65.9, abs=0.1)
+    assert toon.sigmas[-1] == pytest.approx(14.6, abs=0.1)
+
+
+def test_files_are_told_apart_and_converted(tmp_path, capsys):
+    module = MotionModule(MotionConfig({PLACE: 128}, max_frames=8))
+    module.reset_parameters()
+    torch.nn.init.normal_(module.site(PLACE).proj_out.weight)
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_motion_module(module, whole)
+    assert isinstance(kinds.load(whole), MotionModule)
+    assert command.main(["convert", str(whole), str(half), "--dtype", "F16"]) == 0
+    assert {value.dtype for value in load_motion_module(half).parameters()} == {torch.float16}
+    assert command.main(["convert", str(half), str(half), "--dtype", "F8"]) == 1
+    assert "--dtype F8 is none of F32, F16, BF16" in capsys.readouterr().err
+    with pytest.raises(AdapterError, match=r"nothing\.safetensors does not exist"):
+        kinds.load(tmp_path / "nothing.safetensors")

@@ -1,0 +1,134 @@
+"""What a run trains, and a clip is rendered with: the temporal adapter, or a motion module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..temporal.adapter import TemporalAdapter, load_adapter, save_adapter
+from ..temporal.hosts.diffusers import TemporalUNet, unet_sites
+from ..temporal.hosts.diffusers_motion import MotionUNet, unet_channels
+from ..temporal.inspect_weights import kind_of
+from ..temporal.motion_module import FORMATS, MotionConfig, MotionModule, Site
+from ..temporal.motion_module_format import load_motion_module, save_motion_module
+
+if TYPE_CHECKING:
+    from .base import Base
+    from .config import TrainConfig
+
+Temporal = TemporalAdapter | MotionModule
+
+
+def create(config: TrainConfig, unet: Any, betas: tuple[float, float] | None = None) -> Temporal:
+    """What the config trains, new and silent, for this UNet. betas: the base's, which a motion module records.
+
+    Raises ConfigError for places that the UNet does not have, and for widths that a motion module cannot have.
+    """
+    if config.kind == "adapter":
+        return TemporalAdapter.create(
+            unet_sites(unet),
+            max_frames=config.max_frames,
+            norm=config.norm,
+            pos_value=config.pos_value,
+            init=config.init,
+        )
+    channels = _places(config.motion_places, unet_channels(unet))
+    module = MotionModule(
+        MotionConfig(
+            channels,
+            config.kind,
+            config.max_frames,
+            attentions=config.motion_attentions,
+            betas=betas if betas != FORMATS[config.kind].betas else None,
+        )
+    )
+    module.reset_parameters()
+    return module
+
+
+def start_from(path: Path, new: Temporal) -> None:
+    """Give a new adapter or motion module the weights of a file. Raises ConfigError where they are of another make."""
+    from .config import ConfigError
+
+    found = load(path)
+    if type(found) is not type(new):
+        raise ConfigError(f"start: {path} is of a {title(found)}, and kind says otherwise; set kind")
+    has, wants = vars(found.config), vars(new.config)
+    others = [name for name in wants if name != "betas" and has[name] != wants[name]]
+    if others:
+        said = "; ".join(f"{name} {_short(has[name])}, not {_short(wants[name])}" for name in others)
+        raise ConfigError(f"start: {path} has {said}; set these fields as it has them, or take another file")
+    new.load_state_dict(found.state_dict())
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} places" if isinstance(value, Mapping) else str(value)
+
+
+def _places(names: list[str] | None, channels: Mapping[Site, int]) -> dict[Site, int]:
+    """The chosen places, or all on the way down and up, in the UNet's order."""
+    from .config import ConfigError
+
+    known = {f"{site.stage}.{site.block}.{site.layer}": site for site in channels}
+    if unknown := [name for name in names or () if name not in known]:
+        raise ConfigError(f"motion_places: {', '.join(unknown)} is not in the base's UNet; it has {', '.join(known)}")
+    chosen = names or [name for name, site in known.items() if site.stage != "mid"]
+    return {site: channels[site] for name, site in known.items() if name in chosen}
+
+
+def file_name(config: TrainConfig) -> str:
+    """What the run's weights are called in its folder."""
+    return "adapter.safetensors" if config.kind == "adapter" else "motion_module.safetensors"
+
+
+def title(temporal: Temporal) -> str:
+    """What messages call it."""
+    return "adapter" if isinstance(temporal, TemporalAdapter) else "motion module"
+
+
+def put_on(unet: Any, temporal: Temporal) -> TemporalUNet | MotionUNet:
+    """The UNet with it, until `detach()`. Raises AdapterError or MotionModuleError if it does not fit."""
+    return TemporalUNet(unet, temporal) if isinstance(temporal, TemporalAdapter) else MotionUNet(unet, temporal)
+
+
+def save(temporal: Temporal, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write it as a file of its kind. Raises AdapterError or MotionModuleError."""
+    if isinstance(temporal, TemporalAdapter):
+        save_adapter(temporal, path, metadata)
+    else:
+        save_motion_module(temporal, path, metadata)
+
+
+def load(path: Path, dtype: torch.dtype | None = None) -> Temporal:
+    """A temporal adapter or a motion module from its file, told by its contents.
+
+    Raises AdapterError or MotionModuleError, naming the file, if it is neither.
+    """
+    return (load_motion_module if kind_of(path) == "motion module" else load_adapter)(path, dtype=dtype)
+
+
+def trained_frames(temporal: Temporal) -> int | None:
+    """Frames a clip had in training, None if the file does not say."""
+    text = temporal.metadata.get("trained_frames", "")
+    return int(text) if text.isdecimal() else None
+
+
+def betas_of(base: Base) -> tuple[float, float]:
+    """First and last beta of the base's noise schedule."""
+    config = base.scheduler_config
+    return config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
+
+
+def on_schedule_of(base: Base, temporal: Temporal | None) -> Base:
+    """The base with the noise levels that a motion module was trained on; an adapter has the base's own."""
+    if not isinstance(temporal, MotionModule) or temporal.beta_schedule == betas_of(base):
+        return base
+    from .base import sigmas_of
+
+    start, end = temporal.beta_schedule
+    config = {**base.scheduler_config, "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear"}
+    return replace(base, sigmas=sigmas_of(config), scheduler_config=config)

@@ -171,7 +171,8 @@ def test_every_place(layout, models, files):
     assert str(target.stat().st_size) in mark and str(models) not in mark
     found = hints(images(1), "lineart")
     control_hints._loaded.cache_clear()
-    put(models, "flat", files(SMALL)) if layout != "flat" else None
+    if layout != "flat":
+        put(models, "flat", files(SMALL))
     assert torch.equal(found, hints(images(1), "lineart"))
 
 
@@ -248,8 +249,9 @@ def test_other_forms_of_a_file(wrap, models, files):
     tensors = torch.load(files(SMALL))
     if wrap == "float":
         tensors = {key: value.float() for key, value in tensors.items()}
-    whole = {"state_dict": tensors, "epoch": 3} if wrap == "state_dict" else tensors
-    torch.save(whole, models / SMALL, _use_new_zipfile_serialization=wrap != "old format")
+    if wrap == "state_dict":
+        tensors = {"state_dict": tensors, "epoch": 3}
+    torch.save(tensors, models / SMALL, _use_new_zipfile_serialization=wrap != "old format")
     assert hints(images(1), "lineart").std() > 0.01
 
 
@@ -320,12 +322,9 @@ class Hub(BaseHTTPRequestHandler):
             self.asked.append(self.path)
         known = self.path == f"/{PUBLISHED}/resolve/main/{SMALL}"
         self.send_response(200 if known else 404)
-        for name, value in {
-            "X-Repo-Commit": "1" * 40,
-            "ETag": '"2"',
-            "Content-Length": str(len(self.content) if known else 0),
-        }.items():
-            self.send_header(name, value)
+        self.send_header("X-Repo-Commit", "1" * 40)
+        self.send_header("ETag", '"2"')
+        self.send_header("Content-Length", str(len(self.content) if known else 0))
         self.end_headers()
 
     def do_GET(self):

@@ -1,4 +1,4 @@
-"""Pictures for ControlNets out of frames: the kinds that need no weights."""
+"""Pictures for ControlNets out of frames: their kinds and sizes, and the one kind that needs no weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 STEP = 64
 """Sides of hints are multiples of this, in pixels, as ControlNets were trained on."""
-KINDS = ("canny",)
+KINDS = ("openpose", "depth", "lineart", "lineart_anime", "softedge", "canny")
 
 
 def hint_size(height: int, width: int, resolution: int) -> tuple[int, int]:

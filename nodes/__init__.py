@@ -1,6 +1,6 @@
 """What an artist sees: thin V3 nodes, one file per capability."""
 
-from . import motion_module, temporal_adapter
+from . import _hint_weights, motion_module, temporal_adapter
 from ._api import ComfyExtension, io
 from ._weights_folder import register_folder
 from .anchor import KeyframeAnchor
@@ -30,7 +30,8 @@ class SDXLAnimeVideo(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from ..demo.comfy import register_folders
 
-        for folder in (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER):
+        folders = (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER, _hint_weights.FOLDER)
+        for folder in folders:
             register_folder(folder)
         register_folders()
         return NODES

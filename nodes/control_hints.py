@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
 import torch
 
-from ..media.hints import KINDS
-from ..temporal.frames import parse_positions, resolve_positions
+from ..media.hints import KINDS, canny, hint_size, resized
+from ..temporal.control_keyframes import ALL, keyframe_rows
 from ._api import io
+from ._hint_weights import FOLDER, PUBLISHED, find, obtain, read_tensors, stamp
 
 NODE = "SAV_ControlHints"
+PIXEL = 4096
+"""Bytes of activations for a pixel: the first layers of most networks have 64 channels of float32 at full size."""
+Draw = Callable[[np.ndarray], np.ndarray]
 
 
 class ControlHints(io.ComfyNode):
-    """Finds the lines of every frame, or of keyframes only."""
+    """Draws poses, depth, lines or edges of every frame, or of keyframes only."""
 
     @classmethod
     def define_schema(cls):
@@ -20,15 +29,17 @@ class ControlHints(io.ComfyNode):
             node_id=NODE,
             display_name="Control Hints",
             category="SDXL Anime Video/conditioning",
-            description="Draws what a ControlNet is to follow out of the frames of a clip: canny, the edges. Frame by "
-            "frame, in memory that does not grow with the work.",
+            description="Draws what a ControlNet is to follow out of the frames of a clip: poses, depth, lines or "
+            "edges. Frame by frame, in memory that does not grow with the clip. All kinds but canny want weights.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames in order, one batch. Alpha is dropped."),
                 io.Combo.Input(
                     "kind",
                     options=list(KINDS),
                     default="canny",
-                    tooltip="What is drawn. canny: edges, one pixel wide; needs no weights.",
+                    tooltip="What is drawn. openpose: skeletons. depth: near is white. lineart, lineart_anime: drawn "
+                    "lines. softedge: outlines, thick where they are strong. canny: edges, one pixel wide; needs no "
+                    "weights.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -61,6 +72,19 @@ class ControlHints(io.ComfyNode):
                     optional=True,
                     tooltip="Only these frames, such as 0, 25%, 50%, -1; the others cost nothing. Empty: every frame.",
                 ),
+                io.Boolean.Input(
+                    "hand", default=False, optional=True, tooltip="openpose: also fingers. Wants one more file."
+                ),
+                io.Boolean.Input(
+                    "face", default=False, optional=True, tooltip="openpose: also points of faces. Wants one more file."
+                ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    optional=True,
+                    tooltip=f"Fetch missing weights from huggingface.co/{PUBLISHED} into models/{FOLDER}. Off: nothing "
+                    "is ever downloaded.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -70,8 +94,24 @@ class ControlHints(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, kind: str = "", hand: bool = False, face: bool = False, **_):
+        from ..media.detectors import files_of
+
+        # the path stays out: it would be written into every saved clip
+        return "/".join(str(stamp(file)[1:]) for name in files_of(kind, hand, face) if (file := find(name)))
+
+    @classmethod
     def execute(
-        cls, images, kind: str, resolution: int, low: int = 100, high: int = 200, keyframes: str = ""
+        cls,
+        images,
+        kind: str,
+        resolution: int,
+        low: int = 100,
+        high: int = 200,
+        keyframes: str = "",
+        hand: bool = False,
+        face: bool = False,
+        download: bool = False,
     ) -> io.NodeOutput:
         if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (3, 4):
             raise ValueError(f"{NODE}: images has shape {list(images.shape)}; give at least one frame [F, H, W, 3]")
@@ -81,28 +121,57 @@ class ControlHints(io.ComfyNode):
             raise ValueError(f"{NODE}: resolution is {resolution}; it must be 0 or more pixels")
         if not 0 <= low <= high:
             raise ValueError(f"{NODE}: low is {low} and high {high}; low must lie between 0 and high")
-        places = parse_positions(keyframes, NODE)
-        rows = resolve_positions(places, len(images), NODE) if places else list(range(len(images)))
+        rows = keyframe_rows(keyframes.strip() or ALL, len(images), NODE)
+        size = hint_size(images.shape[1], images.shape[2], resolution)
         try:
-            return io.NodeOutput(_drawn(images, rows, resolution, low, high))
+            if kind == "canny":
+                draw = partial(canny, low=low, high=high)
+            else:
+                draw = _detector(kind, hand, face, download, size)
+            return io.NodeOutput(_drawn(images, rows, size, draw))
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
+        except (OSError, ImportError) as error:
+            raise type(error)(f"{NODE}: {error}") from error
 
 
-def _drawn(images: torch.Tensor, rows: list[int], resolution: int, low: int, high: int) -> torch.Tensor:
+def _detector(kind: str, hand: bool, face: bool, download: bool, size: tuple[int, int]) -> Draw:
+    """The kind's networks, on the device that core chooses for models.
+
+    They are none of core's and cannot be loaded in part. size: height and width of the pictures to come.
+    """
+    from comfy.model_management import load_models_gpu
+
+    from ..media.detectors import files_of
+
+    names = files_of(kind, hand, face)
+    files = obtain(names, kind, download)
+    patcher = _loaded(kind, tuple(zip(names, map(stamp, files), strict=True)))
+    load_models_gpu([patcher], memory_required=size[0] * size[1] * PIXEL, force_full_load=True)
+    return patcher.model.to(patcher.load_device)  # ComfyUI's --novram leaves some of them behind
+
+
+@lru_cache(maxsize=1)
+def _loaded(kind: str, files: tuple[tuple[str, tuple[Path, int, int]], ...]):
+    """A ModelPatcher of the kind's networks, kept until another is asked for. files: name -> where it lies, stamped."""
+    from ..media.detectors import build
+    from ..temporal.hosts.comfy.planned import as_patcher
+
+    return as_patcher(build(kind, {name: read_tensors(path) for name, (path, *_) in files}))
+
+
+def _drawn(images: torch.Tensor, rows: list[int], size: tuple[int, int], draw) -> torch.Tensor:
     """Hints `[K, h, w, 3]` of the frames at `rows`, one after another."""
     from comfy.model_management import throw_exception_if_processing_interrupted
     from comfy.utils import ProgressBar
 
-    from ..media.hints import canny, hint_size, resized
     from ..media.pixels import to_uint8
 
-    size = hint_size(images.shape[1], images.shape[2], resolution)
     result = torch.empty(len(rows), *size, 3)
     bar = ProgressBar(len(rows))
     for place, row in enumerate(rows):
         throw_exception_if_processing_interrupted()
         picture = resized(to_uint8(images[row], name=f"frame {row}"), *size)
-        result[place] = torch.from_numpy(canny(picture, low, high)) / 255
+        result[place] = torch.from_numpy(draw(picture)) / 255
         bar.update_absolute(place + 1)
     return result

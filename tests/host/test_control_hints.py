@@ -1,4 +1,8 @@
-"""SAV_ControlHints in the real ComfyUI."""
+"""SAV_ControlHints in the real ComfyUI: what holds for every kind, and canny. `test_hint_detectors.py` has the rest."""
+
+import os
+from itertools import islice
+from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
@@ -7,7 +11,8 @@ import pytest
 import torch
 
 import clips
-from sdxl_anime_video.media.hints import canny, resized
+from sdxl_anime_video.media.hints import canny, hint_size, resized
+from sdxl_anime_video.media.reader import iter_clip
 from sdxl_anime_video.nodes.control_hints import ControlHints
 
 
@@ -25,6 +30,21 @@ def test_one_hint_a_frame():
     assert found.dtype == torch.float32
     assert torch.equal(found, torch.from_numpy(expected) / 255)
     assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", ["big_buck_bunny.mp4", "animatediff_model_01_01.gif"])
+def test_clips_that_others_made(name):
+    """Edges of real pictures: thin, few, in every frame, and from frame to frame more alike than far apart."""
+    file = Path(os.environ.get("SAV_TEST_MEDIA", "")) / name
+    if not file.is_file():
+        pytest.skip(f"SAV_TEST_MEDIA names no folder with {name}")
+    frames = torch.from_numpy(np.stack(list(islice(iter_clip(file), 12)))).float() / 255
+    found = hints(frames, resolution=256, keyframes="0, 1, 100%")
+    assert found.shape[1:3] == hint_size(*frames.shape[1:3], 256)
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    assert ((found.mean((1, 2, 3)) > 0.01) & (found.mean((1, 2, 3)) < 0.3)).all()
+    near, far = ((found[0] != found[i]).float().mean() for i in (1, 2))
+    assert near <= far
 
 
 def test_resolution():
@@ -68,11 +88,12 @@ def test_progress_and_interrupt():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kind": "sketch"}, "kind is 'sketch'; choose one of canny"),
+        ({"kind": "sketch"}, "kind is 'sketch'; choose one of openpose, depth, .*canny"),
         ({"low": 300}, "low is 300 and high 200; low must lie between 0 and high"),
         ({"low": -1}, "low is -1"),
         ({"resolution": -64}, "resolution is -64"),
         ({"keyframes": "9"}, "position 9 is outside the clip of 2"),
+        ({"keyframes": "0, -2"}, "positions 0 and -2 are both frame 0"),
         ({"keyframes": "x"}, "cannot read position 'x'"),
     ],
 )

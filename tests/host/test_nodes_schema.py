@@ -144,6 +144,7 @@ COMBOS = {
     ("SAV_ContextWindows", "schedule"): ["uniform", "static", "looped"],
     ("SAV_ContextWindows", "fuse"): ["pyramid", "overlap_linear", "flat"],
     ("SAV_SamplingPreset", "preset"): ["best_hq", "lcm", "sde"],
+    ("SAV_ControlHints", "kind"): ["openpose", "depth", "lineart", "lineart_anime", "softedge", "canny"],
     ("SAV_ControlKeyframes", "falloff"): ["none", "linear", "smooth"],
     ("SAV_SegmentChain", "carry"): ["overlap", "last_frame"],
     ("SAV_CorrelatedNoise", "mode"): ["shared", "additive", "progressive", "freenoise"],

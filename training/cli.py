@@ -37,8 +37,11 @@ def _train(config: str, words: list[str]) -> None:
     if "--dry-run" in words:
         words.remove("--dry-run")
         dry_run(path, words)
-    else:
-        train(read_config(path, parse_overrides(words)))
+        return
+    overrides = parse_overrides(words)
+    if "clips" in overrides:  # the config's name of the clips is not theirs
+        overrides.setdefault("dataset", "")
+    train(read_config(path, overrides))
 
 
 def presets() -> list[str]:

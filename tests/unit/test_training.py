@@ -73,6 +73,18 @@ def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(confi
     assert "trained_steps: 4" in inspected.stdout
 
 
+@pytest.mark.parametrize(
+    "words, recorded",
+    [([], "painted"), (["--clips", "{clips}"], "{name}"), (["--clips", "{clips}", "--dataset", "mine"], "mine")],
+)
+def test_the_name_of_the_clips_belongs_to_the_configs_clips(tmp_path, clips_folder, words, recorded):
+    config = write_config(tmp_path, clips=clips_folder, output=tmp_path / "run", dataset="painted")
+    given = [word.format(clips=clips_folder) for word in words]
+    assert cli.main([str(config), "--steps", "1", "--frames", "[3]", *given]) == 0
+    said = load_adapter(tmp_path / "run" / "adapter.safetensors").metadata
+    assert said["trained_dataset"] == recorded.format(name=clips_folder.name)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path, optimizer):
     options = [*STEPS, "--ema", "0.9", "--noise-correlation", "0.5", "--accumulation", "2", "--optimizer", optimizer]

@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "independent, then shared": ["--noise-mode", "shared"],
     "frames 8, 12, 16 anywhere": ["--frames", "[8, 12, 16]", "--random-positions", "true"],
+    "16 frames anywhere": ["--random-positions", "true"],
     "temporal dropout 0.2": ["--temporal-dropout", "0.2"],
     "no LayerNorm": ["--norm", "false"],
     "gate instead of zero proj": ["--init", "gate", "--gate-learning-rate", "1e-2"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -57,6 +58,10 @@ def _convert(arguments: list[str]) -> int:
     dtype = arguments[3] if arguments[3:] else None
 
     def convert() -> str:
+        if not target.endswith(".safetensors"):
+            raise ValueError(f"{target!r} does not end in .safetensors; name the file to write")
+        if Path(target).exists():
+            raise ValueError(f"{target} is there already; name another, or remove it")
         run = convert_motion_module if kind_of(source) == "motion module" else convert_adapter
         return f"{target}\n{run(source, target, dtype=dtype)}"
 
@@ -96,7 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in VERBS:
-        return VERBS[arguments[0]][0](arguments[1:])
+        try:
+            return VERBS[arguments[0]][0](arguments[1:])
+        except KeyboardInterrupt:  # before the verb had begun: PyTorch takes seconds to load
+            sys.stderr.write("interrupted; nothing was done\n")
+            return 130
     wanted_help = bool(arguments) and arguments[0] in HELP
     lines = ["usage: sdxl-anime-video VERB ...", "", *(f"  {verb:10}{text}" for verb, (_, text) in VERBS.items())]
     if arguments and not wanted_help:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     try:
         file, settings = _from_folder(path) if path.is_dir() else (path, {})
         shapes, read, metadata = open_weights(file)
+        settings = _counts({name: metadata[name] for name in ("heads", "groups") if name in metadata} | settings)
         contents = read_contents(shapes, **settings, betas=_betas(metadata))
         if contents.aside:
             logging.warning(
@@ -72,7 +74,7 @@ def save_motion_module(
 ) -> None:
     """Write a module as safetensors under AnimateDiff's names or Hotshot-XL's, whole or not at all.
 
-    metadata: added to the module's own; the betas of the training are always there.
+    metadata: added to the module's own; the betas of the training, heads and groups are always there.
 
     Raises MotionModuleError for a tensor that is not finite and where the file cannot be written.
     """
@@ -83,7 +85,8 @@ def save_motion_module(
     if bad:
         raise MotionModuleError(f"{path.name} is not written: it holds NaN or infinity in {', '.join(bad)}.")
     start, end = module.beta_schedule
-    said = {**module.metadata, **(metadata or {}), "beta_start": f"{start:g}", "beta_end": f"{end:g}"}
+    said = {**module.metadata, **(metadata or {}), "beta_start": repr(float(start)), "beta_end": repr(float(end))}
+    said |= {"heads": str(module.config.heads), "groups": str(module.config.groups)}  # no tensor tells these
     try:
         write_weights(path, weights, said)
     except WeightsFileError as error:
@@ -120,9 +123,14 @@ def _weights(
     weights, bad = {}, []
     for key, ours in names.items():
         found = read(key)
+        if found.layout != torch.strided or found.is_meta or found.is_nested:
+            raise MotionModuleError(f"holds {key} without plain values. Save it again as a dense tensor on the CPU.")
+        if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
+            raise MotionModuleError(
+                f"has values of {found.dtype} in {key}, which are no weights: those are float32, float16 or bfloat16. "
+                "Export it again."
+            )
         value = found.detach().to(dtype or found.dtype, copy=True).contiguous()
-        if not value.is_floating_point():
-            raise MotionModuleError(f"has values of {found.dtype} in {key}, which are no weights. Export it again.")
         if not value.isfinite().all():
             bad.append(f"{key} (as {value.dtype})")
         weights |= {name: value if i == 0 else value.clone() for i, name in enumerate(ours)}
@@ -150,7 +158,7 @@ def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
     return start, end
 
 
-def _from_folder(folder: Path) -> tuple[Path, dict[str, int]]:
+def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The weights and the settings of a folder that diffusers' MotionAdapter.save_pretrained wrote."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -164,13 +172,24 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, int]]:
         raise MotionModuleError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
     heads = config.get("motion_num_attention_heads", 8)
     if isinstance(heads, list):
-        if len(set(heads)) != 1:
+        if len({str(one) for one in heads}) != 1:
             raise MotionModuleError(f"has {heads} attention heads from level to level; only one number works here.")
         heads = heads[0]
     file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if file is None:
         raise MotionModuleError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
     return file, {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
+
+
+def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Heads and groups as numbers. Raises MotionModuleError for what is none."""
+    counts = {}
+    for name, value in settings.items():
+        number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value) else value
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise MotionModuleError(f"says {name} = {value!r}, which is no number of them. Export it again.")
+        counts[name] = number
+    return counts
 
 
 def open_weights(path: Path) -> Tensors:

@@ -17,6 +17,8 @@ from .motion_module import MotionConfig, MotionModule, Site
 
 MOST_LISTED = 20
 """Of all that is wrong with a file a message lists this much; the log has the rest at level DEBUG."""
+MOST = 16
+"""Transformer blocks of a place, and attentions of a block, are no more than this."""
 SD15_WIDTHS = {0: 320, 1: 640, 2: 1280, 3: 1280}
 SD15 = (
     "Motion modules for SDXL are mm_sdxl_v10_beta of AnimateDiff and the temporal layers of Hotshot-XL, or one that "
@@ -24,7 +26,7 @@ SD15 = (
 )
 _PREFIX = re.compile(r"^(?:(?:module|unet|base_model|model|diffusion_model|motion_adapter|motion_module|_orig_mod)\.)+")
 _KEY = re.compile(
-    r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(motion_modules|temporal_attentions)\.(\d+)\.(temporal_transformer\.)?(.+)"
+    r"(?:(down|up)_blocks\.(\d{1,4})|mid_block)\.(motion_modules|temporal_attentions)\.(\d{1,4})\.(temporal_transformer\.)?(.+)"
 )
 # Layers of the UNet that training checkpoints hold beside the motion module.
 _UNET = re.compile(
@@ -193,21 +195,23 @@ def _config(
             f"is {layout.title} with channels that {heads} heads and {groups} groups of the norm do not divide: "
             f"{listed(odd)}. Download or export it again."
         )
+    if lengths and not all(lengths):
+        raise MotionModuleError(f"is {layout.title} whose position tables are empty. Download or export it again.")
     return MotionConfig(
         channels=dict(widths),
         format=layout.format,
         max_frames=max(lengths, key=lambda length: lengths[length], default=1),
         heads=heads,
         groups=groups,
-        blocks=_count(r"\.transformer_blocks\.(\d+)\.", found),
-        attentions=_count(r"\.attention_blocks\.(\d+)\.", found),
+        blocks=_count(r"\.transformer_blocks\.(\d{1,4})\.", found),
+        attentions=_count(r"\.attention_blocks\.(\d{1,4})\.", found),
         betas=betas,
     )
 
 
 def _count(pattern: str, names: Iterable[str]) -> int:
-    """How many of a list's entries there are by their highest number, 16 at most: a wrong number costs no memory."""
-    return min(max((int(match[1]) for name in names if (match := re.search(pattern, name))), default=0) + 1, 16)
+    """How many of a list's entries there are by their highest number, MOST at most: a wrong number costs no memory."""
+    return min(max((int(match[1]) for name in names if (match := re.search(pattern, name))), default=0) + 1, MOST)
 
 
 def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], origin: Mapping[str, str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Map
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch()
         mode = part.stat().st_mode  # as any new file's; safetensors would make one that only its owner can read

@@ -23,9 +23,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-def _named(path: Any) -> Any:
+def _named(path: Any, what: str = "folder") -> Any:
     if path == "":  # Path would make the working directory of it
-        raise ValueError("is empty; name a folder")
+        raise ValueError(f"is empty; name a {what}")
     return path
 
 
@@ -68,12 +68,12 @@ class TrainConfig(Config):
     motion_places: Annotated[list[str], Field(min_length=1)] | None = None
     """Where a motion module has transformers: stage.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None
     for every place on the way down and up, as the published ones have them."""
-    motion_attentions: PositiveInt = 2
+    motion_attentions: Annotated[int, Field(ge=1, le=16)] = 2
     """Temporal attentions in each transformer of a motion module."""
-    start: Path | None = None
+    start: Annotated[Path | None, BeforeValidator(lambda path: _named(path, "file"))] = None
     """Adapter or motion module to begin with, such as a published one; None begins with a silent one. max_frames and
     the other fields that make it what it is are to be set as the file has them."""
-    max_frames: PositiveInt = 24
+    max_frames: Annotated[int, Field(ge=1, le=4096)] = 24
     """Frame positions that the adapter or the motion module has."""
     frames: FrameChoices = [8, 12, 16]
     """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
@@ -191,6 +191,8 @@ class TrainConfig(Config):
         foreign = ADAPTER_ONLY if self.kind != "adapter" else MOTION_ONLY
         if given := [name for name in foreign if getattr(self, name) != type(self).model_fields[name].default]:
             raise ValueError(f"kind: {self.kind} has no {', '.join(given)}; leave that out, or train another kind")
+        if self.motion_places and len(set(self.motion_places)) < len(self.motion_places):
+            raise ValueError("motion_places: names a place twice; name each once")
         require_rising(self.stages, "stages")
         require_rising(self.noise_curriculum, "noise_curriculum")
         for stage in self.stages:

@@ -81,9 +81,10 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
             limit = float(torch.cuda.get_device_properties(trainer.device).total_memory)
     half = dtype != torch.float32
     memory = _estimate(unet_config, config, half, gpu)
+    what = "adapter" if config.kind == "adapter" else "motion module"
     lines = [
         f"base: {memory.base_parameters / 1e6:,.1f} M parameters, frozen, {NAMES[dtype]}",
-        f"adapter: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
+        f"{what}: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
         *_memory_lines(memory, size, factor),
     ]
     lines += ["speed: not measured, for there are no weights"] if trainer is None else _speed(trainer)
@@ -163,7 +164,7 @@ def _fitting(memory: Memory, config: TrainConfig, size: Size, factor: int, limit
     """The most clips of one pass for each resolution and number of frames, and the largest of all of them."""
     if limit is None:
         return ["give --memory, such as --memory 20GB, to see which sizes fit"]
-    lengths = sorted({8, 12, 16, 24, *config.frames})
+    lengths = sorted({length for length in (8, 12, 16, 24) if length <= config.max_frames} | set(config.frames))
     sides = sorted({512, 640, 768, 896, 1024, min(size[2:]) * factor}) if factor == 8 else [min(size[2:]) * factor]
     lines, best = [f"clips_per_step that fit {gigabytes(limit)}, by resolution (square) and frames:"], None
     lines.append("resolution " + "".join(f"{frames:>5}" for frames in lengths))

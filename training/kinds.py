@@ -15,12 +15,14 @@ from ..temporal.hosts.diffusers_motion import MotionUNet, unet_channels
 from ..temporal.inspect_weights import kind_of
 from ..temporal.motion_module import FORMATS, MotionConfig, MotionModule, Site
 from ..temporal.motion_module_format import load_motion_module, save_motion_module
+from .config import ConfigError
 
 if TYPE_CHECKING:
     from .base import Base
     from .config import TrainConfig
 
 Temporal = TemporalAdapter | MotionModule
+LINEAR = "scaled_linear"  # in the square root of beta: SDXL's noise schedule
 
 
 def create(config: TrainConfig, unet: Any, betas: tuple[float, float] | None = None) -> Temporal:
@@ -50,29 +52,57 @@ def create(config: TrainConfig, unet: Any, betas: tuple[float, float] | None = N
     return module
 
 
-def start_from(path: Path, new: Temporal) -> None:
-    """Give a new adapter or motion module the weights of a file. Raises ConfigError where they are of another make."""
-    from .config import ConfigError
+FIELDS = {"format": "kind", "attentions": "motion_attentions", "channels": "motion_places", "sites": "base"}
+"""What the config calls a property of the weights, where the names differ."""
 
-    found = load(path)
+
+def require(config: TrainConfig, base: Base, resumed: bool = False) -> None:
+    """Raise ConfigError if the config's kind, places and `start` do not go with the base.
+
+    resumed: whether the run goes on from a checkpoint, which needs no `start` any more.
+    """
+    if config.kind != "adapter" and (schedule := base.scheduler_config.get("beta_schedule", LINEAR)) != LINEAR:
+        raise ConfigError(f"base: its noise schedule is {schedule}; the file of a motion module can only hold {LINEAR}")
+    with torch.device("meta"):
+        new = create(config, base.unet)
+    if config.start and not resumed:
+        started(config.start, new)
+
+
+def started(path: Path, new: Temporal) -> Temporal:
+    """The adapter or motion module of a file, of the same make as a new one.
+
+    Raises ConfigError that names what is wrong with it.
+    """
+    try:
+        found = load(path)
+    except ValueError as error:
+        raise ConfigError(f"start: {path}: {error}") from None
     if type(found) is not type(new):
-        raise ConfigError(f"start: {path} is of a {title(found)}, and kind says otherwise; set kind")
+        raise ConfigError(f"start: {path} holds {title(found)} weights; set kind to these, or take another file")
     has, wants = vars(found.config), vars(new.config)
-    others = [name for name in wants if name != "betas" and has[name] != wants[name]]
+    others = [
+        f"{FIELDS.get(name, name)}: the file has {_short(has[name], own)}, the run {_short(own, has[name])}"
+        for name, own in wants.items()
+        if name != "betas" and has[name] != own
+    ]
     if others:
-        said = "; ".join(f"{name} {_short(has[name])}, not {_short(wants[name])}" for name in others)
-        raise ConfigError(f"start: {path} has {said}; set these fields as it has them, or take another file")
-    new.load_state_dict(found.state_dict())
+        raise ConfigError(
+            f"start: {path} is of another make ({'; '.join(others)}); make the run like it, or take another"
+        )
+    return found
 
 
-def _short(value: Any) -> str:
-    return f"{len(value)} places" if isinstance(value, Mapping) else str(value)
+def _short(value: Any, other: Any) -> str:
+    """A property of the weights; of places, those that the other does not have alike."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    own = [f"{getattr(site, 'path', site)} {size}" for site, size in value.items() if other.get(site) != size]
+    return ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "") or "nothing else"
 
 
 def _places(names: list[str] | None, channels: Mapping[Site, int]) -> dict[Site, int]:
     """The chosen places, or all on the way down and up, in the UNet's order."""
-    from .config import ConfigError
-
     known = {f"{site.stage}.{site.block}.{site.layer}": site for site in channels}
     if unknown := [name for name in names or () if name not in known]:
         raise ConfigError(f"motion_places: {', '.join(unknown)} is not in the base's UNet; it has {', '.join(known)}")
@@ -114,7 +144,7 @@ def load(path: Path, dtype: torch.dtype | None = None) -> Temporal:
 def trained_frames(temporal: Temporal) -> int | None:
     """Frames a clip had in training, None if the file does not say."""
     text = temporal.metadata.get("trained_frames", "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def betas_of(base: Base) -> tuple[float, float]:
@@ -130,5 +160,5 @@ def on_schedule_of(base: Base, temporal: Temporal | None) -> Base:
     from .base import sigmas_of
 
     start, end = temporal.beta_schedule
-    config = {**base.scheduler_config, "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear"}
+    config = {**base.scheduler_config, "beta_start": start, "beta_end": end, "beta_schedule": LINEAR}
     return replace(base, sigmas=sigmas_of(config), scheduler_config=config)

@@ -32,7 +32,7 @@ from .stages import config_at, describe_noise, noise_at
 from .validation import hold_out, validate
 
 # What a run keeps when it goes on.
-FIXED = ("kind", "max_frames", "norm", "pos_value", "motion_places", "motion_attentions", "optimizer")
+FIXED = ("kind", "start", "max_frames", "norm", "pos_value", "motion_places", "motion_attentions", "optimizer")
 
 
 class Trainer:
@@ -47,8 +47,6 @@ class Trainer:
         self.device = self.processes.device
         torch.manual_seed(config.seed)  # the adapter's first values
         self.adapter = kinds.create(config, base.unet, kinds.betas_of(base))
-        if config.start:
-            kinds.start_from(config.start, self.adapter)
         self.adapter.to(self.device)
         self.optimizer = make_optimizer(self.adapter, config, self.device)
         self.unet = kinds.put_on(prepared(base.unet, self.device, config), self.adapter)
@@ -62,8 +60,9 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.enter(config_at(config, 0), clips)
-        if config.resume:
-            self._resume(config.resume)
+        resumed = bool(config.resume) and self._resume(str(config.resume))
+        if config.start and not resumed:
+            self._begin_with(kinds.started(config.start, self.adapter).state_dict())
 
     def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
         """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
@@ -75,7 +74,13 @@ class Trainer:
                 f"validation_clips: {stage.validation_clips} leaves none of {len(clips)} clips to train on"
             )
 
-    def _resume(self, source: str) -> None:
+    def _begin_with(self, state: dict[str, torch.Tensor]) -> None:
+        self.adapter.load_state_dict(state)
+        for name, value in self.adapter.state_dict().items() if self.ema else ():
+            self.ema[name].copy_(value)
+
+    def _resume(self, source: str) -> bool:
+        """Go on from a checkpoint; False if there is none yet."""
         checkpoint = read_latest(self.config.output) if source == "latest" else read_checkpoint(Path(source))
         found = self.processes.gather(checkpoint and checkpoint.progress["step"])
         if len(set(found)) > 1:
@@ -83,8 +88,8 @@ class Trainer:
                 f"resume: the processes found checkpoints of steps {found}; give all of them one output folder"
             )
         if checkpoint is None:
-            return
-        made, now = {"optimizer": "adamw", **checkpoint.progress["config"]}, dict(self.config)
+            return False
+        made, now = {"optimizer": "adamw", **checkpoint.progress["config"]}, json.loads(self.config.model_dump_json())
         if others := [
             f"{name} {made[name]}, not {now[name]}" for name in FIXED if made.get(name, now[name]) != now[name]
         ]:
@@ -99,6 +104,13 @@ class Trainer:
         self.step, self.seconds = checkpoint.progress["step"], checkpoint.progress["seconds"]
         if self.scaler.is_enabled() and "scaler" in checkpoint.progress:
             self.scaler.load_state_dict(checkpoint.progress["scaler"])
+        here = checkpoint_path(self.config.output, self.step)
+        if source != "latest" and (later := [path.name for path in checkpoints(self.config.output) if path > here]):
+            raise CheckpointError(
+                f"resume: {self.config.output} holds later checkpoints ({', '.join(later)}), which a run from step "
+                f"{self.step} would get in the way of; give another --output, or remove them"
+            )
+        return True
 
     def progress(self) -> float:
         """Share of the run that is done, by steps or by minutes, whichever is further along."""
@@ -264,7 +276,9 @@ class Trainer:
         if self.scaler.is_enabled():
             progress["scaler"] = self.scaler.state_dict()
         save_checkpoint(checkpoint_path(folder, self.step), self.adapter, self.optimizer, self.ema, progress)
-        for old in checkpoints(folder)[: -self.config.keep_checkpoints]:
+        # By age, for damaged ones that were passed over may be of later steps.
+        by_age = sorted(checkpoints(folder), key=lambda path: path.stat().st_mtime_ns)
+        for old in by_age[: -self.config.keep_checkpoints]:
             old.unlink()
 
 

@@ -26,7 +26,7 @@ class RenderConfig(Config):
     """Temporal adapter, or motion module (which brings the noise levels of its training); None renders every frame for
     itself."""
     adapter_strength: Annotated[float, Field(ge=-10, le=10)] = 1.0
-    """Factor of what the adapter or the motion module adds; 0 is the base alone."""
+    """Factor of what the adapter or the motion module adds; 0 is the base alone, on a motion module's noise levels."""
     adapter_start_percent: Share = 0.0
     """Share of the noise schedule before which the adapter does nothing."""
     adapter_end_percent: Share = 1.0
@@ -111,8 +111,8 @@ class RenderConfig(Config):
         from ..temporal.noise import check_settings
         from .text import plain_prompt
 
-        if self.adapter is not None and not self.adapter.is_file():
-            raise ValueError(f"adapter: {str(self.adapter)!r} is no file; give a temporal adapter or a motion module")
+        if self.adapter is not None and not self.adapter.exists():
+            raise ValueError(f"adapter: {str(self.adapter)!r} is not there; give a temporal adapter or a motion module")
         if self.output.suffix.lower() != ".mp4":
             raise ValueError(f"output: {self.output} does not end in .mp4; a clip is written as mp4")
         if self.segment_frames is not None and self.overlap >= self.segment_frames:

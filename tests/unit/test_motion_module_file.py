@@ -304,3 +304,69 @@ def test_folders_that_are_no_motion_adapter(tmp_path, message):
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS[message]))
     with pytest.raises(MotionModuleError, match=message):
         load_motion_module(tmp_path)
+
+
+def _float8(state):
+    return {key: value.to(torch.float8_e4m3fn) for key, value in state.items()}
+
+
+def _sparse(state):
+    return {key: value.to_sparse() if value.ndim == 2 else value for key, value in state.items()}
+
+
+def _meta(state):
+    return {key: value.to("meta") for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (_float8, "has values of torch.float8_e4m3fn"),
+        (_sparse, "without plain values"),
+        (_meta, "without plain values"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, spoil, message):
+    made = MotionModule(MotionConfig({Site("up", 0, 0): 64}))
+    made.reset_parameters()
+    save_motion_module(made, tmp_path / "good.safetensors")
+    torch.save(spoil(load_file(tmp_path / "good.safetensors")), tmp_path / "odd.ckpt")
+    with pytest.raises(MotionModuleError, match=f"odd.ckpt .*{message}"):
+        load_motion_module(tmp_path / "odd.ckpt")
+
+
+@pytest.mark.parametrize("heads", [0, "8", None, [[8]], True, 3.5])
+def test_a_folder_with_odd_numbers_of_heads_is_refused(tmp_path, heads):
+    made = MotionModule(MotionConfig({Site("up", 0, 0): 64}))
+    made.reset_parameters()
+    save_motion_module(made, tmp_path / "diffusion_pytorch_model.safetensors")
+    config = {"_class_name": "MotionAdapter", "motion_num_attention_heads": heads}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if heads == "8":
+        assert load_motion_module(tmp_path).config.heads == 8
+        return
+    with pytest.raises(MotionModuleError, match=r"says heads = .*, which is no number of them"):
+        load_motion_module(tmp_path)
+
+
+def test_a_file_of_that_name_with_part_after_it_is_left_alone(tmp_path):
+    mine = tmp_path / "m.safetensors.part"
+    mine.write_text("mine")
+    made = MotionModule(MotionConfig({Site("up", 0, 0): 64}))
+    made.reset_parameters()
+    save_motion_module(made, tmp_path / "m.safetensors")
+    assert mine.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "m.safetensors.part"]
+
+
+def test_empty_tables_of_positions_are_refused(tmp_path):
+    made = MotionModule(MotionConfig({Site("up", 0, 0): 64}))
+    made.reset_parameters()
+    state = {f"{key}": value[:, :0] if key.endswith(".pe") else value for key, value in made.state_dict().items()}
+    path = tmp_path / "m.safetensors"
+    save_motion_module(made, path)
+    named = {key: value[:, :0].contiguous() if key.endswith(".pe") else value for key, value in load_file(path).items()}
+    assert len(named) == len(state)
+    save_file(named, path)
+    with pytest.raises(MotionModuleError, match="position tables are empty"):
+        load_motion_module(path)

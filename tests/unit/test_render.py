@@ -81,7 +81,7 @@ def test_the_seed_decides_and_nothing_is_overwritten(config, tmp_path, capsys):
         (["--width", "100"], "width: Input should be a multiple of 8 (given: 100)"),
         (["--frames", "0"], "frames: Input should be greater than or equal to 1 (given: 0)"),
         (["--output", "clip.avi"], "output: clip.avi does not end in .mp4"),
-        (["--adapter", "none.safetensors"], "adapter: 'none.safetensors' is no file"),
+        (["--adapter", "none.safetensors"], "adapter: 'none.safetensors' is not there"),
         (["--segment-frames", "4"], "segment_overlap: 4 is not below segment_frames 4; lower it"),
         (["--prompts-by-segment", "true"], "prompts_by_segment: there are no segments; set segment_frames"),
         (["--prompt", "0: run\n99: jump"], "prompt: line 2 ('99: jump'): position 99 is outside the clip"),

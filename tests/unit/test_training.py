@@ -109,6 +109,32 @@ def test_a_checkpoint_of_other_settings_is_refused(config_file, tmp_path, capsys
     assert "made with max_frames 24, not 32; norm True, not False; pos_value True, not False" in error
 
 
+def test_a_refused_command_leaves_the_run_as_it_was(config_file, tmp_path, capsys):
+    from filelock import FileLock
+
+    words, run = [str(config_file), *STEPS, "--keep-checkpoints", "9"], tmp_path / "run"
+    assert cli.main(words) == 0
+    before = {path.name: path.read_bytes() for path in run.glob("*.*") if path.is_file()}
+    capsys.readouterr()
+    refused = [
+        (["--norm", "false", "--resume", "latest"], "was made with norm True, not False"),
+        (["--resume", "nope"], "nope does not exist"),
+        (["--resume", str(run / "checkpoint-00000002.safetensors")], "holds later checkpoints (checkpoint-00000004"),
+        (["--clips", str(tmp_path / "nowhere"), "--resume", "latest"], "nowhere"),
+    ]
+    for more, message in refused:
+        assert cli.main([*words, *more]) == 1
+        assert message in capsys.readouterr().err
+    with FileLock(run / ".lock"):
+        assert cli.main([*words, "--resume", "latest"]) == 1
+    assert "another run is writing into" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.glob("*.*") if path.is_file()} == before
+    for path in run.glob("checkpoint-*"):
+        path.unlink()
+    assert cli.main(words) == 1
+    assert "holds adapter.safetensors of an earlier run" in capsys.readouterr().err
+
+
 def test_only_the_adapter_gets_gradients(trainer, toon):
     run = trainer(precision="fp32")
     before = {name: value.clone() for name, value in toon.unet.state_dict().items()}

@@ -57,6 +57,13 @@ def names(sites):
     return {f"{site.stage}.{site.block}.{site.layer}" for site in sites}
 
 
+def moved(module):
+    module.reset_parameters()
+    for site in module.sites:
+        torch.nn.init.normal_(module.site(site).proj_out.weight)
+    return module
+
+
 def losses(folder):
     return [event["loss"] for event in events(folder) if "loss" in event]
 
@@ -126,6 +133,9 @@ def test_gradient_checkpointing_changes_no_loss(trainer):
         (["--kind", "animatdiff"], "kind: Input should be 'adapter', 'animatediff' or 'hotshot'"),
         (["--kind", "animatediff", "--motion-places", "[up.9.0]"], "motion_places: up.9.0 is not in the base's UNet"),
         (["--kind", "animatediff", "--motion-places", "[]"], "motion_places: List should have at least 1 item"),
+        (["--kind", "animatediff", "--motion-places", "[up.0.0, up.0.0]"], "motion_places: names a place twice"),
+        (["--kind", "animatediff", "--motion-attentions", "17"], "motion_attentions: Input should be less than"),
+        (["--max-frames", "1000000000"], "max_frames: Input should be less than or equal to 4096"),
     ],
 )
 def test_what_a_kind_does_not_have_is_refused(config_file, capsys, words, message):
@@ -148,17 +158,39 @@ def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
         load_motion_module(path).state_dict() for path in (made, tmp_path / "again" / "motion_module.safetensors")
     )
     assert all(torch.equal(before[name], value) for name, value in after.items())
+    made.unlink()  # a run that goes on needs it no more, and takes no other
+    assert cli.main([str(config_file), *STEPS, "--kind", "hotshot", *again, "--resume", "latest"]) == 0
     capsys.readouterr()
-    other = ["--start", str(made), "--output", str(tmp_path / "other")]
-    assert cli.main([str(config_file), *STEPS, *other]) == 1
-    assert "is of a motion module, and kind says otherwise" in capsys.readouterr().err
-    changed = ["--kind", "animatediff", "--max-frames", "32", "--motion-places", "[up.0.0]"]
-    assert cli.main([str(config_file), *STEPS, *other, *changed]) == 1
-    said = "has channels 6 places, not 1 places; format hotshot, not animatediff; max_frames 24, not 32"
-    assert said in capsys.readouterr().err
-    assert cli.main([str(config_file), *STEPS, "--start", "none.safetensors", "--output", str(tmp_path / "other")]) == 1
-    assert "none.safetensors does not exist" in capsys.readouterr().err
-    assert not list((tmp_path / "other").glob("*.safetensors"))
+    again[1] = str(tmp_path / "again" / "motion_module.safetensors")
+    assert cli.main([str(config_file), *STEPS, "--kind", "hotshot", *again, "--resume", "latest"]) == 1
+    assert f"was made with start {made}, not {again[1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, messages",
+    [
+        ([], ["holds motion module weights; set kind to these"]),
+        (
+            ["--kind", "animatediff", "--max-frames", "32", "--motion-places", "[up.0.1]", "--motion-attentions", "1"],
+            [
+                "motion_places: the file has up_blocks.0.motion_modules.0 128, the run up_blocks.0.motion_modules.1 ",
+                "kind: the file has hotshot, the run animatediff",
+                "max_frames: the file has 24, the run 32",
+                "motion_attentions: the file has 2, the run 1",
+            ],
+        ),
+        (["--start", "none.safetensors"], ["start: none.safetensors: none.safetensors does not exist"]),
+        (["--start", ""], ["start: is empty; name a file"]),
+    ],
+)
+def test_what_cannot_be_begun_with_is_refused_before_clips_are_read(config_file, tmp_path, capsys, words, messages):
+    start = tmp_path / "start.safetensors"
+    save_motion_module(moved(MotionModule(MotionConfig({PLACE: 128}, "hotshot", 24))), start)
+    more = ["--output", str(tmp_path / "other"), "--clips", str(tmp_path / "nowhere")]
+    assert cli.main([str(config_file), *STEPS, "--start", str(start), *more, *words]) == 1
+    errors = capsys.readouterr().err
+    assert all(message in errors for message in messages), errors
+    assert not [path.name for path in (tmp_path / "other").glob("[!.]*")]
 
 
 def test_memory_is_counted():
@@ -178,15 +210,19 @@ def test_rendering_takes_the_noise_levels_of_the_training(toon):
 
 
 def test_files_are_told_apart_and_converted(tmp_path, capsys):
-    module = MotionModule(MotionConfig({PLACE: 128}, max_frames=8))
-    module.reset_parameters()
-    torch.nn.init.normal_(module.site(PLACE).proj_out.weight)
+    module = moved(
+        MotionModule(MotionConfig({PLACE: 128}, max_frames=8, heads=4, groups=16, betas=(0.0008512345, 0.0123456)))
+    )
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     save_motion_module(module, whole)
     assert isinstance(kinds.load(whole), MotionModule)
     assert command.main(["convert", str(whole), str(half), "--dtype", "F16"]) == 0
     assert {value.dtype for value in load_motion_module(half).parameters()} == {torch.float16}
-    assert command.main(["convert", str(half), str(half), "--dtype", "F8"]) == 1
+    assert load_motion_module(half).config == module.config
+    assert command.main(["convert", str(half), str(tmp_path / "x.safetensors"), "--dtype", "F8"]) == 1
     assert "--dtype F8 is none of F32, F16, BF16" in capsys.readouterr().err
+    for target, message in ((half, "is there already"), (tmp_path / "x.ckpt", "does not end in .safetensors")):
+        assert command.main(["convert", str(whole), str(target)]) == 1
+        assert message in capsys.readouterr().err
     with pytest.raises(AdapterError, match=r"nothing\.safetensors does not exist"):
         kinds.load(tmp_path / "nothing.safetensors")

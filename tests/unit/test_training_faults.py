@@ -167,7 +167,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, name):
     assert "interrupted; go on with --resume latest" in error
     last = events(tmp_path / "run")[-1]["step"]
     made = ["config.yaml", "log.jsonl", "report.html", "tensorboard"]
-    assert written(tmp_path) == [f"checkpoint-{last:08d}.safetensors", *made]
+    assert written(tmp_path) == [".lock", f"checkpoint-{last:08d}.safetensors", *made]
 
 
 def test_a_signal_waits_for_the_end_of_a_step():

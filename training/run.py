@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import time
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import SHAPES_ONLY, ConfigError, TrainConfig
+from .config import TrainConfig
 from .interrupts import held_back
 from .stages import config_at
 
@@ -37,90 +36,28 @@ def train(config: TrainConfig) -> Path:
     from .precision import base_dtype
     from .processes import Processes
     from .progress import Bars
+    from .run_folder import alone, begin, write_config
 
     if config.threads:
         torch.set_num_threads(config.threads)
     revision = git_revision()  # of the code that runs, whatever is checked out when it ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
         adapter = config.output / kinds.file_name(config)
-        _begin(config, adapter, processes)
-        with _alone(config.output, processes):
+        begin(config, adapter, processes)
+        with alone(config.output, processes):
             base = load_base(config.base, base_dtype(processes.device, config.precision))
             kinds.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
             )
             trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
             if processes.main:
-                _write_config(config)
+                write_config(config)
             with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
                 Run(trainer, bars, report).to_the_end()
             if processes.main:
                 trainer.save(adapter, training_record(trainer.stage, base, trainer.clips, revision))
                 bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return adapter
-
-
-def _begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
-    """Make the run folder. Raises ConfigError, in every process, without a base or if an earlier run has filled it.
-
-    adapter: the file of weights that the run will leave.
-    """
-    from .checkpoint import checkpoints
-
-    if config.base == SHAPES_ONLY:
-        raise ConfigError(f"base: {SHAPES_ONLY} is only the shapes of SDXL; give your checkpoint with --base")
-    found = "checkpoints" if checkpoints(config.output) else adapter.name if adapter.exists() else None
-    if config.resume is None and found:
-        raise ConfigError(
-            f"output: {config.output} holds {found} of an earlier run; go on with --resume latest, or give another "
-            "folder"
-        )
-    processes.wait()  # each has looked before the first one writes
-    if processes.main:
-        try:
-            config.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(config.output, error) from None
-
-
-@contextmanager
-def _alone(folder: Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other run writes into the folder. Raises ConfigError, in every process, if one does."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock")
-    said: ConfigError | None = None
-    if processes.main:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            said = ConfigError(f"output: another run is writing into {folder}; wait for it, or give another folder")
-        except OSError as error:
-            said = _unwritable(folder, error)
-    if said := processes.gather(said)[0]:
-        raise said
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _write_config(config: TrainConfig) -> None:
-    """Write config.yaml into the run folder: what the run was told, once nothing speaks against it any more."""
-    import yaml
-
-    from ..media.files import whole_or_nothing
-
-    written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
-    try:
-        with whole_or_nothing(config.output / "config.yaml") as part:
-            part.write_text(written, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(config.output, error) from None
-
-
-def _unwritable(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"output: {folder} cannot be written to ({error.strerror}); name another folder")
 
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:

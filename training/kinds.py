@@ -143,6 +143,8 @@ def load(path: Path, dtype: torch.dtype | None = None) -> Temporal:
 
 def trained_frames(temporal: Temporal) -> int | None:
     """Frames a clip had in training, None if the file does not say."""
+    if isinstance(temporal, TemporalAdapter):
+        return temporal.trained_frames
     text = temporal.metadata.get("trained_frames", "")
     return int(text) if text.isdecimal() and len(text) < 10 else None
 

@@ -1,6 +1,6 @@
-"""`python -m sdxl_anime_video.demo.train vae|base|controlnet`: makes the files in demo/weights.
+"""`python -m sdxl_anime_video.demo.train vae|base|controlnet|lcm`: makes the files in demo/weights.
 
-vae and base make toon_base.safetensors from nothing; controlnet then makes a ControlNet for it.
+vae and base make toon_base.safetensors from nothing; controlnet and lcm make a ControlNet and a LoRA for it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .painter import HELD_OUT, TRAIN
 from .sample import decode, grid, sample_latents
 from .train_base import Base, train_base
 from .train_controlnet import Controlled, as_hints, save_controlnet, train_controlnet
+from .train_lcm import sample_lcm, save_lora, train_lcm
 from .train_vae import encode, train_vae
 
 
@@ -131,11 +132,42 @@ def run_controlnet(options: argparse.Namespace) -> None:
     save_controlnet(network, {**about, **notes}, options.output)
 
 
+def run_lcm(options: argparse.Namespace) -> None:
+    """Train an LCM LoRA for the base that comes with the pack."""
+    import cv2
+
+    unet, vae, text = load_toon_diffusers()
+    frames, _, captions = painted_frames(options.frames, options.seed + 1, options.cache)
+    latents = _latents(options, "latents-lcm", vae, frames)
+    about = {"title": "toon world LCM LoRA", "command": options.command}
+    shown = [HELD_OUT[i * 29 % len(HELD_OUT)] for i in range(8)]
+    many = decode(vae, sample_latents(unet, text, shown, seed=0))
+
+    def show(student: Any, step: int) -> None:
+        save_lora(student, {**about, "steps": str(step)}, options.output)
+        few = [decode(vae, sample_lcm(student, text, shown, seed=0, cfg=cfg)) for cfg in (1.0, 1.7)]
+        cv2.imwrite(str(options.cache / f"lcm-{step:06d}.png"), grid(np.concatenate([many, *few]), 8)[..., ::-1])
+
+    student, notes = train_lcm(
+        (unet, text),
+        (latents, captions),
+        options.cache / f"lcm-{options.seed}.ckpt",
+        seed=options.seed,
+        steps=options.steps,
+        minutes=options.minutes,
+        batch=options.batch,
+        say=_say,
+        show=show,
+    )
+    save_lora(student, {**about, **notes}, options.output)
+
+
 # What each part is made by, with how many painted frames and steps unless the command line says otherwise.
 _PARTS = {
     "vae": (run_vae, 8000, 3000),
     "base": (run_base, 16000, 6000),
     "controlnet": (run_controlnet, 6000, 2000),
+    "lcm": (run_lcm, 4000, 2000),
 }
 
 
@@ -147,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=None, help=f"painted frames (default {frames})")
     parser.add_argument("--steps", type=int, default=None, help=f"training steps (default {steps})")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this time even if steps are left")
-    parser.add_argument("--batch", type=int, default=32, help="latents a step (base and controlnet)")
+    parser.add_argument("--batch", type=int, default=32, help="latents a step (not vae)")
     parser.add_argument("--hint", choices=KINDS, default="pose", help="what a ControlNet is shown")
     parser.add_argument("--cache", type=Path, default=Path("outputs/toon"), help="painted frames, checkpoints, samples")
     parser.add_argument("--output", type=Path, default=None, help="weights file to write (default: in demo/weights)")
@@ -155,7 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
     run, frames, steps = _PARTS[options.what]
     options.frames, options.steps = options.frames or frames, options.steps or steps
     companion = WEIGHTS.parent / "controlnet" / "toon" / f"toon_{options.hint}.safetensors"
-    options.output = options.output or (companion if options.what == "controlnet" else WEIGHTS)
+    lora = WEIGHTS.parent / "loras" / "toon" / "toon_lcm.safetensors"
+    options.output = options.output or {"controlnet": companion, "lcm": lora}.get(options.what, WEIGHTS)
     told = {"seed": options.seed, "frames": options.frames, "steps": options.steps, "minutes": options.minutes}
     told |= {"batch": options.batch} if options.what != "vae" else {}
     told |= {"hint": options.hint} if options.what == "controlnet" else {}

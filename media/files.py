@@ -19,8 +19,13 @@ def whole_or_nothing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     _remove(part)
+    part.touch()
+    usual = part.stat().st_mode  # safetensors lets nobody but the owner read what it writes
+    part.unlink()
     try:
         yield part
+        if part.is_file():
+            part.chmod(usual)
         part.replace(path)
     finally:
         _remove(part)

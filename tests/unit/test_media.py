@@ -13,8 +13,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clips import PALETTE, painted
+from sdxl_anime_video.media.files import whole_or_nothing
 from sdxl_anime_video.media.video import exact_fps, iter_clip, probe_clip, read_clip, write_clip
 
 
@@ -289,3 +291,11 @@ def test_json_round_trip_of_large_graphs(path):
     assert len(json.dumps(graph)) > 600_000
     write_clip(path, painted(1, 16, 16), 12, metadata={"workflow": graph})
     assert probe_clip(path).metadata["workflow"] == graph
+
+
+def test_a_file_has_the_mode_of_any_other(tmp_path):
+    """safetensors makes files that nobody but their owner can read."""
+    (tmp_path / "other").touch()
+    with whole_or_nothing(tmp_path / "weights.safetensors") as part:
+        save_file({"a": torch.zeros(1)}, part)
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -1,0 +1,163 @@
+"""`python -m sdxl_anime_video.demo.evaluate_steps`: what a LoRA for few steps keeps of many, and the time it saves.
+
+Renders held-out captions in a real ComfyUI through the nodes LoRA Stack, Correlated Noise and Sampling Preset, with the
+temporal adapter, and judges the clips beside painted ones. An arm is a preset with its steps, with or without the LoRA:
+`best_hq 28`, `lcm 5 + lora`; or `painted`. Writes table.md, results.json and sheet.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..schedulers.presets import PRESETS
+from .arguments import number, whole
+from .evaluate import MOST_PAIRS, contact_sheet, held_out_pairs
+from .judge import Judge, mean_scores, table
+from .model import WEIGHTS
+from .painter import paint_clip
+
+PAINTED = "painted"
+DEFAULT_ARMS = (PAINTED, "best_hq 28", "best_hq 6", "lcm 6", "lcm 6 + lora", "lcm 5 + lora", "lcm 4 + lora")
+COLUMNS = ("seconds", "detail", "limbs_seen", "warp_error", "identity_drift", "limb_ratio", "jerkiness", "flicker")
+TOON = WEIGHTS.parent
+
+
+class Arm:
+    """A preset, its steps, and whether the LoRA is on."""
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError for what is none of: PRESET STEPS, PRESET STEPS + lora."""
+        first, plus, rest = (part.strip() for part in text.partition("+"))
+        words = first.split()
+        if len(words) != 2 or words[0] not in PRESETS or (plus and rest != "lora"):
+            raise ValueError(f"arm {text!r} is none of: {PAINTED}, PRESET STEPS, PRESET STEPS + lora")
+        try:
+            self.preset, self.steps, self.lora = words[0], whole(1, 1000)(words[1]), bool(plus)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"arm {text!r}: {error}") from None
+
+
+def detail(clip: np.ndarray) -> float:
+    """Mean difference of neighbouring pixels of a clip `[F, H, W, 3]`: what blurring takes away."""
+    return float(np.abs(np.diff(clip, axis=1)).mean() + np.abs(np.diff(clip, axis=2)).mean())
+
+
+class Renderer:
+    """The toon model with the adapter, with and without the LoRA; `import_comfyui` must have been called."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import folder_paths
+
+        from ..nodes.lora_stack import LoraStack
+        from ..temporal.hosts.comfy.adapter import apply_adapter, load_patcher
+        from .comfy import load_toon_comfy
+
+        self.options = options
+        plain, clip, self.vae = load_toon_comfy()
+        folder_paths.add_model_folder_path("loras", str(options.lora.parent))
+        quick, _, *_ = LoraStack.execute(plain, clip, speed_lora=options.lora.name, speed_weight=options.weight).result
+        adapter = load_patcher(options.adapter)
+        self.models = {on: apply_adapter(model, adapter) for on, model in ((False, plain), (True, quick))}
+        self.clip = clip
+
+    @torch.no_grad()
+    def render(self, arm: Arm, caption: str, seed: int) -> tuple[np.ndarray, float]:
+        """A clip `[F, 128, 128, 3]`, 0..1, and the seconds that its sampling took."""
+        import comfy.sample
+
+        from ..nodes.noise import CorrelatedNoise
+        from ..nodes.sampling_preset import SamplingPreset
+
+        options = self.options
+        noisy = CorrelatedNoise.execute(self.models[arm.lora], "progressive", options.correlation).result[0]
+        model, sampler, sigmas, cfg, _ = SamplingPreset.execute(
+            noisy, arm.preset, arm.steps, options.cfg[arm.lora]
+        ).result
+        prompts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (caption, "")]
+        latent = torch.zeros(options.frames, 4, 16, 16)
+        start, began = comfy.sample.prepare_noise(latent, seed), time.monotonic()
+        samples = comfy.sample.sample_custom(
+            model, start, cfg, sampler, sigmas, *prompts, latent, disable_pbar=True, seed=seed
+        )
+        took = time.monotonic() - began
+        return self.vae.decode(samples).cpu().float().numpy(), took
+
+
+def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
+    """Render and judge every caption by every arm; write the files; return the table."""
+    import cv2
+
+    arms = {text: None if text == PAINTED else Arm(text) for text in options.arms}
+    options.output.mkdir(parents=True, exist_ok=True)
+    renderer = Renderer(options)
+    each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    shown: dict[str, list[np.ndarray]] = {arm: [] for arm in arms}
+    pairs = held_out_pairs(options.pairs, options.seed)
+    for i, (caption, seed) in enumerate(pairs):
+        painted = paint_clip(caption, options.frames, 128, seed).frames / np.float32(255)
+        judge = Judge(caption, options.frames)
+        for text, arm in arms.items():
+            clip, took = renderer.render(arm, caption, seed) if arm else (painted, float("nan"))
+            each[text].append({**judge.scores(clip), "seconds": took, "detail": detail(clip) / detail(painted)})
+            if len(shown[text]) < options.shown:
+                shown[text].append(clip)
+        say(f"{i + 1}/{len(pairs)} {caption}")
+        means = {text: mean_scores(some) for text, some in each.items()}
+        settings = {name: str(value) for name, value in vars(options).items()}
+        results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
+        (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        (options.output / "table.md").write_text(table(means, COLUMNS), encoding="utf-8")
+        cv2.imwrite(str(options.output / "sheet.png"), contact_sheet(list(shown.items()))[..., ::-1])
+    return table(means, COLUMNS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from .run.comfyui import ComfyUINotFound, import_comfyui
+
+    parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate_steps", description=__doc__)
+    parser.add_argument("--adapter", type=Path, default=TOON / "temporal_adapters/toon/toon_adapter.safetensors")
+    parser.add_argument("--lora", type=Path, default=TOON / "loras/toon/toon_lcm.safetensors")
+    parser.add_argument("--weight", type=number(-10, 10), default=1.0, help="of the LoRA")
+    parser.add_argument("--output", type=Path, default=Path("outputs/evaluation_steps"))
+    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=12, help="held-out caption/seed pairs")
+    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
+    parser.add_argument("--frames", type=whole(2), default=16)
+    parser.add_argument("--cfg", type=number(0, 100), nargs=2, default=[3.0, 1.0], help="without and with the LoRA")
+    parser.add_argument("--correlation", type=number(0, 1), default=0.85, help="of progressive noise")
+    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
+    parser.add_argument("--shown", type=whole(1), default=3, help="pairs on the contact sheet")
+    parser.add_argument("--threads", type=whole(1), default=None)
+    parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        for arm in set(options.arms) - {PAINTED}:
+            Arm(arm)
+        for path, verb in (
+            (options.adapter, "sdxl_anime_video train"),
+            (options.lora, "sdxl_anime_video.demo.train lcm"),
+        ):
+            if not path.is_file():
+                raise ValueError(f"{path} is missing; restore it from the repository or make it with python -m {verb}")
+        with tempfile.TemporaryDirectory(prefix="sav-steps-") as base:
+            import_comfyui(Path(base), cpu=options.cpu or not torch.cuda.is_available())
+            sys.stdout.write(run(options, lambda line: sys.stderr.write(line + "\n")))
+    except (ValueError, OSError, ComfyUINotFound) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

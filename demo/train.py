@@ -52,6 +52,11 @@ def run_vae(options: argparse.Namespace) -> None:
     save_toon(unet, vae, text, {**old, **notes, "vae_command": options.command}, options.output)
 
 
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What every training on latents is told."""
+    return {name: getattr(options, name) for name in ("seed", "steps", "minutes", "batch")} | {"say": _say}
+
+
 def _latents(options: argparse.Namespace, name: str, vae: Any, frames: np.ndarray) -> torch.Tensor:
     """Latents fp16 `[N,4,h,w]` of painted frames by the autoencoder in the weights file; encoded once, then read."""
     steps = _metadata(options.output if options.what == "base" else WEIGHTS).get("vae_steps")
@@ -90,12 +95,8 @@ def run_base(options: argparse.Namespace) -> None:
         latents,
         captions,
         options.cache / f"base-{options.seed}.ckpt",
-        seed=options.seed,
-        steps=options.steps,
-        minutes=options.minutes,
-        batch=options.batch,
-        say=_say,
         show=show,
+        **_settings(options),
     )
     save_toon(base.unet, vae, base.text, {**notes, **new, "base_command": options.command}, options.output)
 
@@ -122,12 +123,8 @@ def run_controlnet(options: argparse.Namespace) -> None:
         (unet, text),
         (latents, hints, captions),
         options.cache / f"controlnet-{options.hint}-{options.seed}.ckpt",
-        seed=options.seed,
-        steps=options.steps,
-        minutes=options.minutes,
-        batch=options.batch,
-        say=_say,
         show=show,
+        **_settings(options),
     )
     save_controlnet(network, {**about, **notes}, options.output)
 
@@ -152,12 +149,8 @@ def run_lcm(options: argparse.Namespace) -> None:
         (unet, text),
         (latents, captions),
         options.cache / f"lcm-{options.seed}.ckpt",
-        seed=options.seed,
-        steps=options.steps,
-        minutes=options.minutes,
-        batch=options.batch,
-        say=_say,
         show=show,
+        **_settings(options),
     )
     save_lora(student, {**about, **notes}, options.output)
 

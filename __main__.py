@@ -8,6 +8,10 @@ from pathlib import Path
 
 
 def _prepare(arguments: list[str]) -> int:
+    from .training import usage
+
+    if (status := usage.answer("prepare", arguments)) is not None:
+        return status
     from .training.interrupts import interrupt_on_signals
     from .training.prepare.run import main
 
@@ -16,6 +20,10 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
+    from .training import usage
+
+    if (status := usage.answer("train", arguments)) is not None:
+        return status
     from .training.cli import main
     from .training.interrupts import interrupt_on_signals
 
@@ -24,6 +32,10 @@ def _train(arguments: list[str]) -> int:
 
 
 def _render(arguments: list[str]) -> int:
+    from .training import usage
+
+    if (status := usage.answer("render", arguments)) is not None:
+        return status
     from .training.interrupts import interrupt_on_signals
     from .training.render import main
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from .base import Base, Text, time_ids
-from .precision import Precision, vae_arithmetic
+from .config import Precision
+from .precision import vae_arithmetic
 
 log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}

@@ -49,6 +49,7 @@ def train(config: TrainConfig) -> Path:
             kinds.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
             )
+            require_stages(config)
             trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
             if processes.main:
                 write_config(config)
@@ -58,6 +59,18 @@ def train(config: TrainConfig) -> Path:
                 trainer.save(adapter, training_record(trainer.stage, base, trainer.clips, revision))
                 bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return adapter
+
+
+def require_stages(config: TrainConfig) -> None:
+    """Raises DataError where the clips of a later stage are not there: not when a day has gone into the first."""
+    from .data import find_clips
+    from .prepared import is_cache, require_resolution
+
+    for stage in (config_at(config, earlier.until) for earlier in config.stages):
+        if is_cache(stage.clips):
+            require_resolution(stage.clips, stage.resolution)
+        else:
+            find_clips(stage.clips)
 
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:

@@ -76,3 +76,13 @@ def test_memory_without_a_dry_run_is_no_unknown_field(tmp_path, capsys):
     config.write_text("clips: in\noutput: out\n")
     assert command.main(["train", str(config), "--memory", "20GB"]) == 1
     assert "--memory is for --dry-run; add that, or leave --memory out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "inspect", "convert"])
+def test_the_other_verbs_say_what_they_want(verb, capsys):
+    for words, status in (["--help"], 0), ([], 2):
+        with pytest.raises(SystemExit) as caught:
+            command.main([verb, *words])
+        assert caught.value.code == status
+    said = capsys.readouterr()
+    assert said.out.startswith(f"usage: sdxl-anime-video {verb} [-h]") and "required" in said.err

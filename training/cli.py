@@ -12,7 +12,8 @@ from .verbs import run_verb
 
 def main(arguments: list[str]) -> int:
     """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
-    return run_verb("train", lambda: _train(arguments[0], list(arguments[1:])), "go on with --resume latest")
+    interrupted = "nothing was trained" if "--dry-run" in arguments else "go on with --resume latest"
+    return run_verb("train", lambda: _train(arguments[0], list(arguments[1:])), interrupted)
 
 
 def _train(config: str, words: list[str]) -> None:

@@ -129,7 +129,8 @@ def read_caption(video: Path) -> str:
     caption = find_caption(video)
     if caption is None:
         raise DataError(
-            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
+            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty), "
+            "or let `prepare` make a cache: that takes videos without captions, too"
         )
     return caption
 

@@ -45,11 +45,11 @@ def train(config: TrainConfig) -> Path:
         adapter = config.output / kinds.file_name(config)
         begin(config, adapter, processes)
         with alone(config.output, processes):
+            require_clips(config)
             base = load_base(config.base, base_dtype(processes.device, config.precision))
             kinds.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
             )
-            require_stages(config)
             trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
             if processes.main:
                 write_config(config)
@@ -61,12 +61,12 @@ def train(config: TrainConfig) -> Path:
     return adapter
 
 
-def require_stages(config: TrainConfig) -> None:
-    """Raises DataError where the clips of a later stage are not there: not when a day has gone into the first."""
+def require_clips(config: TrainConfig) -> None:
+    """Raises DataError where the clips of a stage are not there: now, not after a day of the one before it."""
     from .data import find_clips
     from .prepared import is_cache, require_resolution
 
-    for stage in (config_at(config, earlier.until) for earlier in config.stages):
+    for stage in (config_at(config, began) for began in (0.0, *(earlier.until for earlier in config.stages))):
         if is_cache(stage.clips):
             require_resolution(stage.clips, stage.resolution)
         else:
@@ -253,4 +253,5 @@ def training_record(config: TrainConfig, base: Base, clips: ClipSource, revision
         "trained_fps": f"{clips.fps:g}",
         "trained_resolution": ", ".join(sorted(sizes)),
         "trained_revision": revision,
+        **({"trained_start": config.start.name} if config.start else {}),
     }

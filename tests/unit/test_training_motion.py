@@ -169,7 +169,7 @@ def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, messages",
     [
-        ([], ["holds motion module weights; set kind to these"]),
+        ([], ["holds motion module weights; set kind to animatediff or hotshot"]),
         (
             ["--kind", "animatediff", "--max-frames", "32", "--motion-places", "[up.0.1]", "--motion-attentions", "1"],
             [

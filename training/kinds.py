@@ -79,7 +79,7 @@ def started(path: Path, new: Temporal) -> Temporal:
     except ValueError as error:
         raise ConfigError(f"start: {path}: {error}") from None
     if type(found) is not type(new):
-        wanted = "adapter" if isinstance(found, TemporalAdapter) else "animatediff or hotshot, as `inspect` has it"
+        wanted = "adapter" if isinstance(found, TemporalAdapter) else found.config.format
         raise ConfigError(f"start: {path} holds {title(found)} weights; set kind to {wanted}, or take another file")
     has, wants = vars(found.config), vars(new.config)
     others = [

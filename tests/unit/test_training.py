@@ -314,7 +314,7 @@ def spoil_caption(folder: Path) -> None:
         (spoil_caption, [], "bad.mp4: no caption"),
         (lambda folder: None, ["--clips", "/nowhere"], "/nowhere does not exist"),
         (
-            lambda folder: None,
+            lambda folder: (folder / "a.mp4").touch(),
             ["--base", "/nowhere"],
             "checkpoint '/nowhere' does not exist; give a .safetensors file, a diffusers folder, or toon",
         ),

@@ -8,6 +8,10 @@ from pathlib import Path
 
 
 def _prepare(arguments: list[str]) -> int:
+    from .training import usage
+
+    if (status := usage.answer("prepare", arguments)) is not None:
+        return status
     from .training.interrupts import interrupt_on_signals
     from .training.prepare.run import main
 
@@ -16,6 +20,10 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
+    from .training import usage
+
+    if (status := usage.answer("train", arguments)) is not None:
+        return status
     from .training.cli import main
     from .training.interrupts import interrupt_on_signals
 
@@ -24,6 +32,10 @@ def _train(arguments: list[str]) -> int:
 
 
 def _render(arguments: list[str]) -> int:
+    from .training import usage
+
+    if (status := usage.answer("render", arguments)) is not None:
+        return status
     from .training.interrupts import interrupt_on_signals
     from .training.render import main
 
@@ -40,22 +52,28 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _inspect(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] in HELP:
-        return _usage("sdxl-anime-video inspect FILE", arguments)
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="sdxl-anime-video inspect", description=VERBS["inspect"][1])
+    parser.add_argument("file", metavar="FILE")
+    file = parser.parse_args(arguments).file
     from .temporal.inspect_weights import inspect_weights
 
-    return _show("inspect", lambda: inspect_weights(arguments[0]))
+    return _show("inspect", lambda: inspect_weights(file))
 
 
 def _convert(arguments: list[str]) -> int:
-    if len(arguments) not in (2, 4) or arguments[2:3] not in ([], ["--dtype"]):
-        return _usage("sdxl-anime-video convert SOURCE TARGET.safetensors [--dtype F32|F16|BF16]", arguments)
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="sdxl-anime-video convert", description=VERBS["convert"][1])
+    parser.add_argument("source", metavar="SOURCE", help="what torch.save wrote, or a .safetensors file")
+    parser.add_argument("target", metavar="TARGET.safetensors", help="a file that is not there yet")
+    parser.add_argument("--dtype", metavar="F32|F16|BF16", help="precision; without it as it is")
+    options = parser.parse_args(arguments)
+    source, target = options.source, options.target
     from .temporal.adapter_convert import convert_adapter
     from .temporal.inspect_weights import kind_of
     from .temporal.motion_module_format import convert_motion_module
-
-    source, target = arguments[:2]
-    dtype = arguments[3] if arguments[3:] else None
 
     def convert() -> str:
         if not target.endswith(".safetensors"):
@@ -63,16 +81,9 @@ def _convert(arguments: list[str]) -> int:
         if Path(target).exists():
             raise ValueError(f"{target} is there already; name another, or remove it")
         run = convert_motion_module if kind_of(source) == "motion module" else convert_adapter
-        return f"{target}\n{run(source, target, dtype=dtype)}"
+        return f"{target}\n{run(source, target, dtype=options.dtype)}"
 
     return _show("convert", convert)
-
-
-def _usage(line: str, arguments: list[str]) -> int:
-    """Say how a verb is called: on stdout if that was asked for."""
-    asked = bool(arguments) and arguments[0] in HELP
-    (sys.stdout if asked else sys.stderr).write(f"usage: {line}\n")
-    return 0 if asked else 2
 
 
 def _show(verb: str, action: Callable[[], object]) -> int:

@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -83,18 +84,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def paint(options: argparse.Namespace) -> int:
     """Paint what the command line asks for; returns the number of clips. Raises OSError."""
+    from rich.console import Console
+    from rich.progress import track
+
     options.output.mkdir(parents=True, exist_ok=True)
     todo = [
         (options.output / f"{i:05d}.mp4", caption, seed, options.frames, options.size, options.fps, options.scale)
         for i, (caption, seed) in enumerate(jobs(options.count, options.split, options.seed))
     ]
-    if options.processes > 1:
-        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            for _ in pool.imap_unordered(write, todo, chunksize=8):
-                pass
-    else:
-        for job in todo:
-            write(job)
+    with ExitStack() as stack:
+        if options.processes > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(options.processes))
+            painted = pool.imap_unordered(write, todo, chunksize=8)
+        else:
+            painted = map(write, todo)
+        for _ in track(painted, "paint clips", len(todo), console=Console(stderr=True)):
+            pass
     return len(todo)
 
 

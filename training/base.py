@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .precision import Precision, computing_in, vae_arithmetic
+from .config import Precision
+from .precision import computing_in, vae_arithmetic
 from .text import Text, TextEncoders
 
 
@@ -73,9 +74,8 @@ def load_base(name: str, dtype: torch.dtype | None = None) -> Base:
     elif Path(name).is_file():
         return single_file_base(Path(name), dtype=dtype)
     else:
-        raise ValueError(
-            f"base: {name!r} is neither 'toon' nor a diffusers folder with a unet/config.json nor a checkpoint file"
-        )
+        what = "is no diffusers folder, it has no unet/config.json" if Path(name).exists() else "does not exist"
+        raise ValueError(f"checkpoint {name!r} {what}; give a .safetensors file, a diffusers folder, or toon")
     if dtype is not None:
         torch.nn.Module.to(base.unet, dtype)  # past diffusers' own, which warns of nothing
     return base

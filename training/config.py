@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from .precision import Precision, require_device
 from .stages import FrameChoices, NoiseStage, Share, Stage, require_rising
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -29,8 +29,23 @@ def _named(path: Any, what: str = "folder") -> Any:
     return path
 
 
+def _device(name: str) -> str:
+    """The name as it came. Raises ValueError unless it is auto, cpu, or cuda or cuda:N of a GPU that PyTorch sees."""
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", name)
+    if match is None:
+        raise ValueError("is none of auto, cpu, cuda, cuda:N")
+    if name.startswith("cuda"):
+        import torch  # for these names alone: it takes seconds to load
+
+        if int(match[1] or 0) >= (count := torch.cuda.device_count()):
+            raise ValueError(f"PyTorch sees {count} CUDA devices; take cpu, or auto for what there is")
+    return name
+
+
 Folder = Annotated[Path, BeforeValidator(_named)]
-Device = Annotated[str, AfterValidator(require_device)]
+Device = Annotated[str, AfterValidator(_device)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+VaePrecision = Literal["auto", "fp32", "bf16"]
 
 
 ADAPTER_ONLY = ("norm", "pos_value", "init", "gate_learning_rate", "position_learning_rate")

@@ -67,8 +67,13 @@ def _problem(error: Any) -> str:
     text = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # of the whole config: names its fields itself
         return text
-    given = "" if error["type"] == "missing" else f" (given: {error['input']!r})"
-    return f"{'.'.join(map(str, error['loc']))}: {text}{given}"
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":  # fields within fields have no option of their own
+        option = f"; add --{name.replace('_', '-')} VALUE" if len(error["loc"]) == 1 else ""
+        return f"{name} is missing{option}"
+    if error["type"] == "list_type":
+        text = "is no list; write it in brackets and quotes, such as '[8, 16]'"
+    return f"{name}: {text} (given: {error['input']!r})"
 
 
 def _one_line(error: Exception) -> str:
@@ -105,12 +110,3 @@ def _parse(field: str, word: str, model: type[Config]) -> Any:
         return yaml.safe_load(word)  # YAML 1.1 reads 1e-3 as text; the field's own type reads it as a number
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"command line: cannot read {field} {word!r}: {_one_line(error)}") from None
-
-
-def describe_fields(model: type[Config] = TrainConfig) -> str:
-    """Every field with its default and meaning."""
-    lines = []
-    for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else field.default
-        lines.append(f"  --{name.replace('_', '-')} ({default})\n      {field.description}")
-    return "\n".join(lines)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from .base import Base, Text, time_ids
-from .precision import Precision, vae_arithmetic
+from .config import Precision
+from .precision import vae_arithmetic
 
 log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
@@ -128,7 +129,8 @@ def read_caption(video: Path) -> str:
     caption = find_caption(video)
     if caption is None:
         raise DataError(
-            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty)"
+            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty), "
+            "or let `prepare` make a cache: that takes videos without captions, too"
         )
     return caption
 

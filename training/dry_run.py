@@ -99,11 +99,12 @@ def _trainer(config: TrainConfig) -> Trainer:
     from .loop import Trainer
     from .processes import Processes
     from .progress import Bars
-    from .run import load_stage
+    from .run import load_stage, require_clips
     from .stages import config_at
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    require_clips(config)
     processes = Processes(config.device)
     base = load_base(config.base, base_dtype(processes.device, config.precision))
     with Bars(config) as bars:

@@ -48,6 +48,8 @@ def _evaluate(clips: list[Path], json_file: Path | None) -> int:
     with _bar(sum(path.is_file() for path in clips)) as advance:
         for path in clips:
             try:
+                if path.is_dir():
+                    raise ValueError(f"{path} is a folder; name the clips in it, such as {path / '*.mp4'}")
                 found[str(path)] = measure(path, advance)
             except (ValueError, OSError) as error:
                 complain("evaluate", error)

@@ -79,7 +79,8 @@ def started(path: Path, new: Temporal) -> Temporal:
     except ValueError as error:
         raise ConfigError(f"start: {path}: {error}") from None
     if type(found) is not type(new):
-        raise ConfigError(f"start: {path} holds {title(found)} weights; set kind to these, or take another file")
+        wanted = "adapter" if isinstance(found, TemporalAdapter) else found.config.format
+        raise ConfigError(f"start: {path} holds {title(found)} weights; set kind to {wanted}, or take another file")
     has, wants = vars(found.config), vars(new.config)
     others = [
         f"{FIELDS.get(name, name)}: the file has {_short(has[name], own)}, the run {_short(own, has[name])}"

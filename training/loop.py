@@ -71,7 +71,8 @@ class Trainer:
         self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
         if not self.buckets:
             raise ValueError(
-                f"validation_clips: {stage.validation_clips} leaves none of {len(clips)} clips to train on"
+                f"validation_clips: {stage.validation_clips} leaves none of {len(clips)} clips to train on; "
+                "keep fewer out, or give more clips"
             )
 
     def _begin_with(self, state: dict[str, torch.Tensor]) -> None:

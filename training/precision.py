@@ -1,24 +1,10 @@
-"""Which devices there are, and which arithmetic they are good at."""
+"""Which arithmetic a device is good at."""
 
 from __future__ import annotations
 
-import re
-from typing import Literal
-
 import torch
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-VaePrecision = Literal["auto", "fp32", "bf16"]
-
-
-def require_device(name: str) -> str:
-    """The name as it came. Raises ValueError unless it is auto, cpu, or cuda or cuda:N of a GPU that PyTorch sees."""
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", name)
-    if match is None:
-        raise ValueError("is none of auto, cpu, cuda, cuda:N")
-    if name.startswith("cuda") and int(match[1] or 0) >= (count := torch.cuda.device_count()):
-        raise ValueError(f"PyTorch sees {count} CUDA devices; take cpu, or auto for what there is")
-    return name
+from .config import Precision
 
 
 def chosen_device(name: str) -> torch.device:

@@ -23,6 +23,17 @@ def is_cache(folder: Path) -> bool:
     return (folder / NAME).exists()
 
 
+def require_resolution(folder: Path, resolution: int | None) -> None:
+    """Raises DataError if another resolution is asked for than the cache was prepared at."""
+    made = read_identity(folder)
+    assert made is not None  # is_cache
+    if resolution not in (None, prepared := made["settings"]["resolution"]):
+        raise DataError(
+            f"resolution: {folder} was prepared at {prepared}, not {resolution}; set resolution to {prepared}, or "
+            f"prepare the videos with --resolution {resolution} into another folder and give that as clips"
+        )
+
+
 def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest: int = 1) -> ClipSource:
     """The clips that a cache keeps; those of fewer than `shortest` frames are left out, with a warning.
 
@@ -33,8 +44,7 @@ def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest
 
     made = read_identity(folder)
     assert made is not None  # is_cache
-    if resolution not in (None, prepared := made["settings"]["resolution"]):
-        raise DataError(f"resolution: {folder} was prepared at {prepared}, not {resolution}; leave the field out")
+    require_resolution(folder, resolution)
     if stale := changes(made, probe(base)):
         raise DataError(f"clips: {folder} does not fit the base: {stale}; prepare the videos with this checkpoint")
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import kinds
-from .config_file import describe_fields, parse_overrides, read_config
+from .config_file import parse_overrides, read_config
 from .precision import chosen_device
 from .render_config import RenderConfig
 from .render_hooks import ClipHooks
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from .base import Base, Text
     from .kinds import Temporal
 
-USAGE = """usage: sdxl-anime-video render CONFIG.json [--field value ...]
-
-Renders a clip. Fields of the config, all of which can be overridden here:
-"""
 PIXELS_AT_ONCE = 1024 * 1024  # that the VAE decodes: enough to keep it busy
 Report = Callable[[str, int, int], Any]
 """What is being done, how much of it is done, and how much there is."""
@@ -37,9 +33,6 @@ Report = Callable[[str, int, int], Any]
 
 def main(arguments: list[str]) -> int:
     """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE + describe_fields(RenderConfig) + "\n")
-        return 0 if arguments else 2
     return run_verb("render", lambda: _render(Path(arguments[0]), arguments[1:]), "nothing was written")
 
 
@@ -115,10 +108,11 @@ def frames_at_once(config: RenderConfig) -> int:
 
 def _check_frames(config: RenderConfig, adapter: Temporal) -> None:
     at_once, most = frames_at_once(config), adapter.config.max_frames
+    best = kinds.trained_frames(adapter) or most
     if at_once > most:
         raise ValueError(
             f"frames: {at_once} frames at once are more than the {kinds.title(adapter)}'s max_frames {most}; "
-            f"set segment_frames to {most} or less"
+            f"set segment_frames to {best}"
         )
 
 

@@ -45,6 +45,7 @@ def train(config: TrainConfig) -> Path:
         adapter = config.output / kinds.file_name(config)
         begin(config, adapter, processes)
         with alone(config.output, processes):
+            require_clips(config)
             base = load_base(config.base, base_dtype(processes.device, config.precision))
             kinds.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
@@ -58,6 +59,18 @@ def train(config: TrainConfig) -> Path:
                 trainer.save(adapter, training_record(trainer.stage, base, trainer.clips, revision))
                 bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return adapter
+
+
+def require_clips(config: TrainConfig) -> None:
+    """Raises DataError where the clips of a stage are not there: now, not after a day of the one before it."""
+    from .data import find_clips
+    from .prepared import is_cache, require_resolution
+
+    for stage in (config_at(config, began) for began in (0.0, *(earlier.until for earlier in config.stages))):
+        if is_cache(stage.clips):
+            require_resolution(stage.clips, stage.resolution)
+        else:
+            find_clips(stage.clips)
 
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
@@ -240,4 +253,5 @@ def training_record(config: TrainConfig, base: Base, clips: ClipSource, revision
         "trained_fps": f"{clips.fps:g}",
         "trained_resolution": ", ".join(sorted(sizes)),
         "trained_revision": revision,
+        **({"trained_start": config.start.name} if config.start else {}),
     }

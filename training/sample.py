@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from .base import Base, Text, time_ids
-from .precision import Precision, autocast
+from .config import Precision
+from .precision import autocast
 
 ZERO_SNR_SIGMA = ((1 - 4.8973451890853435e-08) / 4.8973451890853435e-08) ** 0.5
 """Where ComfyUI begins with a model of zero terminal SNR, whose last noise level is infinite; diffusers takes 4096."""

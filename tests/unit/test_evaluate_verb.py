@@ -88,13 +88,15 @@ def test_clips_that_cannot_be_measured_are_named_and_the_others_count(painted, t
     good, one = saved(tmp_path / "good.mp4", painted[:3]), saved(tmp_path / "one.mp4", painted[:1])
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(good.read_bytes()[:-200])
-    status, table, errors = evaluate([cut, good, one, tmp_path / "none.mp4"], capsys)
+    status, table, errors = evaluate([cut, good, one, tmp_path / "none.mp4", tmp_path], capsys)
     assert status == 1
     assert len(table.splitlines()) == 3 and str(good) in table
     lines = [line for line in errors.splitlines() if line.startswith("error: evaluate: ")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line, words in zip(
-        lines, ("cut.mp4 is cut off", "one.mp4 has less than 2 frames", "does not exist"), strict=True
+        lines,
+        ("cut.mp4 is cut off", "one.mp4 has less than 2 frames", "does not exist", "name the clips in it"),
+        strict=True,
     ):
         assert words in line
 

@@ -77,7 +77,7 @@ def test_a_run_on_a_cache_resumes_to_the_bit(cache, tmp_path):
 
 def test_a_cache_that_does_not_fit_is_refused_with_the_reason(cache, toon, tmp_path, capsys, caplog):
     assert cli.main([settings(cache, tmp_path), "--resolution", "48"]) == 1
-    assert "was prepared at 64, not 48; leave the field out" in capsys.readouterr().err
+    assert "was prepared at 64, not 48; set resolution to 64, or prepare the videos with" in capsys.readouterr().err
     assert cli.main([settings(cache, tmp_path), "--frames", "[12]"]) == 1
     assert "frames: 12 is more than any clip in" in capsys.readouterr().err
     other = load_base("toon")
@@ -90,6 +90,14 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_reason(cache, toon, tmp_p
     (unfinished / "manifest.parquet").unlink()
     with pytest.raises(DataError, match="is not finished; run the same `prepare` again"):
         load_clips(unfinished, toon)
+
+
+@pytest.mark.parametrize(("fields", "said"), [({"resolution": 48}, "not 48"), ({"clips": "nowhere"}, "nowhere")])
+def test_clips_of_a_later_stage_are_looked_for_before_the_first_step(cache, tmp_path, capsys, fields, said):
+    first = {"until": 0.5, "clips": str(cache), "resolution": 64}
+    assert cli.main([settings(cache, tmp_path, stages=[first], **fields)]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
 def test_a_cache_that_changes_under_a_run_is_noticed_and_the_steps_are_kept(cache, toon, tmp_path):

@@ -313,7 +313,11 @@ def spoil_caption(folder: Path) -> None:
         (spoil_video, [], "bad.mp4: cannot be read"),
         (spoil_caption, [], "bad.mp4: no caption"),
         (lambda folder: None, ["--clips", "/nowhere"], "/nowhere does not exist"),
-        (lambda folder: None, ["--base", "/nowhere"], "neither 'toon' nor a diffusers folder"),
+        (
+            lambda folder: (folder / "a.mp4").touch(),
+            ["--base", "/nowhere"],
+            "checkpoint '/nowhere' does not exist; give a .safetensors file, a diffusers folder, or toon",
+        ),
         (lambda folder: None, ["--stps", "1"], "did you mean 'steps'"),
     ],
 )

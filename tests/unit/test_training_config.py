@@ -6,7 +6,8 @@ import pytest
 
 from sdxl_anime_video.training import cli
 from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.config_file import describe_fields, parse_overrides, read_config
+from sdxl_anime_video.training.config_file import parse_overrides, read_config
+from sdxl_anime_video.training.usage import describe_fields
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 
@@ -37,7 +38,7 @@ def test_values_are_read_and_overridden(config_file):
 def test_nothing_is_silently_optional(config_file):
     path = config_file("")
     path.write_text("steps: 5\n")
-    with pytest.raises(ConfigError, match="clips: Field required"):
+    with pytest.raises(ConfigError, match="clips is missing; add --clips VALUE; output is missing; add --output VALUE"):
         read_config(path)
 
 
@@ -65,12 +66,13 @@ def test_nothing_is_silently_optional(config_file):
         ("init: gates\n", "init"),
         ("stages: [{until: 0.5, frames: [32]}]\n", "stages: frames [32] go beyond max_frames 24"),
         ("stages: [{until: 0.5}, {until: 0.4}]\n", "stages: the stages end at [0.5, 0.4]"),
-        ("stages: [{resolution: 64}]\n", "stages.0.until: Field required"),
+        ("stages: [{resolution: 64}]\n", "stages.0.until is missing"),
         ("noise_curriculum: [{correlation: 0.5}]\n", "noise_curriculum: the stages end at [1]"),
         ("noise_curriculum: [{until: 0.5, corelation: 1}]\n", "noise_curriculum.0.corelation"),
         ("sample_steps: 5\n", "nothing to render; give validation_clips or validation_captions"),
         ("temporal_dropout: 1\n", "temporal_dropout: Input should be less than 1"),
         ("precision: fp8\n", "precision"),
+        ("frames: 8,16\n", "frames: is no list; write it in brackets and quotes, such as '[8, 16]' (given: '8,16')"),
         ("a: [\n", "not a YAML file"),
     ],
 )
@@ -129,7 +131,7 @@ def test_an_unknown_override_names_the_nearest_field():
 
 
 def test_every_field_is_documented():
-    text = describe_fields()
+    text = describe_fields(TrainConfig)
     for name, field in TrainConfig.model_fields.items():
         assert field.description, name
         assert f"--{name.replace('_', '-')} " in text

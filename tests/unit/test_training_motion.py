@@ -158,6 +158,7 @@ def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
         load_motion_module(path).state_dict() for path in (made, tmp_path / "again" / "motion_module.safetensors")
     )
     assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert load_motion_module(tmp_path / "again" / made.name).metadata["trained_start"] == made.name
     made.unlink()  # a run that goes on needs it no more, and takes no other
     assert cli.main([str(config_file), *STEPS, "--kind", "hotshot", *again, "--resume", "latest"]) == 0
     capsys.readouterr()
@@ -169,7 +170,7 @@ def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, messages",
     [
-        ([], ["holds motion module weights; set kind to these"]),
+        ([], ["holds motion module weights; set kind to hotshot"]),
         (
             ["--kind", "animatediff", "--max-frames", "32", "--motion-places", "[up.0.1]", "--motion-attentions", "1"],
             [
@@ -186,7 +187,9 @@ def test_a_run_begins_with_the_weights_of_a_file(config_file, tmp_path, capsys):
 def test_what_cannot_be_begun_with_is_refused_before_clips_are_read(config_file, tmp_path, capsys, words, messages):
     start = tmp_path / "start.safetensors"
     save_motion_module(moved(MotionModule(MotionConfig({PLACE: 128}, "hotshot", 24))), start)
-    more = ["--output", str(tmp_path / "other"), "--clips", str(tmp_path / "nowhere")]
+    (unread := tmp_path / "unread").mkdir()
+    (unread / "broken.mp4").touch()
+    more = ["--output", str(tmp_path / "other"), "--clips", str(unread)]
     assert cli.main([str(config_file), *STEPS, "--start", str(start), *more, *words]) == 1
     errors = capsys.readouterr().err
     assert all(message in errors for message in messages), errors

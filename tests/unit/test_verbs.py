@@ -1,7 +1,11 @@
 """What verbs do with errors: one line that names the verb, and a status."""
 
+import subprocess
+import sys
+
 import pytest
 
+from sdxl_anime_video import __main__ as command
 from sdxl_anime_video.training.config import ConfigError
 from sdxl_anime_video.training.verbs import run_verb
 
@@ -46,3 +50,39 @@ def test_status_interrupt_and_faults_of_the_program(capsys):
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     with pytest.raises(KeyError):
         run_verb("render", failing(KeyError("a fault")), "")
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "render"])
+def test_help_is_given_wherever_it_is_asked_for_and_at_once(verb):
+    code = f"""
+import sys
+from sdxl_anime_video.__main__ import main
+status = main([{verb!r}, "config", "--steps", "3", "--help"])
+assert not {{"torch", "diffusers"}} & sys.modules.keys()
+sys.exit(status)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: sdxl-anime-video {verb} ") and "--output (required)" in done.stdout
+
+
+def test_a_verb_with_nothing_to_do_says_so(capsys):
+    assert command.main(["train"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("usage: ")
+
+
+def test_memory_without_a_dry_run_is_no_unknown_field(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("clips: in\noutput: out\n")
+    assert command.main(["train", str(config), "--memory", "20GB"]) == 1
+    assert "--memory is for --dry-run; add that, or leave --memory out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "inspect", "convert"])
+def test_the_other_verbs_say_what_they_want(verb, capsys):
+    for words, status in (["--help"], 0), ([], 2):
+        with pytest.raises(SystemExit) as caught:
+            command.main([verb, *words])
+        assert caught.value.code == status
+    said = capsys.readouterr()
+    assert said.out.startswith(f"usage: sdxl-anime-video {verb} [-h]") and "required" in said.err

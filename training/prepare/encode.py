@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ..base import Base
-from ..precision import VaePrecision, computing_in, vae_arithmetic
+from ..config import VaePrecision
+from ..precision import computing_in, vae_arithmetic
 
 
 @torch.no_grad()

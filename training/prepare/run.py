@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config_file import describe_fields, make_config, parse_overrides
+from ..config_file import make_config, parse_overrides
 from ..data import DataError
 from ..verbs import run_verb
 from .options import PrepareConfig
@@ -21,17 +21,9 @@ if TYPE_CHECKING:
     from .progress import Bars
     from .store import Store
 
-USAGE = """usage: sdxl-anime-video prepare VIDEOS ... -o CACHE --checkpoint SDXL [--field value ...]
-
-Cuts videos into clips, encodes them, and keeps them in a cache that `train` reads (clips: CACHE). Fields:
-"""
-
 
 def main(arguments: list[str]) -> int:
     """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE + describe_fields(PrepareConfig) + "\n")
-        return 0 if arguments else 2
     return run_verb("prepare", lambda: _prepare(arguments), "the same command goes on")
 
 

@@ -1,7 +1,7 @@
 """`python -m sdxl_anime_video.demo.evaluate_steps`: what a LoRA for few steps keeps of many, and the time it saves.
 
-Renders held-out captions in a real ComfyUI through the nodes LoRA Stack, Correlated Noise and Sampling Preset, with the
-temporal adapter, and judges the clips beside painted ones. An arm is a preset with its steps, with or without the LoRA:
+Renders held-out captions in a real ComfyUI with the presets of Sampling Preset, the temporal adapter and correlated
+noise, and judges the clips beside painted ones. An arm is a preset with its steps, with or without the LoRA:
 `best_hq 28`, `lcm 5 + lora`; or `painted`. Writes table.md, results.json and sheet.png.
 """
 
@@ -56,16 +56,16 @@ class Renderer:
     """The toon model with the adapter, with and without the LoRA; `import_comfyui` must have been called."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import folder_paths
+        import comfy.sd
+        import comfy.utils
 
-        from ..nodes.lora_stack import LoraStack
         from ..temporal.hosts.comfy.adapter import apply_adapter, load_patcher
         from .comfy import load_toon_comfy
 
         self.options = options
         plain, clip, self.vae = load_toon_comfy()
-        folder_paths.add_model_folder_path("loras", str(options.lora.parent))
-        quick, _, *_ = LoraStack.execute(plain, clip, speed_lora=options.lora.name, speed_weight=options.weight).result
+        lora = comfy.utils.load_torch_file(str(options.lora), safe_load=True)
+        quick, _ = comfy.sd.load_lora_for_models(plain, clip, lora, options.weight, 0.0)
         adapter = load_patcher(options.adapter)
         self.models = {on: apply_adapter(model, adapter) for on, model in ((False, plain), (True, quick))}
         self.clip = clip
@@ -75,19 +75,19 @@ class Renderer:
         """A clip `[F, 128, 128, 3]`, 0..1, and the seconds that its sampling took."""
         import comfy.sample
 
-        from ..nodes.noise import CorrelatedNoise
-        from ..nodes.sampling_preset import SamplingPreset
+        from ..schedulers.comfy_presets import prepared
+        from ..temporal.hosts.comfy.contract import NoiseSettings
+        from ..temporal.hosts.comfy.sampling import record
 
         options = self.options
-        noisy = CorrelatedNoise.execute(self.models[arm.lora], "progressive", options.correlation).result[0]
-        model, sampler, sigmas, cfg, _ = SamplingPreset.execute(
-            noisy, arm.preset, arm.steps, options.cfg[arm.lora]
-        ).result
+        noise = NoiseSettings("progressive", options.correlation)
+        noisy = record(self.models[arm.lora], lambda contract: contract.with_noise(noise))
+        model, sampler, sigmas = prepared(noisy, arm.preset, arm.steps)
         prompts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (caption, "")]
         latent = torch.zeros(options.frames, 4, 16, 16)
         start, began = comfy.sample.prepare_noise(latent, seed), time.monotonic()
         samples = comfy.sample.sample_custom(
-            model, start, cfg, sampler, sigmas, *prompts, latent, disable_pbar=True, seed=seed
+            model, start, options.cfg[arm.lora], sampler, sigmas, *prompts, latent, disable_pbar=True, seed=seed
         )
         took = time.monotonic() - began
         return self.vae.decode(samples).cpu().float().numpy(), took
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
     parser.add_argument("--frames", type=whole(2), default=16)
     parser.add_argument("--cfg", type=number(0, 100), nargs=2, default=[3.0, 1.0], help="without and with the LoRA")
-    parser.add_argument("--correlation", type=number(0, 1), default=0.85, help="of progressive noise")
+    parser.add_argument("--correlation", type=number(0, 1), default=0.95, help="of progressive noise")
     parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
     parser.add_argument("--shown", type=whole(1), default=3, help="pairs on the contact sheet")
     parser.add_argument("--threads", type=whole(1), default=None)

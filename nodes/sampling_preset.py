@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..schedulers.comfy import MOST_LEVELS, best_hq_sigmas, sample_best_hq
+from ..schedulers.comfy_presets import prepared
 from ..schedulers.presets import PRESETS, Surroundings, warnings
 from ..temporal.graph import Graph, leads_to, model_files
 from ..temporal.speed_lora import is_lcm_name, is_speed_name
@@ -88,40 +88,11 @@ class SamplingPreset(io.ComfyNode):
         steps, cfg = steps or chosen.steps, cfg or chosen.cfg
         doubts = warnings(preset, steps, cfg, _surroundings(model, cls.hidden))
         try:
-            model, sampler, sigmas = _prepared(model, preset, steps, denoise)
+            model, sampler, sigmas = prepared(model, preset, steps, denoise)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from None
         text = "\n".join([f"{chosen.sampler}, {steps} steps, CFG {cfg:g}", *(f"Warning: {doubt}." for doubt in doubts)])
         return io.NodeOutput(model, sampler, sigmas, cfg, steps, ui=show(NODE, cls.hidden, text, doubts))
-
-
-def _prepared(model, preset: str, steps: int, denoise: float):
-    """(MODEL, SAMPLER, SIGMAS `[steps + 1]`) of a preset."""
-    from comfy.samplers import KSAMPLER, sampler_object
-
-    from ..temporal.hosts.comfy.lcm import with_lcm_sampling
-
-    if preset == "lcm":
-        model = with_lcm_sampling(model)
-        return model, sampler_object("lcm"), _uniform_sigmas(model, steps, denoise)
-    sigmas = best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise)
-    if preset == "best_hq":
-        return model, KSAMPLER(sample_best_hq, {"smoothing": 0.0}), sigmas
-    # 2M asks the model once a step, at the levels of the schedule, as BestHQ does; dpmpp_sde asks twice.
-    return model, sampler_object("dpmpp_2m_sde"), sigmas
-
-
-def _uniform_sigmas(model, steps: int, denoise: float):
-    """What core's BasicScheduler set to sgm_uniform gives, as LCM LoRAs want it."""
-    import torch
-    from comfy.samplers import calculate_sigmas
-
-    if denoise <= 0:
-        return torch.empty(0)
-    total = steps if denoise >= 1 else steps / denoise
-    if total > MOST_LEVELS:
-        raise ValueError(f"{steps} steps at denoise {denoise:g} are too many levels; raise denoise or lower steps")
-    return calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", int(total)).cpu()[-(steps + 1) :]
 
 
 def _surroundings(model, hidden) -> Surroundings:

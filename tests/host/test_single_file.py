@@ -274,7 +274,7 @@ def test_files_that_are_damaged_or_of_another_kind_are_named(checkpoint, tmp_pat
     torch.save({"state_dict": {"model.diffusion_model.x": torch.zeros(1)}}, pickle)
     with pytest.raises(ValueError, match=r"model.ckpt was written by torch.save.*save it with CheckpointSave"):
         load_base(str(pickle))
-    with pytest.raises(ValueError, match="does not exist; give a .safetensors file, a diffusers folder, or toon"):
+    with pytest.raises(ValueError, match=r"does not exist; give a \.safetensors file, a diffusers folder, or toon"):
         load_base(str(tmp_path / "none.safetensors"))
 
 

@@ -8,10 +8,6 @@ from pathlib import Path
 
 
 def _prepare(arguments: list[str]) -> int:
-    from .training import usage
-
-    if (status := usage.answer("prepare", arguments)) is not None:
-        return status
     from .training.interrupts import interrupt_on_signals
     from .training.prepare.run import main
 
@@ -20,10 +16,6 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from .training import usage
-
-    if (status := usage.answer("train", arguments)) is not None:
-        return status
     from .training.cli import main
     from .training.interrupts import interrupt_on_signals
 
@@ -32,10 +24,6 @@ def _train(arguments: list[str]) -> int:
 
 
 def _render(arguments: list[str]) -> int:
-    from .training import usage
-
-    if (status := usage.answer("render", arguments)) is not None:
-        return status
     from .training.interrupts import interrupt_on_signals
     from .training.render import main
 
@@ -97,7 +85,14 @@ def _print(result: object) -> None:
     sys.stdout.write(f"{result}\n")
 
 
+def _usage(verb: str, *arguments: str) -> int | None:
+    from .training.usage import answer
+
+    return answer(verb, list(arguments))
+
+
 HELP = ("-h", "--help")
+LONG = ("prepare", "train", "render")  # verbs whose help is a list of fields, told without loading PyTorch
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "prepare": (_prepare, "turn videos into a cache of clips to train on"),
     "train": (_train, "train a temporal adapter or a motion module on prepared clips or a folder of captioned ones"),
@@ -113,6 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in VERBS:
         try:
+            if arguments[0] in LONG and (status := _usage(*arguments)) is not None:
+                return status
             return VERBS[arguments[0]][0](arguments[1:])
         except KeyboardInterrupt:  # before the verb had begun: PyTorch takes seconds to load
             sys.stderr.write("interrupted; nothing was done\n")

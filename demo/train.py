@@ -135,7 +135,7 @@ def run_lcm(options: argparse.Namespace) -> None:
 
     unet, vae, text = load_toon_diffusers()
     frames, _, captions = painted_frames(options.frames, options.seed + 1, options.cache)
-    latents = _latents(options, "latents-lcm", vae, frames)
+    latents = _latents(options, "latents", vae, frames)
     about = {"title": "toon world LCM LoRA", "command": options.command}
     shown = [HELD_OUT[i * 29 % len(HELD_OUT)] for i in range(8)]
     many = decode(vae, sample_latents(unet, text, shown, seed=0))

@@ -20,11 +20,11 @@ from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, 
 from sdxl_anime_video.temporal.motion_module_format import save_motion_module
 
 NAME = "tiny.safetensors"
-VIDEOS = ("poses.mp4", "guide.mp4")
+VIDEOS = ("poses.mp4", "guide.mp4", "depth.mp4")
 
 
 def write_videos(folder: Path, frames: int = 10) -> None:
-    """A painted clip under the names that the graphs have; the guide is longer than the clip that follows it."""
+    """A painted clip under the names that the graphs have; some are longer than the clip that follows them."""
     for more, name in enumerate(VIDEOS):
         painted = paint_clip("girl, blue hair, white dress, sunset, run", frames + 3 * more)
         write_clip(folder / name, painted.frames, 8)
@@ -44,11 +44,11 @@ def write_motion_module(path: Path) -> None:
 
 
 def write_lora(path: Path) -> None:
-    """One matrix under kohya's names; beside it the same as the LoRA for few steps that a graph names."""
+    """One matrix under kohya's names; beside it the same under the names that graphs have in later rows of LoRAs."""
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     width = unet_config()["model_channels"]
     down, up = torch.randn(2, width) / width, torch.randn(width, 2)
-    for name in (path.name, "lcm_lora_sdxl.safetensors"):
+    for name in (path.name, "flat_color.safetensors", "lcm_lora_sdxl.safetensors"):
         save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, path.with_name(name))
 
 

@@ -193,7 +193,6 @@ def companions(server, repository):
     script = repository / "tests" / "toon_companions.py"
     subprocess.run([sys.executable, str(script), str(server.base)], check=True, cwd=repository.parent, timeout=300)
     return {
-        "LoraLoader": {"lora_name": "tiny.safetensors"},
         "SAV_LoraStack": {"lora_1": "tiny.safetensors"},
         "SAV_LoadMotionModule": {"motion_module_name": "tiny.safetensors"},
         "ControlNetLoader": {"control_net_name": "tiny.safetensors"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from types import TracebackType
 from typing import Any
@@ -51,8 +52,14 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
+LOG_SECONDS = 60.0
+
+
 class Bars:
-    """A bar for encoding, a bar for training, and lines above them, on stderr; nothing where `quiet`."""
+    """A bar for encoding, a bar for training, and lines above them, on stderr; nothing where `quiet`.
+
+    Where stderr is a file instead of a terminal, which shows bars only at the end, a line a minute says where the run is.
+    """
 
     def __init__(self, config: TrainConfig, quiet: bool = False):
         self.config = config
@@ -72,6 +79,7 @@ class Bars:
         limit = 60 * config.minutes if config.minutes else None
         self.eta = Eta(config.steps, limit, {name: steps for name, steps in every.items() if steps})
         self.losses: deque[float] = deque(maxlen=50)
+        self.logged = time.monotonic()
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -83,8 +91,15 @@ class Bars:
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def log(self, line: str) -> None:
+        """A line for a log file, at most one in LOG_SECONDS."""
+        if not self.console.is_terminal and time.monotonic() - self.logged >= LOG_SECONDS:
+            self.logged = time.monotonic()
+            self.say(line)
+
     def encoded(self, done: int, total: int) -> None:
         self.progress.update(self.encoding, completed=done, total=total, visible=True)
+        self.log(f"encode clips: {done} of {total}")
 
     def event(self, event: dict[str, Any]) -> None:
         """One line of the log: a step with its loss, a validation, or rendered clips."""
@@ -99,6 +114,7 @@ class Bars:
                 left=f"{left} left",
                 visible=True,
             )
+            self.log(f"step {event['step']} of {self.config.steps}: loss {mean:.5f}, {left} left")
         if "validation" in event:
             self.say(f"step {event['step']}: validation loss {event['validation']:.6f}")
         if "samples" in event:

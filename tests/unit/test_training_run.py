@@ -10,8 +10,9 @@ from runs import painted_clips, write_config
 from sdxl_anime_video.media.video import read_clip
 from sdxl_anime_video.temporal import metrics
 from sdxl_anime_video.training import cli, report
+from sdxl_anime_video.training.config import TrainConfig
 from sdxl_anime_video.training.journal import read_log
-from sdxl_anime_video.training.progress import Eta, clock
+from sdxl_anime_video.training.progress import Bars, Eta, clock
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,24 @@ def test_the_time_left_counts_what_comes_between_the_steps():
     limited.step(1.0)
     assert limited.remaining(1, 65) == 5
     assert (clock(3723), clock(None)) == ("1:02:03", "-:--:--")
+
+
+def test_a_log_file_tells_every_minute_where_a_run_is(tmp_path, capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    bars = Bars(TrainConfig(clips=tmp_path, output=tmp_path, steps=100))  # capsys is no terminal
+    for step in range(1, 101):
+        now += 1.5
+        bars.eta.step(1.5)
+        bars.event({"step": step, "loss": 0.5, "seconds": now})
+    bars.encoded(9, 20)
+    now += 60
+    bars.encoded(12, 20)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 40 of 100: loss 0.50000, 0:01:30 left",
+        "step 80 of 100: loss 0.50000, 0:00:30 left",
+        "encode clips: 12 of 20",
+    ]
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard", "quality"])

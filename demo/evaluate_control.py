@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ import torch
 from ..temporal import metrics, paths
 from ..temporal.control_keyframes import keyframe_rows, picture_of_frame, strength_curve
 from .arguments import number, whole
-from .evaluate import MOST_PAIRS, contact_sheet, held_out_pairs
+from .evaluate import contact_sheet, held_out_pairs
 from .hints import KINDS, hint_pictures
+from .in_comfyui import TOON, add_arguments, evaluate
 from .judge import mean_scores, table
-from .model import WEIGHTS
 from .painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 
+MAKE = "python -m sdxl_anime_video.demo.train controlnet"
 PAINTED, DECODED, NO_HINTS, FULL = "painted", "decoded", "no hints", "all"
 DEFAULT_ARMS = (PAINTED, DECODED, NO_HINTS, FULL, "0,25%,50%,75%,100%", "0,25%,50%,75%,100% linear 3")
 COLUMNS = ("pose_error", "gap_closed", "at_keyframes", "between", "limbs_seen", "background_drift", "flicker")
@@ -190,47 +190,25 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
     return table(means, COLUMNS)
 
 
-MAKE = "python -m sdxl_anime_video.demo.train controlnet"
-
-
 def main(arguments: list[str] | None = None) -> int:
-    from .run.comfyui import ComfyUINotFound, import_comfyui
-
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate_control", description=__doc__)
-    toon = WEIGHTS.parent
-    parser.add_argument("--adapter", type=Path, default=toon / "temporal_adapters/toon/toon_adapter.safetensors")
+    add_arguments(parser, "outputs/evaluation_control")
     parser.add_argument("--controlnet", type=Path, default=None, help="default: the pack's, for the hint")
     parser.add_argument("--hint", choices=KINDS, default="pose", help="what the ControlNet is shown")
-    parser.add_argument("--output", type=Path, default=Path("outputs/evaluation_control"))
-    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=12, help="held-out caption/seed pairs")
     parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
     parser.add_argument("--keyframes", default="0,25%,50%,75%,100%", help="what at_keyframes and between refer to")
-    parser.add_argument("--frames", type=whole(2), default=16)
     parser.add_argument("--steps", type=whole(1, 1000), default=20)
     parser.add_argument("--cfg", type=number(0, 100), default=3.0)
     parser.add_argument("--strength", type=number(0, 10), default=1.0)
-    parser.add_argument("--correlation", type=number(0, 1), default=0.5, help="of progressive noise")
-    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
-    parser.add_argument("--shown", type=whole(1), default=3, help="pairs on the contact sheet")
-    parser.add_argument("--threads", type=whole(1), default=None)
-    parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
     options = parser.parse_args(arguments)
-    options.controlnet = options.controlnet or toon / "controlnet" / "toon" / f"toon_{options.hint}.safetensors"
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options.controlnet = options.controlnet or TOON / "controlnet" / "toon" / f"toon_{options.hint}.safetensors"
     try:
         for arm in options.arms:
             Arm(arm, options.frames)
-        for path, remedy in ((options.adapter, "python -m sdxl_anime_video train"), (options.controlnet, MAKE)):
-            if not path.is_file():
-                raise ValueError(f"{path} is missing; restore it from the repository or make it with {remedy}")
-        with tempfile.TemporaryDirectory(prefix="sav-control-") as base:
-            import_comfyui(Path(base), cpu=options.cpu or not torch.cuda.is_available())
-            sys.stdout.write(run(options, lambda line: sys.stderr.write(line + "\n")))
-    except (ValueError, OSError, ComfyUINotFound, argparse.ArgumentTypeError) as error:
+    except (ValueError, argparse.ArgumentTypeError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return 0
+    return evaluate(options, run, {options.adapter: "python -m sdxl_anime_video train", options.controlnet: MAKE})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +20,14 @@ import torch
 
 from ..schedulers.presets import PRESETS
 from .arguments import number, whole
-from .evaluate import MOST_PAIRS, contact_sheet, held_out_pairs
+from .evaluate import contact_sheet, held_out_pairs
+from .in_comfyui import TOON, add_arguments, evaluate
 from .judge import Judge, mean_scores, table
-from .model import WEIGHTS
 from .painter import paint_clip
 
 PAINTED = "painted"
 DEFAULT_ARMS = (PAINTED, "best_hq 28", "best_hq 6", "lcm 6", "lcm 6 + lora", "lcm 5 + lora", "lcm 4 + lora")
 COLUMNS = ("seconds", "detail", "limbs_seen", "warp_error", "identity_drift", "limb_ratio", "jerkiness", "flicker")
-TOON = WEIGHTS.parent
 
 
 class Arm:
@@ -56,16 +54,19 @@ class Renderer:
     """The toon model with the adapter, with and without the LoRA; `import_comfyui` must have been called."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import comfy.sd
-        import comfy.utils
-
         from ..temporal.hosts.comfy.adapter import apply_adapter, load_patcher
+        from ..temporal.hosts.comfy.loras import apply_lora, check_fit
+        from ..temporal.lora_file import describe
+        from ..temporal.weights_file import read_header
         from .comfy import load_toon_comfy
 
         self.options = options
         plain, clip, self.vae = load_toon_comfy()
-        lora = comfy.utils.load_torch_file(str(options.lora), safe_load=True)
-        quick, _ = comfy.sd.load_lora_for_models(plain, clip, lora, options.weight, 0.0)
+        try:
+            check_fit(plain, clip, describe(read_header(options.lora)))
+            quick, _ = apply_lora(plain, clip, options.lora, options.weight, 0.0)
+        except ValueError as error:
+            raise ValueError(f"{options.lora} {error}") from None
         adapter = load_patcher(options.adapter)
         self.models = {on: apply_adapter(model, adapter) for on, model in ((False, plain), (True, quick))}
         self.clip = clip
@@ -122,41 +123,21 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from .run.comfyui import ComfyUINotFound, import_comfyui
-
     parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.demo.evaluate_steps", description=__doc__)
-    parser.add_argument("--adapter", type=Path, default=TOON / "temporal_adapters/toon/toon_adapter.safetensors")
+    add_arguments(parser, "outputs/evaluation_steps")
     parser.add_argument("--lora", type=Path, default=TOON / "loras/toon/toon_lcm.safetensors")
     parser.add_argument("--weight", type=number(-10, 10), default=1.0, help="of the LoRA")
-    parser.add_argument("--output", type=Path, default=Path("outputs/evaluation_steps"))
-    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=12, help="held-out caption/seed pairs")
     parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
-    parser.add_argument("--frames", type=whole(2), default=16)
     parser.add_argument("--cfg", type=number(0, 100), nargs=2, default=[3.0, 1.0], help="without and with the LoRA")
-    parser.add_argument("--correlation", type=number(0, 1), default=0.95, help="of progressive noise")
-    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
-    parser.add_argument("--shown", type=whole(1), default=3, help="pairs on the contact sheet")
-    parser.add_argument("--threads", type=whole(1), default=None)
-    parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
     options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     try:
         for arm in set(options.arms) - {PAINTED}:
             Arm(arm)
-        for path, verb in (
-            (options.adapter, "sdxl_anime_video train"),
-            (options.lora, "sdxl_anime_video.demo.train lcm"),
-        ):
-            if not path.is_file():
-                raise ValueError(f"{path} is missing; restore it from the repository or make it with python -m {verb}")
-        with tempfile.TemporaryDirectory(prefix="sav-steps-") as base:
-            import_comfyui(Path(base), cpu=options.cpu or not torch.cuda.is_available())
-            sys.stdout.write(run(options, lambda line: sys.stderr.write(line + "\n")))
-    except (ValueError, OSError, ComfyUINotFound) as error:
+    except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return 0
+    train = "python -m sdxl_anime_video train", "python -m sdxl_anime_video.demo.train lcm"
+    return evaluate(options, run, dict(zip((options.adapter, options.lora), train, strict=True)))
 
 
 if __name__ == "__main__":

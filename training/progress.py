@@ -58,7 +58,7 @@ LOG_SECONDS = 60.0
 class Bars:
     """A bar for encoding, a bar for training, and lines above them, on stderr; nothing where `quiet`.
 
-    Where stderr is a file instead of a terminal, which shows bars only at the end, a line a minute says where the run is.
+    Where stderr is a file, which shows bars only at the end, a line a minute says where the run is.
     """
 
     def __init__(self, config: TrainConfig, quiet: bool = False):

@@ -54,12 +54,12 @@ def test_lora_stack_applies_all_of_it(lora):
     assert (plain - expected).norm() > 0.01 * expected.norm()
 
 
-def test_arms_are_rendered_and_judged(lora, tmp_path):
-    options = argparse.Namespace(
+def options_for(path, output):
+    return argparse.Namespace(
         adapter=WEIGHTS.parent / "temporal_adapters/toon/toon_adapter.safetensors",
-        lora=lora[2],
+        lora=path,
         weight=1.0,
-        output=tmp_path / "out",
+        output=output,
         pairs=1,
         arms=["painted", "lcm 1", "lcm 1 + lora"],
         frames=2,
@@ -68,6 +68,17 @@ def test_arms_are_rendered_and_judged(lora, tmp_path):
         seed=0,
         shown=1,
     )
+
+
+def test_a_damaged_lora_is_named(lora, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(lora[2].read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"cut\.safetensors .*[Dd]ownload"):
+        evaluate_steps.run(options_for(path, tmp_path / "out"), lambda line: None)
+
+
+def test_arms_are_rendered_and_judged(lora, tmp_path):
+    options = options_for(lora[2], tmp_path / "out")
     table = evaluate_steps.run(options, lambda line: None)
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == options.arms
     assert {path.name for path in options.output.iterdir()} == {"table.md", "results.json", "sheet.png"}

@@ -1,11 +1,12 @@
 """Time of a UNet forward with the temporal adapter, or with a motion module, as a ratio to the plain forward.
 
     python benchmarks/adapter_overhead.py                               # toon size on the CPU
+    python benchmarks/adapter_overhead.py FILE...                       # these weights, in the toon model itself
     python benchmarks/adapter_overhead.py --size sdxl --device cuda --dtype float16 --pixels 768 --frames 16 --clips 2
 
-Random weights: time does not depend on them. The motion modules have the published places and sizes. Plain and patched
-forwards take turns, so that drift of the machine hits all, and the median is reported. `floor` is the ratio of
-multiply-adds in the matrix products alone.
+Without files weights are random, for time does not depend on them, and the motion modules have the published places and
+sizes. Plain and patched forwards take turns, so that drift of the machine hits all, and the median is reported. `floor`
+is the ratio of multiply-adds in the matrix products alone.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import argparse
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdxl_anime_video.demo.model import load_toon_diffusers
 from sdxl_anime_video.temporal.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, unet_channels
 from sdxl_anime_video.temporal.motion_module import FORMATS, MotionConfig, MotionModule
+from sdxl_anime_video.training import kinds
 
 POOLED, TOKENS = 1280, 77
 COMMON = {
@@ -55,18 +59,21 @@ def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
     """UNet and the arguments of a forward."""
     from diffusers import UNet2DConditionModel
 
-    config = {**COMMON, **SIZES[arguments.size]}
     where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
-    with torch.device(arguments.device):
-        unet = UNet2DConditionModel(**config).to(**where).eval()
+    if arguments.weights:
+        unet = load_toon_diffusers()[0].to(**where)
+    else:
+        with torch.device(arguments.device):
+            unet = UNet2DConditionModel(**COMMON, **SIZES[arguments.size]).to(**where).eval()
+    config = unet.config
     rows = arguments.frames * arguments.clips
     side = arguments.pixels // 8
     inputs = {
         "sample": torch.randn(rows, 4, side, side, **where),
         "timestep": torch.tensor(500, device=arguments.device),
-        "encoder_hidden_states": torch.randn(rows, TOKENS, config["cross_attention_dim"], **where),
+        "encoder_hidden_states": torch.randn(rows, TOKENS, config.cross_attention_dim, **where),
         "added_cond_kwargs": {
-            "text_embeds": torch.randn(rows, POOLED, **where),
+            "text_embeds": torch.randn(rows, config.projection_class_embeddings_input_dim - 6 * 256, **where),
             "time_ids": torch.full((rows, 6), float(arguments.pixels), **where),
         },
     }
@@ -76,6 +83,10 @@ def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
 def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dict[str, torch.nn.Module]:
     """The UNet with each kind of temporal layers; with all of them at once it stays the plain UNet in between."""
     where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    if arguments.weights:
+        found = {path.stem: kinds.load(path).to(**where) for path in arguments.weights}
+        hosts = {name: TemporalUNet if isinstance(one, TemporalAdapter) else MotionUNet for name, one in found.items()}
+        return {name: hosts[name](unet, one) for name, one in found.items()}
     most = max(24, arguments.frames)
     places = {site: width for site, width in unet_channels(unet).items() if site.stage != "mid"}
     made = {"adapter": TemporalUNet(unet, TemporalAdapter.create(unet_sites(unet), max_frames=most, **where))}
@@ -113,8 +124,9 @@ def measure(arguments: argparse.Namespace) -> str:
         for name, run in runs.items():
             times[name].append(seconds(run, arguments.device))
     middle = {name: statistics.median(some) for name, some in times.items()}
+    size = "toon model" if arguments.weights else arguments.size
     lines = [
-        f"{arguments.size} {arguments.pixels} px, {arguments.clips} x {arguments.frames} frames, {arguments.dtype} on "
+        f"{size} {arguments.pixels} px, {arguments.clips} x {arguments.frames} frames, {arguments.dtype} on "
         f"{arguments.device}: plain {middle['plain'] * 1e3:.1f} ms"
     ]
     for name, model in layers.items():
@@ -130,6 +142,7 @@ def main() -> None:
     import sys
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", nargs="*", type=Path, help="adapters and motion modules for the toon model")
     parser.add_argument("--size", choices=list(SIZES), default="toon")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")

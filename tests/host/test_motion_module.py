@@ -285,6 +285,27 @@ def test_warns_where_it_has_no_effect(model, caplog, arguments, stages, reason):
     assert caplog.text == ""
 
 
+def test_warns_where_a_node_behind_it_replaces_its_noise_levels(model, caplog):
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    from sdxl_anime_video.temporal.hosts.comfy.lcm import with_lcm_sampling
+
+    def by_core(model):
+        return ModelSamplingDiscrete().patch(model, "lcm", False)[0]
+
+    module = motion.module()
+    for warned, made in (
+        (True, by_core(apply_motion_module(model, module))),
+        (False, apply_motion_module(by_core(model), module)),
+        (False, with_lcm_sampling(apply_motion_module(model, module))),
+        (False, by_core(applied(model, module))),
+        (False, by_core(apply_motion_module(model, motion.module("hotshot")))),  # trained on the model's own
+    ):
+        caplog.clear()
+        sample(made, steps=1)
+        assert ("SAV_ApplyMotionModule: a node behind it" in caplog.text) == warned
+
+
 def test_misfit_names_the_model_and_every_site(model):
     with pytest.raises(MotionModuleError) as caught:
         applied(model, motion.module(config=SDXL_SHAPE))

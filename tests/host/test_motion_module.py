@@ -266,6 +266,14 @@ def test_too_many_frames(model):
         sample(applied(model, module), frames=9)
 
 
+def test_warns_beyond_the_trained_frames(model, caplog):
+    patched = applied(model, motion.module(metadata={"trained_frames": "6"}))
+    sample(patched, 6, steps=1)
+    assert "trained on" not in caplog.text
+    sample(patched, 7, steps=2)
+    assert caplog.text.count("frame 7 is beyond the 6 frames that the motion module was trained on") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "stages", "reason"),
     [

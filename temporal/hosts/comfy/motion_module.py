@@ -55,8 +55,9 @@ class MotionPatch(PlannedPatch):
     halfway: float | None = None
 
     def positions(self, index: torch.Tensor) -> torch.Tensor:
-        """Rows of the position tables."""
-        return frame_positions(index, self.patcher.model.max_frames, NODE, "motion module")
+        """Rows of the position tables, with a warning beyond those that were trained."""
+        module: MotionModule = self.patcher.model
+        return frame_positions(index, module.max_frames, NODE, "motion module", module.trained_frames)
 
 
 class MotionLayer(nn.Module):

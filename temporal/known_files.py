@@ -24,7 +24,7 @@ _KINDS = (
         "Move it to models/animatediff_motion_lora and load it with SAV_MotionLora.",
     ),
     (
-        r"(^|\.)lora_(unet|te\d?|transformer)_|\.lora_(A|B|up|down)\.|lora_linear_layer|\.lora\.(up|down)\."
+        r"(^|\.)lora_(unet|te\d?|transformer)_|\.lora_(A|B|up|down)\.|lora_linear_layer|[._]lora\.(up|down)\."
         r"|\.hada_w1|\.lokr_w1|\.oft_blocks|\.dora_scale",
         "a LoRA",
         "Move it to models/loras and load it with LoraLoader.",

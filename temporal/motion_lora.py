@@ -8,20 +8,21 @@ PEFT (`to_q.lora_A.weight`) and of kohya's scripts (`lora_unet_..._to_q.lora_dow
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from .known_files import recognise
 from .motion_module import MotionModule, Site
-from .motion_module_format import open_weights
-from .motion_module_keys import MotionModuleError, listed
+from .motion_module_format import dense, open_weights
+from .motion_module_keys import MotionModuleError, another_kind, listed
 from .weights_file import WeightsFileError, quoted
 
 _ROLE = re.compile(
@@ -46,6 +47,11 @@ class Change:
     down: torch.Tensor
     up: torch.Tensor
     scale: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether it changes nothing."""
+        return not (self.scale and self.down.any() and self.up.any())
 
     def delta(self) -> torch.Tensor:
         """`[out in]` in fp32."""
@@ -73,7 +79,7 @@ class MotionLora:
 
 
 def load_motion_lora(path: str | os.PathLike) -> MotionLora:
-    """Load a motion LoRA of any of the four namings; nothing in it is run.
+    """Load a motion LoRA of any of the four namings; nothing in it is run. Warn if it changes nothing.
 
     Raises MotionModuleError, naming the file, for anything else, and for one that was made for Stable Diffusion 1.5.
     """
@@ -81,12 +87,15 @@ def load_motion_lora(path: str | os.PathLike) -> MotionLora:
     try:
         shapes, read, metadata = open_weights(path)
         _refuse_sd15(shapes, metadata)
-        state = {key: read(key).clone() for key in shapes}
-        return MotionLora(path.stem, _changes(state, _peft_alpha(path, metadata)))
+        state = {key: dense(key, read(key)).clone() for key in shapes}
+        lora = MotionLora(path.stem, _changes(state, _peft_alpha(path, metadata)))
     except (WeightsFileError, MotionModuleError) as error:
         raise MotionModuleError(f"{path.name} {error}") from None
     except (SafetensorError, OSError) as error:
         raise MotionModuleError(f"{path.name} cannot be read: {error}") from error
+    if all(change.silent for change in lora.changes.values()):
+        logging.warning("%s: every alpha or matrix in it is zero, so this motion LoRA changes nothing.", path.name)
+    return lora
 
 
 def is_motion_lora(keys: Iterable[str]) -> bool:
@@ -134,35 +143,44 @@ def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> Mot
 
 
 def _changes(state: Mapping[str, torch.Tensor], alpha_of: Callable[[str, int], float]) -> dict[str, Change]:
-    """Our weight -> change. alpha_of: (weight, rank) -> alpha where the tensors hold none."""
+    """Our weight -> change. alpha_of: (layer in the file, rank) -> alpha where the tensors hold none."""
     parts: dict[str, dict[str, torch.Tensor]] = {}
+    layers: dict[str, str] = {}
     problems = []
     for key, value in state.items():
         layer, part = _split(key)
         ours = _weight(layer)
         if not part or not ours:
             problems.append(f"unknown key {key}")
-        elif not value.is_floating_point() or not value.isfinite().all():
+        elif not _sound(part, value):
             problems.append(f"{key} holds NaN, infinity or no weights at all")
+        elif part in parts.get(ours, {}):
+            problems.append(f"{key} is there twice, under another name")
         else:
             parts.setdefault(ours, {})[part] = value.flatten(1) if value.ndim > 2 else value  # a 1x1 convolution's
+            layers[ours] = layer
+    if not is_motion_lora(state) and (kind := another_kind(state, "a motion LoRA")):
+        raise MotionModuleError(kind)
     changes = {}
     for ours, found in parts.items():
         down, up = found.get("down"), found.get("up")
         if down is None or up is None:
             problems.append(f"{ours} has {' and '.join(found)} without {'down' if down is None else 'up'}")
-        elif down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
-            problems.append(f"{ours} has down {list(down.shape)} and up {list(up.shape)}, of different ranks")
+        elif down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
+            problems.append(f"{ours} has down {list(down.shape)} and up {list(up.shape)}, of different ranks or none")
         else:
             rank = down.shape[0]
-            alpha = float(found["alpha"]) if "alpha" in found else alpha_of(ours, rank)
+            alpha = float(found["alpha"]) if "alpha" in found else alpha_of(layers[ours], rank)
             changes[ours] = Change(down, up, alpha / rank)
     if problems or not changes:
-        kind = recognise(state) if not changes else None
-        if kind and "motion" not in kind.what:
-            raise MotionModuleError(f"is {kind.what}, not a motion LoRA. {kind.remedy}")
         raise MotionModuleError(f"is no motion LoRA that can be read whole: {listed(problems) or 'it is empty'}.")
     return changes
+
+
+def _sound(part: str, value: torch.Tensor) -> bool:
+    """Whether it is a matrix of finite numbers, or for an alpha one number, which kohya's scripts may write as int."""
+    right = value.numel() == 1 if part == "alpha" else value.is_floating_point()
+    return right and bool(value.float().isfinite().all())
 
 
 def _split(key: str) -> tuple[str, str | None]:
@@ -213,7 +231,10 @@ def _refuse_sd15(keys: Iterable[str], metadata: Mapping[str, str]) -> None:
 
 
 def _peft_alpha(path: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
-    """(weight, rank) -> alpha as PEFT keeps it: in adapter_config.json beside the file, or in diffusers' metadata."""
+    """(layer, rank) -> alpha as PEFT keeps it: in adapter_config.json beside the file, or in diffusers' metadata.
+
+    Its alpha_pattern names layers by the end of their names.
+    """
     text = metadata.get("lora_adapter_metadata")
     beside = path.with_name("adapter_config.json")
     if text is None and path.name.startswith("adapter_model.") and beside.is_file():
@@ -221,13 +242,29 @@ def _peft_alpha(path: Path, metadata: Mapping[str, str]) -> Callable[[str, int],
     try:
         said = json.loads(text or "{}")
         said = {key.removeprefix("unet."): value for key, value in said.items()}
-        alpha = None if said.get("lora_alpha") is None else float(said["lora_alpha"])
-        pattern = {_weight(layer): float(value) for layer, value in (said.get("alpha_pattern") or {}).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        alpha = None if said.get("lora_alpha") is None else _finite(said["lora_alpha"])
+        pattern = {_layer_name(name): _finite(value) for name, value in (said.get("alpha_pattern") or {}).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MotionModuleError(f"has settings of PEFT that cannot be read ({error}). Export it again.") from None
 
-    def of(weight: str, rank: int) -> float:
-        value = pattern.get(weight, rank if alpha is None else alpha)
+    def of(layer: str, rank: int) -> float:
+        named = (value for name, value in pattern.items() if f".{layer}".endswith(f".{name}"))
+        value = next(named, rank if alpha is None else alpha)
         return value * math.sqrt(rank) if said.get("use_rslora") and alpha is not None else value
 
     return of
+
+
+def _finite(value: Any) -> float:
+    """Raises ValueError for NaN and infinity."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"alpha {number}")
+    return number
+
+
+def _layer_name(text: str) -> str:
+    """Raises ValueError for a regular expression, which PEFT allows there too."""
+    if not re.fullmatch(r"[\w.]+", text):
+        raise ValueError(f"alpha_pattern {quoted(text)} is no name of a layer")
+    return text

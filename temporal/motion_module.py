@@ -156,6 +156,12 @@ class MotionModule(nn.Module):
         return self.config.max_frames
 
     @property
+    def trained_frames(self) -> int | None:
+        """Frames a clip had in training, None if the file does not say."""
+        text = self.metadata.get("trained_frames", "")
+        return int(text) if text.isdecimal() and len(text) < 10 else None
+
+    @property
     def beta_schedule(self) -> tuple[float, float]:
         """(beta_start, beta_end) of the scaled-linear noise schedule that it was trained with."""
         return self.config.betas or FORMATS[self.format].betas

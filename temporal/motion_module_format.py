@@ -21,7 +21,7 @@ from torch import nn
 from .adapter import TORCH_DTYPES
 from .motion_module import MotionModule
 from .motion_module_keys import MotionModuleError, read_contents, split_key
-from .weights_file import WeightsFileError, read_header, write_weights
+from .weights_file import WeightsFileError, quoted, read_header, write_weights
 
 TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
 FOLDER_FILES = (
@@ -42,7 +42,7 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     """
     path = Path(path)
     try:
-        file, settings = _from_folder(path) if path.is_dir() else (path, {})
+        file, settings = _from_folder(path) if path.is_dir() else (path, _beside(path))
         shapes, read, metadata = open_weights(file)
         settings = _counts({name: metadata[name] for name in ("heads", "groups") if name in metadata} | settings)
         contents = read_contents(shapes, **settings, betas=_betas(metadata))
@@ -122,9 +122,7 @@ def _weights(
     """Our name -> tensor with memory of its own. Raises MotionModuleError for NaN and infinity."""
     weights, bad = {}, []
     for key, ours in names.items():
-        found = read(key)
-        if found.layout != torch.strided or found.is_meta or found.is_nested:
-            raise MotionModuleError(f"holds {key} without plain values. Save it again as a dense tensor on the CPU.")
+        found = dense(key, read(key))
         if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
             raise MotionModuleError(
                 f"has values of {found.dtype} in {key}, which are no weights: those are float32, float16 or bfloat16. "
@@ -140,6 +138,13 @@ def _weights(
             "too large for that precision."
         )
     return weights
+
+
+def dense(key: str, value: torch.Tensor) -> torch.Tensor:
+    """The tensor itself. Raises MotionModuleError for one that has no plain values, as torch.save may write them."""
+    if value.layout != torch.strided or value.is_meta or value.is_nested or value.is_quantized:
+        raise MotionModuleError(f"holds {key} without plain values. Save it again as a dense tensor on the CPU.")
+    return value
 
 
 def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
@@ -164,10 +169,30 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError:
         raise MotionModuleError("is a folder without a config.json. Choose the file of the motion module.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MotionModuleError(f"has a config.json that is no JSON ({error}). Download it again.") from None
     if not isinstance(config, dict) or config.get("_class_name") != "MotionAdapter":
         raise MotionModuleError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
+    settings = _settings(config)
+    file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise MotionModuleError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
+    return file, settings
+
+
+def _beside(file: Path) -> dict[str, Any]:
+    """The settings of a MotionAdapter whose file was chosen rather than its folder, as ComfyUI's lists offer it."""
+    if file.name not in FOLDER_FILES:
+        return {}
+    try:
+        config = json.loads((file.parent / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # there is none, or it belongs to something else
+    return _settings(config) if isinstance(config, dict) and config.get("_class_name") == "MotionAdapter" else {}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads and groups of a MotionAdapter. Raises MotionModuleError for one that cannot be run here."""
     if config.get("conv_in_channels"):
         raise MotionModuleError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
     heads = config.get("motion_num_attention_heads", 8)
@@ -175,10 +200,7 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
         if len({str(one) for one in heads}) != 1:
             raise MotionModuleError(f"has {heads} attention heads from level to level; only one number works here.")
         heads = heads[0]
-    file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise MotionModuleError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
-    return file, {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
+    return {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
 
 
 def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -187,7 +209,7 @@ def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
     for name, value in settings.items():
         number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value) else value
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise MotionModuleError(f"says {name} = {value!r}, which is no number of them. Export it again.")
+            raise MotionModuleError(f"says {name} = {quoted(value)}, which is no number of them. Export it again.")
         counts[name] = number
     return counts
 

@@ -110,7 +110,10 @@ def read_contents(
     split = {key: place for key in shapes if (place := split_key(key))}
     others = [key for key in shapes if key not in split]
     if not split:
-        raise _another_file(others)
+        kind = another_kind(others, "a motion module")
+        raise MotionModuleError(
+            kind or f"has no key of a motion module (its keys: {_some(others) or 'none at all'}). {SD15}"
+        )
     kinds = Counter(kind for kind, _, _ in split.values())
     if len(kinds) > 1 or next(iter(kinds)) not in LAYOUTS:
         raise MotionModuleError(f"mixes the names of several layouts: {_some(split)}. Download or export it again.")
@@ -139,17 +142,15 @@ def read_contents(
     return Contents(config, layout, names, tuple(key for key in others))
 
 
-def _another_file(keys: Collection[str]) -> MotionModuleError:
-    """What a file without a single key of a motion module is."""
+def another_kind(keys: Collection[str], wanted: str) -> str | None:
+    """A message on what a file is that has not a single key of what is wanted ("a motion module"), if that is known."""
     if any(".temporal_attn." in key for key in keys):
-        return MotionModuleError(
-            "is a temporal adapter, not a motion module. Move it to models/temporal_adapters and load it with "
+        return (
+            f"is a temporal adapter, not {wanted}. Move it to models/temporal_adapters and load it with "
             "SAV_LoadTemporalAdapter."
         )
     kind = recognise(keys)
-    if kind:
-        return MotionModuleError(f"is {kind.what}, not a motion module. {kind.remedy}")
-    return MotionModuleError(f"has no key of a motion module (its keys: {_some(keys) or 'none at all'}). {SD15}")
+    return f"is {kind.what}, not {wanted}. {kind.remedy}" if kind else None
 
 
 def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]]) -> None:

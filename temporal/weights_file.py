@@ -209,8 +209,8 @@ def _short(value: Any) -> str:
     return _cut(json.dumps(value))
 
 
-def quoted(text: str | None) -> str:
-    """The start of a text in quotation marks, for a message."""
+def quoted(text: Any) -> str:
+    """The start of a text, or of another value as Python writes it, in quotation marks, for a message."""
     return _cut(repr(text))
 
 

@@ -142,14 +142,6 @@ def load(path: Path, dtype: torch.dtype | None = None) -> Temporal:
     return (load_motion_module if kind_of(path) == "motion module" else load_adapter)(path, dtype=dtype)
 
 
-def trained_frames(temporal: Temporal) -> int | None:
-    """Frames a clip had in training, None if the file does not say."""
-    if isinstance(temporal, TemporalAdapter):
-        return temporal.trained_frames
-    text = temporal.metadata.get("trained_frames", "")
-    return int(text) if text.isdecimal() and len(text) < 10 else None
-
-
 def betas_of(base: Base) -> tuple[float, float]:
     """First and last beta of the base's noise schedule."""
     config = base.scheduler_config

@@ -63,7 +63,7 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
         torch.set_num_threads(config.threads)
     base, adapter = load(config)
     say(base.origin)
-    at_once, trained = frames_at_once(config), adapter and kinds.trained_frames(adapter)
+    at_once, trained = frames_at_once(config), adapter and adapter.trained_frames
     if trained and at_once > trained:
         say(
             f"warning: {at_once} frames at once, and the {kinds.title(adapter)} was trained on {trained}; "
@@ -108,7 +108,7 @@ def frames_at_once(config: RenderConfig) -> int:
 
 def _check_frames(config: RenderConfig, adapter: Temporal) -> None:
     at_once, most = frames_at_once(config), adapter.config.max_frames
-    best = kinds.trained_frames(adapter) or most
+    best = adapter.trained_frames or most
     if at_once > most:
         raise ValueError(
             f"frames: {at_once} frames at once are more than the {kinds.title(adapter)}'s max_frames {most}; "

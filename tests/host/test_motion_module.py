@@ -266,6 +266,14 @@ def test_too_many_frames(model):
         sample(applied(model, module), frames=9)
 
 
+def test_warns_beyond_the_trained_frames(model, caplog):
+    patched = applied(model, motion.module(metadata={"trained_frames": "6"}))
+    sample(patched, 6, steps=1)
+    assert "trained on" not in caplog.text
+    sample(patched, 7, steps=2)
+    assert caplog.text.count("frame 7 is beyond the 6 frames that the motion module was trained on") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "stages", "reason"),
     [
@@ -283,6 +291,27 @@ def test_warns_where_it_has_no_effect(model, caplog, arguments, stages, reason):
     caplog.clear()
     applied(model, motion.module())
     assert caplog.text == ""
+
+
+def test_warns_where_a_node_behind_it_replaces_its_noise_levels(model, caplog):
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    from sdxl_anime_video.temporal.hosts.comfy.lcm import with_lcm_sampling
+
+    def by_core(model):
+        return ModelSamplingDiscrete().patch(model, "lcm", False)[0]
+
+    module = motion.module()
+    for warned, made in (
+        (True, by_core(apply_motion_module(model, module))),
+        (False, apply_motion_module(by_core(model), module)),
+        (False, with_lcm_sampling(apply_motion_module(model, module))),
+        (False, by_core(applied(model, module))),
+        (False, by_core(apply_motion_module(model, motion.module("hotshot")))),  # trained on the model's own
+    ):
+        caplog.clear()
+        sample(made, steps=1)
+        assert ("SAV_ApplyMotionModule: a node behind it" in caplog.text) == warned
 
 
 def test_misfit_names_the_model_and_every_site(model):

@@ -123,6 +123,46 @@ def test_alpha_of_peft(tmp_path, module):
         assert_same(change(module, fuse(module, [(lora, 1.0)])), right)
 
 
+@pytest.mark.parametrize("name", ["attn1.to_q", "to_q", f"unet.down_blocks.0.motion_modules.1.{BLOCK}.attn1.to_q"])
+def test_alpha_pattern_names_the_end_of_a_layer(tmp_path, module, name):
+    said = {"lora_adapter_metadata": json.dumps({"unet.alpha_pattern": {name: 12}})}
+    deltas = write(tmp_path / "a.safetensors", module, "diffusers", metadata=said)
+    lora = load_motion_lora(tmp_path / "a.safetensors")
+    expected = {k: v * (4 if k.endswith("to_q.weight") else 1) for k, v in deltas.items()}
+    assert_same(change(module, fuse(module, [(lora, 1.0)])), expected)
+
+
+SETTINGS = {
+    "alpha nan": '{"lora_alpha": NaN}',
+    r"alpha_pattern '\.\*to_q' is no name of a layer": '{"alpha_pattern": {".*to_q": 4}}',
+    "recursion": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("message", SETTINGS)
+def test_settings_of_peft_that_cannot_be_read(tmp_path, module, message):
+    write(tmp_path / "a.safetensors", module, "peft", metadata={"lora_adapter_metadata": SETTINGS[message]})
+    with pytest.raises(MotionModuleError, match=f"a.safetensors has settings of PEFT that cannot be read .*{message}"):
+        load_motion_lora(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float8_e4m3fn])
+def test_alpha_of_any_type(tmp_path, module, dtype):
+    from safetensors.torch import load_file
+
+    path = tmp_path / "a.safetensors"
+    deltas = write(path, module, "kohya", alpha=6.0)
+    as_written = {key: value.to(dtype) if key.endswith(".alpha") else value for key, value in load_file(path).items()}
+    save_file(as_written, path)
+    assert_same(change(module, fuse(module, [(load_motion_lora(path), 1.0)])), {k: v * 2 for k, v in deltas.items()})
+
+
+def test_a_lora_without_effect_warns(tmp_path, module, caplog):
+    write(tmp_path / "a.safetensors", module, "kohya", alpha=0.0)
+    assert not change(module, fuse(module, [(load_motion_lora(tmp_path / "a.safetensors"), 1.0)]))
+    assert "a.safetensors: every alpha or matrix in it is zero, so this motion LoRA changes nothing" in caplog.text
+
+
 def test_several(tmp_path, module):
     first, second = (write(tmp_path / f"{i}.safetensors", module, "diffusers") for i in range(2))
     loras = [load_motion_lora(tmp_path / f"{i}.safetensors") for i in range(2)]
@@ -173,6 +213,12 @@ PROBLEMS = {
     "unknown key lora_te_text_model": {"lora_te_text_model_q.lora_down.weight": torch.zeros(2, 2)},
     "proj_out.weight has down without up": {PREFIX.replace("in.", "out.") + ".down.weight": torch.zeros(2, 64)},
     "of different ranks": {f"{PREFIX}.down.weight": torch.zeros(RANK + 1, 64)},
+    "of different ranks or none": {
+        f"{PREFIX}.down.weight": torch.zeros(0, 64),
+        f"{PREFIX}.up.weight": torch.zeros(64, 0),
+    },
+    "proj_in.lora_A.weight is there twice": {PREFIX.removesuffix("lora") + "lora_A.weight": torch.zeros(RANK, 64)},
+    "alpha holds NaN, infinity or no weights": {PREFIX.removesuffix("lora") + "alpha": torch.zeros(2)},
     "holds NaN": {f"{PREFIX}.down.weight": torch.full((RANK, 64), torch.nan)},
 }
 
@@ -201,9 +247,29 @@ def test_other_files(tmp_path):
     save_file({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
     with pytest.raises(MotionModuleError, match=r"is a LoRA, not a motion LoRA\. Move it to models/loras"):
         load_motion_lora(tmp_path / "a.safetensors")
-    save_file({"down_blocks.0.motion_modules.1.proj_in.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
-    with pytest.raises(MotionModuleError, match="is no motion LoRA that can be read whole: unknown key"):
-        load_motion_lora(tmp_path / "a.safetensors")
+    lora = f"down_blocks.0.motion_modules.1.{BLOCK}.attn1.to_q.lora_A.weight"
+    for keys, message in {
+        (
+            "down_blocks.0.motion_modules.1.proj_in.weight",
+        ): "is a MotionAdapter of .* load it with SAV_LoadMotionModule",
+        (f"down_blocks.1.attentions.0.{BLOCK}.temporal_attn.gate",): "is a temporal adapter, not a motion LoRA",
+        # v3_sd15_adapter.ckpt, published beside the motion modules
+        (f"down_blocks.0.attentions.0.{BLOCK}.attn1.processor.to_q_lora.down.weight",): "is a LoRA, not a motion LoRA",
+        (lora, "proj_in.weight"): "is no motion LoRA that can be read whole: unknown key proj_in.weight",
+    }.items():
+        save_file({key: torch.zeros(2, 2) for key in keys}, tmp_path / "a.safetensors")
+        with pytest.raises(MotionModuleError, match=message):
+            load_motion_lora(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("spoil", [torch.Tensor.to_sparse, lambda value: value.to("meta")])
+def test_tensors_without_plain_values(tmp_path, module, spoil):
+    from safetensors.torch import load_file
+
+    write(tmp_path / "a.safetensors", module, "peft")
+    torch.save({k: spoil(v) for k, v in load_file(tmp_path / "a.safetensors").items()}, tmp_path / "a.ckpt")
+    with pytest.raises(MotionModuleError, match=r"a\.ckpt holds .* without plain values"):
+        load_motion_lora(tmp_path / "a.ckpt")
 
 
 def test_inspect(tmp_path, module, capsys):

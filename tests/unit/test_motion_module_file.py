@@ -107,10 +107,17 @@ def test_motion_adapters_of_diffusers(tmp_path):
     loaded = load_motion_module(tmp_path / "folder")
     assert loaded.config.heads == 4 and loaded.max_frames == 12 and loaded.format == "animatediff"
     assert len(loaded.sites) == 2 * 2 + 2 * 3
+    file = tmp_path / "folder/diffusion_pytorch_model.safetensors"
+    assert load_motion_module(file).config.heads == 4  # what ComfyUI's list offers
     (tmp_path / "folder/config.json").unlink()
     with pytest.raises(MotionModuleError, match=r"folder is a folder without a config\.json"):
         load_motion_module(tmp_path / "folder")
-    assert load_motion_module(tmp_path / "folder/diffusion_pytorch_model.safetensors").config.heads == 8
+    assert load_motion_module(file).config.heads == 8
+    for other in ("[" * 100_000, "[]", '{"_class_name": "UNet2DConditionModel", "motion_num_attention_heads": 4}'):
+        (tmp_path / "folder/config.json").write_text(other)
+        assert load_motion_module(file).config.heads == 8
+        with pytest.raises(MotionModuleError, match=r"folder (has a|is a folder whose) config\.json"):
+            load_motion_module(tmp_path / "folder")
 
 
 def test_dtypes(tmp_path, state):

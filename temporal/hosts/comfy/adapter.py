@@ -22,7 +22,7 @@ from ...adapter_fit import require_fit
 from ...attention import TemporalSelfAttention
 from ...blocks import TransformerBlock, transformer_blocks
 from ...frames import frames_of
-from .planned import Plan, PlannedPatch, as_patcher, frame_positions, warn_once, weights_dtype
+from .planned import Plan, PlannedPatch, as_patcher, frame_positions, weights_dtype
 from .sampling import record
 
 KEY = "sav_temporal_adapter"
@@ -55,14 +55,7 @@ class AdapterPatch(PlannedPatch):
     def positions(self, index: torch.Tensor) -> torch.Tensor:
         """Learned positions, with a warning beyond those that were trained."""
         adapter: TemporalAdapter = self.patcher.model
-        positions = frame_positions(index, adapter.config.max_frames, NODE, "adapter")
-        trained = adapter.trained_frames
-        if trained and int(positions.max()) >= trained:
-            warn_once(
-                f"{NODE}: frame {int(positions.max()) + 1} is beyond the {trained} frames that the adapter was trained "
-                f"on; expect drift, or sample in pieces of {trained} frames."
-            )
-        return positions
+        return frame_positions(index, adapter.config.max_frames, NODE, "adapter", adapter.trained_frames)
 
 
 def publish_plans(

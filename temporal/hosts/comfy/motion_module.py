@@ -14,6 +14,7 @@ largest piece that a transformer works on at once, at the finest level, takes 3 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from ...motion_module import MotionModule, Site, TemporalTransformer, clips_as_i
 from ...motion_module_fit import require_fit
 from ...motion_module_format import load_motion_module
 from ...motion_module_keys import MotionModuleError
-from .beta_schedule import with_beta_schedule
+from .beta_schedule import UNCHANGED, with_beta_schedule
 from .planned import Plan, PlannedPatch, as_patcher, frame_positions, weights_dtype
 from .sampling import record
 
@@ -44,13 +45,19 @@ STAGES = ("down", "mid", "up")
 
 @dataclass(frozen=True, eq=False)
 class MotionPatch(PlannedPatch):
-    """One motion module on one MODEL. stages: "down", "mid", "up" -> factor of the strength there."""
+    """One motion module on one MODEL.
+
+    stages: "down", "mid", "up" -> factor of the strength there.
+    halfway: sigma in the middle of the noise schedule that it was given, None if it takes the MODEL's.
+    """
 
     stages: Mapping[str, float]
+    halfway: float | None = None
 
     def positions(self, index: torch.Tensor) -> torch.Tensor:
-        """Rows of the position tables."""
-        return frame_positions(index, self.patcher.model.max_frames, NODE, "motion module")
+        """Rows of the position tables, with a warning beyond those that were trained."""
+        module: MotionModule = self.patcher.model
+        return frame_positions(index, module.max_frames, NODE, "motion module", module.trained_frames)
 
 
 class MotionLayer(nn.Module):
@@ -95,6 +102,25 @@ def run_with_modules(
             if plan.active:
                 stack.enter_context(placed(model.diffusion_model, patch, plan))
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+
+def check_noise_levels(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: warn if a node behind SAV_ApplyMotionModule has replaced the noise levels that it set."""
+    guider = executor.class_obj
+    now = _halfway(guider.model_patcher)
+    for patch in patches_on(guider.model_options["transformer_options"]):
+        if patch.halfway and not math.isclose(now, patch.halfway, rel_tol=0.02):
+            logging.warning(
+                "%s: a node behind it (as ModelSamplingDiscrete) has replaced the noise levels that it set; half-way "
+                "sigma is %.2f and was %.2f. Put that node before %s, or set beta_schedule to %s.",
+                *(NODE, now, patch.halfway, NODE, UNCHANGED),
+            )
+    return executor(*args, **kwargs)
+
+
+def _halfway(model) -> float:
+    """Sigma of a MODEL in the middle of its noise schedule."""
+    return float(model.get_model_object("model_sampling").percent_to_sigma(0.5))
 
 
 @contextmanager
@@ -202,9 +228,11 @@ def apply_motion_module(
     if strength == 0 or not _reached(module, factors):
         return model
     model = record(model, lambda contract: contract)  # sampling then checks that it is given a clip
-    model.set_model_patch(MotionPatch(patcher, strength, start_percent, end_percent, factors), KEY)
+    halfway = None if beta_schedule == UNCHANGED else _halfway(model)
+    model.set_model_patch(MotionPatch(patcher, strength, start_percent, end_percent, factors, halfway), KEY)
     if not model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run_with_modules)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, check_noise_levels)
     return model
 
 

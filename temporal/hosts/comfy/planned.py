@@ -77,11 +77,12 @@ class PlannedPatch(ABC):
         return self
 
 
-def frame_positions(index: torch.Tensor, limit: int, node: str, thing: str) -> torch.Tensor:
+def frame_positions(index: torch.Tensor, limit: int, node: str, thing: str, trained: int | None = None) -> torch.Tensor:
     """Positions for frames with these places in the clip: counted from the batch's first frame, so that every window
     and segment starts at 0; by order alone if the frames lie too far apart or go backwards.
 
-    node, thing: who asks, and whose limit it is. Raises ValueError for more frames than `limit`.
+    node, thing: who asks, and whose limit it is. Raises ValueError for more frames than `limit`, and warns beyond those
+    that it was trained on, None if that is not known.
     """
     count = len(index)
     if count > limit:
@@ -90,7 +91,14 @@ def frame_positions(index: torch.Tensor, limit: int, node: str, thing: str) -> t
             f"pieces of at most {limit} frames with SAV_ContextWindows or SAV_SegmentChain."
         )
     positions = index - index[0]
-    return torch.arange(count) if positions.min() < 0 or positions.max() >= limit else positions
+    if positions.min() < 0 or positions.max() >= limit:
+        positions = torch.arange(count)
+    if trained and int(positions.max()) >= trained:
+        warn_once(
+            f"{node}: frame {int(positions.max()) + 1} is beyond the {trained} frames that the {thing} was trained on; "
+            f"expect drift, or sample in pieces of {trained} frames."
+        )
+    return positions
 
 
 def weights_dtype() -> torch.dtype:

@@ -4,8 +4,6 @@ SDXL graphs as a whole, with the toon world's files."""
 import copy
 import io
 import json
-import subprocess
-import sys
 
 import av
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import toon_companions
 from sdxl_anime_video.demo.painter import paint_clip
 from sdxl_anime_video.demo.run.client import ComfyClient, PromptError, PromptInterrupted
 from sdxl_anime_video.demo.run.graph import only, saved_clip, with_files
@@ -188,14 +187,13 @@ def upscale_model(server):
 
 
 @pytest.fixture
-def companions(server, repository):
-    """Small files for the toon model with random weights, and poses: input values by the class of the node."""
-    script = repository / "tests" / "toon_companions.py"
-    subprocess.run([sys.executable, str(script), str(server.base)], check=True, cwd=repository.parent, timeout=300)
+def companions(server):
+    """The toon world's files, and random LoRAs for the rest: input values by the class of the node."""
+    toon_companions.main(server.base)
     return {
-        "SAV_LoraStack": {"lora_1": "tiny.safetensors"},
-        "SAV_LoadMotionModule": {"motion_module_name": "tiny.safetensors"},
-        "ControlNetLoader": {"control_net_name": "tiny.safetensors"},
+        "SAV_LoraStack": {"speed_lora": "toon/toon_lcm.safetensors"},
+        "SAV_LoadMotionModule": {"motion_module_name": "toon/toon_motion.safetensors"},
+        "ControlNetLoader": {"control_net_name": "toon/toon_pose.safetensors"},
     }
 
 

@@ -35,7 +35,7 @@ class ControlKeyframes(io.ComfyNode):
                 io.Image.Input(
                     "hints",
                     tooltip="Hint pictures: one for each frame of the clip, or one for each keyframe in the order in "
-                    "which they are written, or a single one.",
+                    "which they are written, or a single one. Alpha is dropped.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -117,8 +117,9 @@ class ControlKeyframes(io.ComfyNode):
             raise ValueError(f"{NODE}: strength is {strength:g}; it must lie between 0 and 10")
         if frames < 1:
             raise ValueError(f"{NODE}: frames is {frames}; it must be 1 or more")
-        if hints.ndim != 4 or 0 in hints.shape:
+        if hints.ndim != 4 or 0 in hints.shape or hints.shape[3] not in (3, 4):
             raise ValueError(f"{NODE}: hints are {list(hints.shape)}, not [pictures, height, width, 3]; connect images")
+        hints = hints[..., :3]
         if not hints.isfinite().all():
             raise ValueError(f"{NODE}: hints hold NaN or infinite values; look at what made these pictures")
         rows = keyframe_rows(keyframes, frames, NODE)

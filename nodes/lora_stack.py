@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..temporal.lora_tags import MOST, TagError, resolve, take_tags
+from ..temporal.lora_tags import MOST, resolve, take_tags
 from ._api import io
 from ._show import show
 
@@ -94,10 +94,10 @@ class LoraStack(io.ComfyNode):
     def fingerprint_inputs(cls, prompt: str | None = "", **rows):
         """Size and time of every file that is used, so that a file that was replaced is read again."""
         try:
-            names = [choice.name for choice in _choices(prompt or "", rows)[1]]
-        except (TagError, ValueError):
+            files = [(choice.name, _path(choice).stat()) for choice in _choices(prompt or "", rows)[1]]
+        except (OSError, ValueError):
             return ""  # the node itself tells what is wrong
-        return [f"{name}/{facts.st_size}/{facts.st_mtime_ns}" for name in names for facts in [_path(name).stat()]]
+        return [f"{name}/{facts.st_size}/{facts.st_mtime_ns}" for name, facts in files]
 
     @classmethod
     def execute(cls, model, clip, prompt: str = "", **rows) -> io.NodeOutput:
@@ -107,10 +107,10 @@ class LoraStack(io.ComfyNode):
         try:
             require_sdxl(model)
             rest, choices = _choices(prompt, rows)
-        except ValueError as error:
+            progress = _progress(sum(_path(choice).stat().st_size for choice in choices))
+        except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"{NODE}: {error}") from None
         entries = []
-        progress = _progress(sum(_path(choice.name).stat().st_size for choice in choices))
         for choice in choices:
             model, clip, entry = _apply(model, clip, choice, progress)
             entries.append(entry)
@@ -179,10 +179,17 @@ def _row(source: str, rows: dict[str, Any], weight: float, clip_weight: float) -
     yield Choice(source, name, weight, clip_weight)
 
 
-def _path(name: str) -> Path:
+def _path(choice: Choice) -> Path:
+    """Where the file is. Raises FileNotFoundError for one that is listed and yet cannot be opened."""
     import folder_paths
 
-    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    path = folder_paths.get_full_path(FOLDER, choice.name)
+    if path is None:  # core lists links without a target too
+        raise FileNotFoundError(
+            f"{choice.source} {choice.name!r} is a link to a file that is not there, or has just been removed; put the "
+            f"file itself into models/{FOLDER}"
+        )
+    return Path(path)
 
 
 def _apply(model, clip, choice: Choice, progress):
@@ -193,7 +200,7 @@ def _apply(model, clip, choice: Choice, progress):
     from ..temporal.lora_report import Entry
     from ..temporal.weights_file import WeightsFileError, read_header
 
-    path = _path(choice.name)
+    path = _path(choice)
     try:
         file = describe(read_header(path))
         fit = check_fit(model, clip, file)

@@ -129,7 +129,7 @@ def _speed_files(graph: Graph, nodes: list[str], patched: bool) -> list[tuple[st
     import folder_paths
 
     loras = set(folder_paths.get_filename_list("loras"))
-    chosen = {graph[node].get("inputs", {}).get("speed_lora") for node in nodes} - {None, "None"}
+    chosen = [graph[node].get("inputs", {}).get("speed_lora") for node in nodes]  # a list where it is linked
     found = []
     for name in model_files(graph, nodes):
         is_file = name in loras

@@ -94,7 +94,9 @@ def describe(header: Header) -> LoraFile:
     context = next((size[1] for name, size in layers.items() if size and _CROSS.search(name)), None)
     base, base_from = _base(layers, context, header.metadata)
     triggers, triggers_from = _triggers(header.metadata)
-    ranks = {info.shape[0] for parts in modules.values() for part, info in parts.items() if part in _RANKED}
+    ranks = {
+        info.shape[0] for parts in modules.values() for part, info in parts.items() if part in _RANKED and info.shape
+    }
     return LoraFile(
         _naming(layers),
         _kinds(modules),
@@ -118,6 +120,8 @@ _RANKED = ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 def _size(module: str, parts: Mapping[str, TensorInfo]) -> tuple[int, int] | None:
     """Rows of a layer's matrix and values in each, None where its parts do not tell. Raises LoraError for a half."""
     shapes = {part: info.shape for part, info in parts.items()}
+    if math.prod(shapes.get("alpha", ())) != 1:
+        raise LoraError(f"has {module}.alpha of the shape {list(shapes['alpha'])}, not one number. {DOWNLOAD_AGAIN}")
     for up, down, middle in _PAIRS:
         if (up in shapes) != (down in shapes):
             raise LoraError(f"has {up if up in shapes else down} of {module} without its other half. {DOWNLOAD_AGAIN}")
@@ -126,23 +130,29 @@ def _size(module: str, parts: Mapping[str, TensorInfo]) -> tuple[int, int] | Non
         one, other, kernel = shapes[up], shapes[down], shapes.get(middle, ())
         if min(len(one), len(other)) < 2 or 0 in (*one, *other):
             raise LoraError(f"has a layer {module} of the shapes {list(one)} and {list(other)}. {DOWNLOAD_AGAIN}")
+        if not kernel and math.prod(one[1:]) != other[0]:  # core would leave the layer out, and say so in its log only
+            raise LoraError(
+                f"has a layer {module} whose halves {list(one)} and {list(other)} differ in rank. {DOWNLOAD_AGAIN}"
+            )
         rows = one[1] if up == "hada_w1_a" and kernel else one[0]
         return rows, math.prod(other[1:]) * math.prod(kernel[2:])
     if shapes.get("diff"):
         return shapes["diff"][0], math.prod(shapes["diff"][1:])
-    return _kronecker(shapes)
+    return _kronecker(module, shapes)
 
 
 _PAIRS = (("lora_up.weight", "lora_down.weight", "lora_mid.weight"), ("hada_w1_a", "hada_w1_b", "hada_t1"))
 
 
-def _kronecker(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
-    """LoKr: a Kronecker product of two matrices, each whole or a product `a @ b`."""
+def _kronecker(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """LoKr: a Kronecker product of two matrices, each whole or a product `a @ b`. Raises LoraError if one lacks."""
+    if "lokr_t2" in shapes or not any(name.startswith("lokr_") for name in shapes):
+        return None
     rows = columns = 1
     for name in ("lokr_w1", "lokr_w2"):
         first, last = shapes.get(name) or shapes.get(f"{name}_a"), shapes.get(name) or shapes.get(f"{name}_b")
-        if not first or not last or "lokr_t2" in shapes:
-            return None
+        if not first or not last:
+            raise LoraError(f"has a layer {module} without a whole {name}. {DOWNLOAD_AGAIN}")
         rows, columns = rows * first[0], columns * math.prod(last[1:])
     return rows, columns
 
@@ -199,7 +209,7 @@ def _triggers(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
     try:
         for tags in json.loads(metadata.get("ss_tag_frequency") or "{}").values():
             counts.update({_line(tag): int(count) for tag, count in tags.items() if tag.strip()})
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return (), ""  # metadata may hold anything
     return tuple(tag for tag, _ in counts.most_common(_MOST_WORDS)), "most frequent tags in training"
 

@@ -8,6 +8,7 @@ attention of an SDXL model, hence `core_name`. PEFT also keeps a LoRA's strength
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -84,7 +85,7 @@ def peft_scales(metadata: Mapping[str, str], config: Mapping[str, Any] | None) -
     if told:
         try:
             flat = dict(json.loads(told))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise LoraError("has lora_adapter_metadata that cannot be read. Save it again.") from None
         for prefix, short in _PREFIXES:
             settings[short] = {key[len(prefix) :]: value for key, value in flat.items() if key.startswith(prefix)}
@@ -95,6 +96,6 @@ def _scale(config: Mapping[str, Any]) -> float:
     if config.get("alpha_pattern") or config.get("rank_pattern"):
         raise LoraError("has layers of their own strength (PEFT's alpha_pattern). Save it in kohya's format.")
     alpha, rank = config["lora_alpha"], config.get("r")
-    if not all(isinstance(n, int | float) and n > 0 for n in (alpha, rank)):
+    if not all(isinstance(n, int | float) and 0 < n < math.inf for n in (alpha, rank)):
         raise LoraError(f"says lora_alpha={alpha!r} and r={rank!r}, which are no positive numbers. Save it again.")
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank  # type: ignore[operator]

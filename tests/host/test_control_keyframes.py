@@ -99,6 +99,11 @@ def test_a_single_picture_equals_core(control):
     assert torch.equal(sample(model(), *keyframed(control, pictures(1))), expected)
 
 
+def test_alpha_is_dropped(control):
+    hints = torch.cat([pictures(), torch.zeros(LENGTH, PIXELS, PIXELS, 1)], -1)
+    assert torch.equal(sample(model(), *keyframed(control, hints)), sample(model(), *keyframed(control)))
+
+
 def test_strength_zero_is_no_controlnet(control):
     positive, negative = keyframed(control, strength=0.0)
     assert positive is POSITIVE and negative is NEGATIVE
@@ -330,6 +335,7 @@ def test_clones_for_other_devices(control):
         ({"start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after"),
         ({"hints": torch.zeros(0, 8, 8, 3)}, r"hints are \[0, 8, 8, 3\]"),
         ({"hints": torch.full((1, 8, 8, 3), torch.nan)}, "hints hold NaN"),
+        ({"hints": torch.zeros(1, 8, 8, 1)}, r"hints are \[1, 8, 8, 1\], not"),
     ],
 )
 def test_the_node_refuses(control, changes, message):

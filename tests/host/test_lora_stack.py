@@ -109,6 +109,16 @@ def test_names_that_core_passes_over(toon, name, twin):
     assert difference(by_core(toon, (name, 0.8, 0.8)), expected) > 0.01
 
 
+def test_weights_of_8_bits(toon, folder):
+    small = {name: value.to(torch.float8_e4m3fn) for name, value in FILES["kohya"].items()}
+    path = make.write(folder / "eight.safetensors", small)
+    assert difference(stack(toon, ("eight", 0.8)), by_core(toon, ("eight", 0.8, 0.8))) == 0.0
+    make.write(path, {name: (value.float() * float("nan")).to(value.dtype) for name, value in small.items()})
+    with pytest.raises(LoraError, match="holds NaN or infinity"):
+        stack(toon, ("eight", 0.8))
+    path.unlink()
+
+
 @pytest.mark.parametrize("place", ["beside", "inside"])
 def test_pefts_strength_counts(toon, folder, place):
     told = {"lora_alpha": 8, "r": 4}
@@ -220,8 +230,23 @@ def test_broken_files_are_refused(toon, folder):
     assert "cut.safetensors is cut off" in refused("cut")
     assert "it is a pickle in a zip, not safetensors. Save it as safetensors." in refused("pickle")
     assert "has no layer that fits this MODEL (its layers: lora_unet_mid_block_x)" in refused("fits nothing")
-    for name in ("nan", "cut", "pickle", "fits nothing"):
+    alpha = next(name for name in FILES["kohya"] if name.endswith("alpha"))
+    make.write(folder / "three.safetensors", FILES["kohya"] | {alpha: torch.ones(3)})
+    half = {name: value for name, value in FILES["loha"].items() if "hada_w2" not in name}
+    make.write(folder / "half.safetensors", half)
+    assert "to_q.alpha of the shape [3], not one number" in refused("three")
+    assert "lora_1: half.safetensors lacks 'lora_unet_mid_block" in refused("half")
+    for name in ("nan", "cut", "pickle", "fits nothing", "three", "half"):
         (folder / f"{name}.safetensors").unlink()
+
+
+def test_a_link_without_a_target(toon, folder):
+    link = folder / "link.safetensors"
+    link.symlink_to(folder / "moved.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"^SAV_LoraStack: lora_1 'link\.safetensors' is a link to a file that"):
+        stack(toon, ("link", 0.8))
+    assert LoraStack.fingerprint_inputs(lora_1="link.safetensors") == ""
+    link.unlink()
 
 
 def test_layers_of_another_size_are_counted(toon, folder):

@@ -183,6 +183,9 @@ class TestInAGraph:
         assert "Warning" not in self.run("lcm", "pastel.safetensors", ours=True), "it was chosen as a speed_lora"
         assert "Warning" not in self.run("sde", noise_after=True)
 
+    def test_a_speed_lora_by_a_link(self):
+        assert "no LCM LoRA" in self.run("lcm", ["1", 0], ours=True)
+
     def test_what_is_missing(self, caplog):
         with caplog.at_level(logging.WARNING):
             text = self.run("lcm", "pastel.safetensors")

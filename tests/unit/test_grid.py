@@ -1,5 +1,7 @@
 """Pictures on one sheet."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,14 @@ def test_labels_stand_above_their_pictures(pictures):
     inked = [bool((sheet[GAP : GAP + head, GAP + i * (64 + GAP) :][:, :64] != paper).any()) for i in range(3)]
     assert inked == [True, False, True]
     assert (sheet[:, 3 * (64 + GAP) :] == paper).all()  # the long one stays within its column
+
+
+def test_a_label_as_long_as_a_prompt(pictures):
+    """Cut to what fits, and at once: measuring every length of a text takes a minute."""
+    start = time.perf_counter()
+    sheet = image_grid(pictures[:1], 0, ["word " * 1000])
+    assert time.perf_counter() - start < 5
+    assert np.array_equal(sheet, image_grid(pictures[:1], 0, ["word " * 5]))
 
 
 def test_the_alpha_channel_is_dropped(pictures):

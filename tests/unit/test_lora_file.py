@@ -112,7 +112,7 @@ def test_trigger_words(tmp_path):
     assert described(tmp_path, make.kohya(LAYERS), **tags, **{"modelspec.trigger_phrase": "pastel"}).triggers == (
         "pastel",
     )
-    for broken in ("{", "[1]", '{"a": 3}', '{"a": {"b": "c"}}', "[" * 100000):
+    for broken in ("{", "[1]", '{"a": 3}', '{"a": {"b": "c"}}', '{"a": {"b": Infinity}}', "[" * 100000):
         assert described(tmp_path, make.kohya(LAYERS), ss_tag_frequency=broken).triggers == ()
 
 
@@ -139,11 +139,26 @@ def test_hashes(tmp_path):
         (["lora_unet_a.alpha"], "has no key of a LoRA"),
         (["lora_unet_a.lora_up.weight"], "has lora_up.weight of lora_unet_a without its other half"),
         (["lora_unet_a.hada_w1_b"], "has hada_w1_b of lora_unet_a without its other half"),
+        (["lora_unet_a.lokr_w1"], "has a layer lora_unet_a without a whole lokr_w2"),
+        (["lora_unet_a.lokr_w1", "lora_unet_a.lokr_w2_b"], "has a layer lora_unet_a without a whole lokr_w2"),
     ],
 )
 def test_what_is_no_lora(keys, words):
     with pytest.raises(LoraError, match=words):
         describe(header(*keys))
+
+
+@pytest.mark.parametrize(("up", "down"), [("lora_up.weight", "lora_down.weight"), ("hada_w1_a", "hada_w1_b")])
+def test_halves_of_other_ranks_are_refused(up, down):
+    shapes = {f"lora_unet_a.{up}": TensorInfo("F16", (320, 4)), f"lora_unet_a.{down}": TensorInfo("F16", (8, 320))}
+    with pytest.raises(LoraError, match=r"layer lora_unet_a whose halves \[320, 4\] and \[8, 320\] differ in rank"):
+        describe(Header({}, shapes))
+
+
+def test_a_part_without_a_shape_has_no_rank():
+    shapes = {"lokr_w1": (2, 2), "lokr_w2": (4, 4), "lokr_w1_b": ()}
+    file = describe(Header({}, {f"lora_unet_a.{part}": TensorInfo("F16", shape) for part, shape in shapes.items()}))
+    assert file.ranks == () and file.layers == {"lora_unet_a": (8, 8)}
 
 
 def test_whole_differences_are_loras():
@@ -165,13 +180,19 @@ def test_pefts_strength():
     told = {"unet.lora_alpha": 2, "unet.r": 4, "text_encoder_2.lora_alpha": 4, "text_encoder_2.r": 4}
     found = peft_scales({"lora_adapter_metadata": json.dumps(told)}, None)
     assert found == {"lora_unet_": 0.5, "lora_te2_": 1.0}
-    for broken in ({"lora_alpha": 1, "r": 0}, {"lora_alpha": "1", "r": 1}, {"lora_alpha": 1}):
+    for broken in (
+        {"lora_alpha": 1, "r": 0},
+        {"lora_alpha": "1", "r": 1},
+        {"lora_alpha": 1},
+        {"lora_alpha": 1e999, "r": 4},
+    ):
         with pytest.raises(LoraError, match="no positive numbers"):
             peft_scales({}, broken)
     with pytest.raises(LoraError, match="alpha_pattern"):
         peft_scales({}, {"lora_alpha": 1, "r": 1, "alpha_pattern": {"to_q": 2}})
-    with pytest.raises(LoraError, match="cannot be read"):
-        peft_scales({"lora_adapter_metadata": "{"}, None)
+    for unreadable in ("{", "[" * 100000):
+        with pytest.raises(LoraError, match="cannot be read"):
+            peft_scales({"lora_adapter_metadata": unreadable}, None)
 
 
 @pytest.mark.parametrize(

@@ -86,16 +86,24 @@ def apply_lora(model, clip, path: Path, weight: float, clip_weight: float):
 
     Tensors that diffusers or PEFT named are found too, which core's loader would pass over.
 
-    Raises LoraError for tensors that are not finite.
+    Raises LoraError for tensors that are not finite, and for layers that lack a part.
     """
     weights, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [key for key, value in weights.items() if value.is_floating_point() and not _finite(value)]
     if broken:
         raise LoraError(f"holds NaN or infinity in {len(broken)} tensors ({broken[0]}). {DOWNLOAD_AGAIN}")
     names = core_keys(weights)
     weights = {names[key]: value for key, value in weights.items()}
     weights |= _alphas(weights, peft_scales(metadata or {}, _peft_config(path)))
-    return comfy.sd.load_lora_for_models(model, clip, weights, weight, clip_weight)
+    try:
+        return comfy.sd.load_lora_for_models(model, clip, weights, weight, clip_weight)
+    except KeyError as error:  # a part that a layer's other parts want
+        raise LoraError(f"lacks {error}. {DOWNLOAD_AGAIN}") from None
+
+
+def _finite(value: torch.Tensor) -> bool:
+    # torch's own isfinite does not know every type of 8 bits
+    return bool((value.float() if value.element_size() == 1 else value).isfinite().all())
 
 
 def _alphas(weights: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
@@ -116,7 +124,7 @@ def _peft_config(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(place.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise LoraError(f"has an {place.name} beside it that cannot be read ({error}). {DOWNLOAD_AGAIN}") from None
 
 

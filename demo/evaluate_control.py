@@ -24,7 +24,7 @@ from ..temporal.control_keyframes import keyframe_rows, picture_of_frame, streng
 from .arguments import number, whole
 from .evaluate import contact_sheet, held_out_pairs
 from .hints import KINDS, hint_pictures
-from .in_comfyui import TOON, add_arguments, evaluate
+from .in_comfyui import TOON, add_arguments, evaluate, with_temporal_layers
 from .judge import mean_scores, table
 from .painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 
@@ -101,12 +101,11 @@ class Renderer:
     def __init__(self, options: argparse.Namespace):
         import comfy.controlnet
 
-        from ..temporal.hosts.comfy.adapter import apply_adapter, load_patcher
         from .comfy import load_toon_comfy
 
         self.options = options
         model, self.clip, self.vae = load_toon_comfy()
-        self.model = apply_adapter(model, load_patcher(options.adapter))
+        self.model = with_temporal_layers(model, options.adapter)
         self.control_net = comfy.controlnet.load_controlnet(str(options.controlnet))
         if self.control_net is None:
             raise ValueError(f"{options.controlnet} holds no ControlNet; make one with {MAKE}")

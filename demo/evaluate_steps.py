@@ -21,7 +21,7 @@ import torch
 from ..schedulers.presets import PRESETS
 from .arguments import number, whole
 from .evaluate import contact_sheet, held_out_pairs
-from .in_comfyui import TOON, add_arguments, evaluate
+from .in_comfyui import TOON, add_arguments, evaluate, with_temporal_layers
 from .judge import Judge, mean_scores, table
 from .painter import paint_clip
 
@@ -54,7 +54,6 @@ class Renderer:
     """The toon model with the adapter, with and without the LoRA; `import_comfyui` must have been called."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from ..temporal.hosts.comfy.adapter import apply_adapter, load_patcher
         from ..temporal.hosts.comfy.loras import apply_lora, check_fit
         from ..temporal.lora_file import describe
         from ..temporal.weights_file import read_header
@@ -67,8 +66,9 @@ class Renderer:
             quick, _ = apply_lora(plain, clip, options.lora, options.weight, 0.0)
         except ValueError as error:
             raise ValueError(f"{options.lora} {error}") from None
-        adapter = load_patcher(options.adapter)
-        self.models = {on: apply_adapter(model, adapter) for on, model in ((False, plain), (True, quick))}
+        self.models = {
+            on: with_temporal_layers(model, options.adapter) for on, model in ((False, plain), (True, quick))
+        }
         self.clip = clip
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ ADAPTER = TOON / "temporal_adapters" / "toon" / "toon_adapter.safetensors"
 
 def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     """The arguments that all of them have. output: the default folder."""
-    parser.add_argument("--adapter", type=Path, default=ADAPTER)
+    parser.add_argument("--adapter", type=Path, default=ADAPTER, help="a temporal adapter or a motion module")
     parser.add_argument("--output", type=Path, default=Path(output))
     parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=12, help="held-out caption/seed pairs")
     parser.add_argument("--frames", type=whole(2), default=16)
@@ -30,6 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--shown", type=whole(1), default=3, help="pairs on the contact sheet")
     parser.add_argument("--threads", type=whole(1), default=None)
     parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
+
+
+def with_temporal_layers(model: Any, path: Path) -> Any:
+    """A clone of the MODEL with the temporal adapter or motion module of a file. Raises ValueError, naming the file."""
+    from ..temporal.hosts.comfy import adapter, motion_module
+    from ..temporal.inspect_weights import kind_of
+
+    if kind_of(path) == "motion module":
+        return motion_module.apply_motion_module(model, motion_module.load_patcher(path))
+    return adapter.apply_adapter(model, adapter.load_patcher(path))
 
 
 def evaluate(

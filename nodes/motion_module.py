@@ -30,7 +30,7 @@ class LoadMotionModule(io.ComfyNode):
                     "motion_module_name",
                     options=weights.file_names(FOLDER),
                     tooltip="A file in ComfyUI's models/animatediff_models. What it is, is told by its contents. "
-                    "Modules for SD1.5 do not fit SDXL.",
+                    "Modules for SD1.5 do not fit SDXL; toon/toon_motion.safetensors is for the Toon Demo Model.",
                 ),
             ],
             outputs=[

@@ -19,7 +19,7 @@ def clips():
     module = LoadMotionModule.execute(NAME).result[0]
     moving = ApplyMotionModule.execute(model, module).result[0]
     positive, negative = (
-        core.CLIPTextEncode().encode(clip, text)[0] for text in ("boy, red hair, black dress, sky, wave", "")
+        core.CLIPTextEncode().encode(clip, text)[0] for text in ("boy, red hair, blue shirt, sunset, wave", "")
     )
     empty = {"samples": torch.zeros(8, 4, 16, 16)}
     found = []

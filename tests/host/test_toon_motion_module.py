@@ -17,7 +17,7 @@ def clips():
     register_folders()
     model, clip, vae = load_toon_comfy()
     module = LoadMotionModule.execute(NAME).result[0]
-    moving = ApplyMotionModule.execute(model, module).result[0]
+    moving = ApplyMotionModule.execute(model, module, 1.0, 0.0, 1.0, "auto").result[0]
     positive, negative = (
         core.CLIPTextEncode().encode(clip, text)[0] for text in ("boy, red hair, blue shirt, sunset, wave", "")
     )

@@ -90,9 +90,9 @@ class Arm:
         if len(words) not in (1, 3):
             raise ValueError(f"arm {text!r}: write {NO_HINTS!r}, or keyframes, or keyframes with a falloff and frames")
         falloff, reach = (words[1], whole(1)(words[2])) if len(words) == 3 else ("none", 1)
-        rows = keyframe_rows(words[0], frames, f"arm {text!r}")
-        self.pictures = picture_of_frame(rows, frames, frames, f"arm {text!r}")
-        self.curve = strength_curve(rows, frames, falloff, reach)
+        self.rows = keyframe_rows(words[0], frames, f"arm {text!r}")
+        self.pictures = picture_of_frame(self.rows, frames, len(self.rows), f"arm {text!r}")
+        self.curve = strength_curve(self.rows, frames, falloff, reach)
 
 
 class Renderer:
@@ -124,7 +124,7 @@ class Renderer:
         model = record(self.model, lambda contract: contract.with_noise(noise)) if options.correlation else self.model
         prompts: list = [self._encode(caption), self._encode("")]
         if arm.curve is not None:
-            pictures = torch.from_numpy(hints).float() / 255
+            pictures = torch.from_numpy(hints[arm.rows]).float() / 255  # nothing else is known of the clip
             prompts = control_clip(
                 prompts, self.control_net, pictures, arm.pictures, arm.curve, options.strength, (0.0, 1.0)
             )

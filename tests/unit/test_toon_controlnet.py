@@ -109,7 +109,9 @@ def test_background_drift_is_the_suns(clip):
 def test_arms():
     assert evaluate_control.Arm("no hints", 16).curve is None
     assert evaluate_control.Arm("all", 3).curve.tolist() == [1, 1, 1]
-    assert evaluate_control.Arm("0,-1 linear 2", 4).curve.tolist() == [1, 0.5, 0.5, 1]
+    sparse = evaluate_control.Arm("0,-1 linear 2", 4)
+    assert sparse.curve.tolist() == [1, 0.5, 0.5, 1]
+    assert (sparse.rows, sparse.pictures) == ([0, 3], [0, 0, 1, 1])  # hints of keyframes alone
     for text, message in (("0 linear", "write 'no hints', or keyframes"), ("9", "position 9 is outside")):
         with pytest.raises(ValueError, match=f"arm '{text}': {message}"):
             evaluate_control.Arm(text, 4)

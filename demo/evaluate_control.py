@@ -3,8 +3,9 @@
 Renders held-out captions in a real ComfyUI with the toon ControlNet and the temporal adapter, with the hints of a clip
 that the painter painted, and reads the pose back: the places of gloves and boots by their colours. An arm is
 `no hints`, or keyframes as the node takes them, with a falloff if wanted: `all`, `0,25%,50%,75%,100%`,
-`0,50%,100% linear 4`. The arm `painted` is the painted clip itself and `decoded` the same through the VAE: what the
-reading itself gets wrong. Writes table.md, results.json and sheet.png. Slow: a clip takes seconds.
+`0,50%,100% linear 4`; only the hints of keyframes are given. The arm `painted` is the painted clip itself, `decoded` the
+same through the VAE, which is what the reading itself gets wrong, and `held` shows the painted picture of the nearest
+keyframe (of `--keyframes`). Writes table.md, results.json and sheet.png. Slow: a clip takes seconds.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from .judge import mean_scores, table
 from .painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 
 MAKE = "python -m sdxl_anime_video.demo.train controlnet"
-PAINTED, DECODED, NO_HINTS, FULL = "painted", "decoded", "no hints", "all"
-DEFAULT_ARMS = (PAINTED, DECODED, NO_HINTS, FULL, "0,25%,50%,75%,100%", "0,25%,50%,75%,100% linear 3")
+PAINTED, HELD, DECODED, NO_HINTS, FULL = "painted", "held", "decoded", "no hints", "all"
+DEFAULT_ARMS = (PAINTED, DECODED, HELD, NO_HINTS, FULL, "0,25%,50%,75%,100%", "0,25%,50%,75%,100% linear 2")
 COLUMNS = ("pose_error", "gap_closed", "at_keyframes", "between", "limbs_seen", "background_drift", "flicker")
 MISS = 16.0
 """Pixels at 128 that a limb counts as off when it is not seen, or farther away than that."""
@@ -84,7 +85,7 @@ class Arm:
     def __init__(self, text: str, frames: int):
         """Raises ValueError for what is none of: no hints, KEYFRAMES, KEYFRAMES FALLOFF FRAMES."""
         self.curve: torch.Tensor | None = None
-        if text in (PAINTED, DECODED, NO_HINTS):
+        if text in (PAINTED, HELD, DECODED, NO_HINTS):
             return
         words = text.split()
         if len(words) not in (1, 3):
@@ -160,6 +161,7 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
 
     arms = {text: Arm(text, options.frames) for text in options.arms}
     keyframes = keyframe_rows(options.keyframes, options.frames, "--keyframes")
+    nearest = np.array(keyframes)[picture_of_frame(keyframes, options.frames, len(keyframes), "--keyframes")]
     options.output.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(options)
     each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
@@ -169,8 +171,8 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
         painted = paint_clip(caption, options.frames, 128, seed)
         hints = hint_pictures(painted, options.hint)
         for text, arm in arms.items():
-            if text == PAINTED:
-                clip = painted.frames / np.float32(255)
+            if text in (PAINTED, HELD):
+                clip = (painted.frames if text == PAINTED else painted.frames[nearest]) / np.float32(255)
             else:
                 clip = renderer.decoded(painted.frames) if text == DECODED else None
                 clip = renderer.render(caption, seed, hints, arm) if clip is None else clip

@@ -3,9 +3,9 @@
 Renders held-out captions in a real ComfyUI with the toon ControlNet and the temporal adapter, with the hints of a clip
 that the painter painted, and reads the pose back: the places of gloves and boots by their colours. An arm is
 `no hints`, or keyframes as the node takes them, with a falloff if wanted: `all`, `0,25%,50%,75%,100%`,
-`0,50%,100% linear 4`; only the hints of keyframes are given. The arm `painted` is the painted clip itself, `decoded` the
-same through the VAE, which is what the reading itself gets wrong, and `held` shows the painted picture of the nearest
-keyframe (of `--keyframes`). Writes table.md, results.json and sheet.png. Slow: a clip takes seconds.
+`0,50%,100% linear 4`; only the hints of keyframes are given. The arm `painted` is the painted clip itself, `decoded`
+the same through the VAE, which is what the reading itself gets wrong, and `held` shows the painted picture of the
+nearest keyframe (of `--keyframes`). Writes table.md, results.json and sheet.png. Slow: a clip takes seconds.
 """
 
 from __future__ import annotations

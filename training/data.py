@@ -100,7 +100,7 @@ class Clips(ClipSource):
 def find_clips(folder: Path) -> list[Path]:
     """Video files of a folder and its subfolders, by name. Raises DataError if there are none."""
     if not folder.is_dir():
-        raise DataError(f"clips: folder {folder} does not exist")
+        raise DataError(f"clips: folder {folder} does not exist; name one of captioned clips, or what prepare made")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         raise DataError(f"clips: no video ({', '.join(sorted(VIDEO_SUFFIXES))}) in {folder}")

@@ -84,9 +84,7 @@ def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dic
     """The UNet with each kind of temporal layers; with all of them at once it stays the plain UNet in between."""
     where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
     if arguments.weights:
-        found = {path.stem: kinds.load(path).to(**where) for path in arguments.weights}
-        hosts = {name: TemporalUNet if isinstance(one, TemporalAdapter) else MotionUNet for name, one in found.items()}
-        return {name: hosts[name](unet, one) for name, one in found.items()}
+        return {path.stem: kinds.put_on(unet, kinds.load(path).to(**where)) for path in arguments.weights}
     most = max(24, arguments.frames)
     places = {site: width for site, width in unet_channels(unet).items() if site.stage != "mid"}
     made = {"adapter": TemporalUNet(unet, TemporalAdapter.create(unet_sites(unet), max_frames=most, **where))}

@@ -25,7 +25,7 @@ from ..temporal.control_keyframes import keyframe_rows, picture_of_frame, streng
 from .arguments import number, whole
 from .evaluate import contact_sheet, held_out_pairs
 from .hints import KINDS, hint_pictures
-from .in_comfyui import TOON, add_arguments, evaluate, with_temporal_layers
+from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
 from .judge import mean_scores, table
 from .painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 
@@ -106,7 +106,7 @@ class Renderer:
 
         self.options = options
         model, self.clip, self.vae = load_toon_comfy()
-        self.model = with_temporal_layers(model, options.adapter)
+        self.model = temporal_layers(options.adapter)(model)
         self.control_net = comfy.controlnet.load_controlnet(str(options.controlnet))
         if self.control_net is None:
             raise ValueError(f"{options.controlnet} holds no ControlNet; make one with {MAKE}")
@@ -171,11 +171,14 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
         painted = paint_clip(caption, options.frames, 128, seed)
         hints = hint_pictures(painted, options.hint)
         for text, arm in arms.items():
-            if text in (PAINTED, HELD):
-                clip = (painted.frames if text == PAINTED else painted.frames[nearest]) / np.float32(255)
+            if text == PAINTED:
+                clip = painted.frames / np.float32(255)
+            elif text == HELD:
+                clip = painted.frames[nearest] / np.float32(255)
+            elif text == DECODED:
+                clip = renderer.decoded(painted.frames)
             else:
-                clip = renderer.decoded(painted.frames) if text == DECODED else None
-                clip = renderer.render(caption, seed, hints, arm) if clip is None else clip
+                clip = renderer.render(caption, seed, hints, arm)
             each[text].append(scores(clip, painted, keyframes))
             if i < options.shown:
                 sheet.append((text, [clip]))
@@ -209,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, argparse.ArgumentTypeError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return evaluate(options, run, {options.adapter: "python -m sdxl_anime_video train", options.controlnet: MAKE})
+    return evaluate(options, run, options.controlnet, MAKE)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from ..schedulers.presets import PRESETS
 from .arguments import number, whole
 from .evaluate import contact_sheet, held_out_pairs
-from .in_comfyui import TOON, add_arguments, evaluate, with_temporal_layers
+from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
 from .judge import Judge, mean_scores, table
 from .painter import paint_clip
 
@@ -66,9 +66,8 @@ class Renderer:
             quick, _ = apply_lora(plain, clip, options.lora, options.weight, 0.0)
         except ValueError as error:
             raise ValueError(f"{options.lora} {error}") from None
-        self.models = {
-            on: with_temporal_layers(model, options.adapter) for on, model in ((False, plain), (True, quick))
-        }
+        layered = temporal_layers(options.adapter)
+        self.models = {False: layered(plain), True: layered(quick)}
         self.clip = clip
 
     @torch.no_grad()
@@ -136,8 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    train = "python -m sdxl_anime_video train", "python -m sdxl_anime_video.demo.train lcm"
-    return evaluate(options, run, dict(zip((options.adapter, options.lora), train, strict=True)))
+    return evaluate(options, run, options.lora, "python -m sdxl_anime_video.demo.train lcm")
 
 
 if __name__ == "__main__":

@@ -32,31 +32,39 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
 
 
-def with_temporal_layers(model: Any, path: Path) -> Any:
-    """A clone of the MODEL with the temporal adapter or motion module of a file. Raises ValueError, naming the file."""
+def temporal_layers(path: Path) -> Callable[[Any], Any]:
+    """What makes a clone of a MODEL with the temporal adapter or motion module of a file, which is loaded here.
+
+    Raises ValueError, naming the file.
+    """
     from ..temporal.hosts.comfy import adapter, motion_module
     from ..temporal.inspect_weights import kind_of
 
     if kind_of(path) == "motion module":
-        return motion_module.apply_motion_module(model, motion_module.load_patcher(path))
-    return adapter.apply_adapter(model, adapter.load_patcher(path))
+        module = motion_module.load_patcher(path)
+        return lambda model: motion_module.apply_motion_module(model, module)
+    layers = adapter.load_patcher(path)
+    return lambda model: adapter.apply_adapter(model, layers)
 
 
 def evaluate(
-    options: argparse.Namespace, run: Callable[[argparse.Namespace, Callable[[str], Any]], str], needed: dict[Path, str]
+    options: argparse.Namespace,
+    run: Callable[[argparse.Namespace, Callable[[str], Any]], str],
+    file: Path,
+    command: str,
 ) -> int:
     """Print the table that `run` makes of the options, in a process with ComfyUI; the exit status.
 
-    needed: a file that must be there -> the command that makes one. What is wrong with the files goes to stderr.
+    file: must be there beside the adapter; command: makes one. What is wrong with the files goes to stderr.
     """
     from .run.comfyui import ComfyUINotFound, import_comfyui
 
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        for path, command in needed.items():
+        for path, make in ((options.adapter, "python -m sdxl_anime_video train"), (file, command)):
             if not path.is_file():
-                raise ValueError(f"{path} is missing; restore it from the repository or make it with {command}")
+                raise ValueError(f"{path} is missing; restore it from the repository or make it with {make}")
         with tempfile.TemporaryDirectory(prefix="sav-evaluate-") as base:
             import_comfyui(Path(base), cpu=options.cpu or not torch.cuda.is_available())
             sys.stdout.write(run(options, lambda line: sys.stderr.write(line + "\n")))

@@ -138,6 +138,7 @@ from pathlib import Path
 from sdxl_anime_video.temporal.motion_module_format import load_motion_module
 def anonymous():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssAnon"))
+load_motion_module(sys.argv[2], dtype=torch.float16)  # what the first load of a process imports and starts
 before, peak, done = anonymous(), [0], threading.Event()
 def watch():
     while not done.wait(0.0005):
@@ -158,8 +159,13 @@ def test_loading_in_half_holds_no_second_copy(tmp_path, name):
     big = module(channels={Site("down", 0, j): 640 for j in range(5)})  # 180 MB
     save_motion_module(big, tmp_path / "m.safetensors")
     torch.save(load_file(tmp_path / "m.safetensors"), tmp_path / "m.ckpt")
-    said = subprocess.run([sys.executable, "-c", PEAK, tmp_path / name], capture_output=True, text=True, check=True)
-    peak, held = map(int, said.stdout.split())
+    save_motion_module(module(), tmp_path / "small.safetensors")
+    torch.save(load_file(tmp_path / "small.safetensors"), tmp_path / "small.ckpt")
+    files = tmp_path / name, (tmp_path / "small").with_suffix(Path(name).suffix)
+    command = [sys.executable, "-c", PEAK, *files]
+    # The system hands out pages ahead now and then; a second copy would be there every time.
+    said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    peak, held = min(tuple(map(int, one.split())) for one in said)
     assert held > 80e6
     assert peak < 1.5 * held  # one copy, and the largest tensor with what checking it takes
 

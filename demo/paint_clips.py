@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .arguments import number, whole
+from .hints import KINDS, hint_pictures
 from .painter import HELD_OUT, TRAIN, Clip, paint_clip
 
 SPLITS = {"train": TRAIN, "held_out": HELD_OUT}
@@ -45,17 +46,18 @@ def truth(clip: Clip) -> dict:
     }
 
 
-def write(job: tuple[Path, str, int, int, int, float, int]) -> Path:
+def write(job: tuple[Path, str, int, int, int, float, int, str | None]) -> Path:
     """Paint one clip and write its files, the video last: where it is, the rest is."""
     from ..media.video import write_clip
 
-    path, caption, seed, frames, size, fps, scale = job
+    path, caption, seed, frames, size, fps, scale, hint = job
     if path.exists():
         return path
     clip = paint_clip(caption, frames=frames, size=size, seed=seed, fps=fps)
+    pictures = hint_pictures(clip, hint) if hint else clip.frames
     path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(truth(clip)), encoding="utf-8")
-    write_clip(path, clip.frames.repeat(scale, axis=1).repeat(scale, axis=2), fps, crf=10)
+    write_clip(path, pictures.repeat(scale, axis=1).repeat(scale, axis=2), fps, crf=10)
     return path
 
 
@@ -71,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--fps", type=number(0.01, 1000), default=12)
     parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument(
+        "--hint", choices=KINDS, help="draw hint pictures of the clips instead, in a folder of their own"
+    )
     parser.add_argument("--processes", type=whole(1), default=1)
     options = parser.parse_args(arguments)
     try:
@@ -88,8 +93,9 @@ def paint(options: argparse.Namespace) -> int:
     from rich.progress import track
 
     options.output.mkdir(parents=True, exist_ok=True)
+    how = (options.frames, options.size, options.fps, options.scale, options.hint)
     todo = [
-        (options.output / f"{i:05d}.mp4", caption, seed, options.frames, options.size, options.fps, options.scale)
+        (options.output / f"{i:05d}.mp4", caption, seed, *how)
         for i, (caption, seed) in enumerate(jobs(options.count, options.split, options.seed))
     ]
     with ExitStack() as stack:

@@ -13,10 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ..training.precision import autocast
-from .model import CONTEXT, HEAD, SCALE, UNET_WIDTHS, TextStack, size_ids
+from .model import CONTEXT, HEAD, SCALE, UNET_WIDTHS, WEIGHTS, TextStack, size_ids
 from .optimise import Clock, Optimisation
 from .painter import TRAIN
 
+CONFIG = {
+    "block_out_channels": UNET_WIDTHS,
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * len(UNET_WIDTHS),
+    "cross_attention_dim": CONTEXT,
+    "attention_head_dim": tuple(width // HEAD for width in UNET_WIDTHS),
+    "use_linear_projection": True,
+    "conditioning_embedding_out_channels": (16, 32, 96, 256),  # core's loader knows no others
+}
 CONTRAST = 0.3  # of encoded hints at the start; noise behind the UNet's first layer has a deviation of 0.6
 EMPTY_CAPTIONS = 0.3  # share of frames without a caption, of which only the hint can tell what is to be seen
 
@@ -30,16 +39,7 @@ def new_controlnet(unet: Any, text: TextStack, hints: Tensor) -> Any:
     """
     from diffusers import ControlNetModel
 
-    levels = len(UNET_WIDTHS)
-    network = ControlNetModel(
-        block_out_channels=UNET_WIDTHS,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        cross_attention_dim=CONTEXT,
-        attention_head_dim=tuple(width // HEAD for width in UNET_WIDTHS),
-        use_linear_projection=True,
-        conditioning_embedding_out_channels=(16, 32, 96, 256),  # core's loader knows no others
-    )
+    network = ControlNetModel(**CONFIG)
     for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
         getattr(network, name).load_state_dict(getattr(unet, name).state_dict())
     encoder = network.controlnet_cond_embedding
@@ -163,6 +163,17 @@ def save_controlnet(network: Any, metadata: dict[str, str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_or_nothing(path) as part:
         save_file(tensors, part, metadata={"format": "pt", **metadata})
+
+
+def load_toon_controlnet(hint: str = "pose") -> Any:
+    """The ControlNetModel of the pack's file for a kind of hint, fp32."""
+    from diffusers import ControlNetModel
+    from safetensors.torch import load_file
+
+    stored = load_file(WEIGHTS.parent / "controlnet" / "toon" / f"toon_{hint}.safetensors")
+    network = ControlNetModel(**CONFIG)
+    network.load_state_dict({key: stored[first_name(key)].float() for key in network.state_dict()})
+    return network.eval()
 
 
 _WITH_NUMBERS: tuple[tuple[str, Callable[[int], str]], ...] = (

@@ -33,6 +33,11 @@ class Base:
         """Pixels to a latent, a side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture are multiples of, in pixels, so that the UNet can halve them."""
+        return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
     def freeze(self) -> Base:
         for module in (self.unet, self.vae):
             module.requires_grad_(False).eval()

@@ -153,6 +153,16 @@ class TrainConfig(Config):
     caption_dropout: Share = 0.1
     """Share of clips that are trained without their caption, for classifier-free guidance."""
 
+    controlnet: Annotated[str | None, Field(min_length=1)] = None
+    """ControlNet that steers keyframes of some batches, so that the frames between learn to follow them: a diffusers
+    folder, or `toon`. It stays as it is. None for no such batches."""
+    hints: Annotated[Path | None, BeforeValidator(_named)] = None
+    """Folder with a video of hint pictures for each clip, of the same name, size and number of frames."""
+    hinted_share: Share = 0.5
+    """Share of batches that have hints at keyframes; the others have none, as without a ControlNet."""
+    keyframes: str = "0,25%,50%,75%,100%"
+    """Frames that have a hint in half of those batches; in the other half it is as many or fewer at random places."""
+
     precision: Precision = "auto"
     """Arithmetic of the forward pass; the adapter's own weights are always fp32. `auto` is bf16 where the device
     computes in it, else fp16 on a GPU and fp32 on a CPU: most CPUs only imitate bf16, a hundred times slower. In fp16
@@ -208,6 +218,7 @@ class TrainConfig(Config):
             raise ValueError(f"kind: {self.kind} has no {', '.join(given)}; leave that out, or train another kind")
         if self.motion_places and len(set(self.motion_places)) < len(self.motion_places):
             raise ValueError("motion_places: names a place twice; name each once")
+        self._consistent_hints()
         require_rising(self.stages, "stages")
         require_rising(self.noise_curriculum, "noise_curriculum")
         for stage in self.stages:
@@ -216,3 +227,15 @@ class TrainConfig(Config):
                     f"stages: frames {stage.frames} go beyond max_frames {self.max_frames}; raise max_frames"
                 )
         return self
+
+    def _consistent_hints(self) -> None:
+        if (self.controlnet is None) != (self.hints is None):
+            raise ValueError("controlnet and hints: one goes with the other; give both, or neither")
+        if self.controlnet is None:
+            return
+        if self.temporal_dropout or any(stage.clips for stage in self.stages):
+            raise ValueError("controlnet: does not go with temporal_dropout, nor with stages of other clips")
+        from ..temporal.control_keyframes import keyframe_rows  # torch takes seconds to load
+
+        for frames in {*self.frames, *(count for stage in self.stages for count in stage.frames or [])}:
+            keyframe_rows(self.keyframes, frames, f"keyframes, in clips of {frames} frames")

@@ -243,16 +243,15 @@ def _encode(
 ) -> tuple[list[np.ndarray], float]:
     from ..media.video import read_clip
 
-    multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
     arrays, rates = [], []
     for i, file in enumerate(files):
         try:
             frames, fps = read_clip(file)
         except Exception as error:
             raise DataError(f"{file}: cannot be read: {error}") from error
-        frames = fit(frames, resolution, multiple)
+        frames = fit(frames, resolution, base.multiple)
         if 0 in frames.shape:
-            raise DataError(f"{file}: smaller than {multiple} x {multiple} pixels")
+            raise DataError(f"{file}: smaller than {base.multiple} x {base.multiple} pixels")
         arrays.append(base.encode(torch.from_numpy(frames), precision=precision).half().numpy())
         rates.append(float(fps))
         if progress:
@@ -262,11 +261,11 @@ def _encode(
 
 def draw_batch(
     clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int], generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+) -> tuple[torch.Tensor, torch.Tensor, list[int], list[int]]:
     """`count` random clips of one size, cut to one length from the list at random places.
 
     No clip may be shorter than every choice; the length is one that all the drawn clips have. Returns latents
-    `[count, F, 4, h, w]` fp32, caption indices `[count]` and clip indices.
+    `[count, F, 4, h, w]` fp32, caption indices `[count]`, clip indices, and the frames that the cuts begin at.
     """
 
     def integer(high: int) -> int:
@@ -281,11 +280,11 @@ def draw_batch(
     room = min(clips.lengths[i] for i in chosen)
     choices = [frames for frames in frame_choices if frames <= room]
     frames = choices[integer(len(choices))]
-    cut = []
+    cut, starts = [], []
     for i in chosen:
-        start = integer(clips.lengths[i] - frames + 1)
-        cut.append(clips.frames(i, start, frames, generator))
-    return torch.stack(cut), torch.tensor([clips.caption[i] for i in chosen]), chosen
+        starts.append(integer(clips.lengths[i] - frames + 1))
+        cut.append(clips.frames(i, starts[-1], frames, generator))
+    return torch.stack(cut), torch.tensor([clips.caption[i] for i in chosen]), chosen, starts
 
 
 def longest_draw(clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int]) -> int:

@@ -14,6 +14,7 @@ import torch
 from .advice import Size, gigabytes, largest_clip, savings
 from .config import SHAPES_ONLY, ConfigError, TrainConfig
 from .config_file import parse_overrides, read_config
+from .hinted import require, require_fit
 from .memory import Live, Memory, estimate
 from .precision import arithmetic, base_dtype
 from .progress import clock
@@ -72,6 +73,8 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
         unet_config, gpu = json.loads(SDXL.read_text(encoding="utf-8")), True
         dtype = torch.bfloat16 if config.precision == "auto" else arithmetic("cpu", config.precision)
         size: Size = (config.clips_per_step, max(config.frames), side, side)
+        if config.controlnet:
+            require_fit(config.controlnet, unet_config)
         factor = 8
     else:
         unet_config, factor = trainer.base.unet.config, trainer.base.factor
@@ -107,6 +110,7 @@ def _trainer(config: TrainConfig) -> Trainer:
     require_clips(config)
     processes = Processes(config.device)
     base = load_base(config.base, base_dtype(processes.device, config.precision))
+    require(config, base)
     with Bars(config) as bars:
         clips = load_stage(config_at(config, 0), base, processes, bars)
     return Trainer(config.model_copy(update={"resume": None}), base, clips, processes)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import kinds, objective
+from . import hinted, kinds, objective
 from .base import Base
 from .checkpoint import (
     CheckpointError,
@@ -67,6 +67,7 @@ class Trainer:
     def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
         """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
         self.stage, self.clips = stage, clips
+        self.hints = hinted.Hints(stage, self.base, clips, self.device) if stage.controlnet else None
         self.held_out = hold_out(clips.buckets(), stage.validation_clips)
         self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
         if not self.buckets:
@@ -129,20 +130,25 @@ class Trainer:
         caption: torch.Tensor,
         positions: torch.Tensor | None,
         chosen: list[int],
+        steered: hinted.Steered | None = None,
     ) -> torch.Tensor:
         """The model's output `[B, F, 4, h, w]` for noisy latents of that shape, timesteps `[B]`, captions `[B]`."""
         clips, frames = noisy.shape[:2]
         tokens, pooled = (part.to(self.device).repeat_interleave(frames, 0) for part in self.clips.text(caption))
         sizes = torch.stack([self.clips.time_ids(i) for i in chosen]).to(self.device)  # [b, 6]
         added = {"text_embeds": pooled, "time_ids": sizes.repeat_interleave(frames, 0)}  # [(b f), ...]
+        noisy = noisy.flatten(0, 1).to(self.device, memory_format=torch.channels_last)
+        timestep = timestep.repeat_interleave(frames).to(self.device)
         with autocast(self.device, self.config.precision):
+            more = self.hints.residuals(noisy, timestep, tokens, added, frames, steered) if steered else {}
             out = self.unet(
-                noisy.flatten(0, 1).to(self.device, memory_format=torch.channels_last),
-                timestep.repeat_interleave(frames).to(self.device),
+                noisy,
+                timestep,
                 encoder_hidden_states=tokens,
                 added_cond_kwargs=added,
                 num_frames=frames,
                 positions=positions,
+                **more,
             )
         return out.sample.float().unflatten(0, (clips, frames))
 
@@ -154,13 +160,15 @@ class Trainer:
         caption: torch.Tensor,
         positions: Any,
         chosen: list[int],
+        steered: hinted.Steered | None = None,
     ) -> torch.Tensor:
         """Weighted loss of each of the chosen clips `[B]`."""
         config, prediction = self.config, self.base.prediction
         sigma = self.sigmas[timestep].float()
         noisy = objective.add_noise(latents, noise, sigma)
         target = objective.training_target(latents, noise, sigma, prediction).to(self.device)
-        error = (self.predict(noisy, timestep, caption, positions, chosen) - target).square().flatten(1).mean(1)
+        predicted = self.predict(noisy, timestep, caption, positions, chosen, steered)
+        error = (predicted - target).square().flatten(1).mean(1)
         weight = objective.loss_weight(sigma, prediction, config.min_snr_gamma, config.snr_floor)
         return error * weight.to(self.device)
 
@@ -168,7 +176,9 @@ class Trainer:
         """Losses `[B]` of one part of the step's batch, and the clips it drew."""
         config = self.stage
         generator = step_generator(config.seed, self.step, part)
-        latents, caption, chosen = draw_batch(self.clips, self.buckets, config.clips_per_step, config.frames, generator)
+        latents, caption, chosen, starts = draw_batch(
+            self.clips, self.buckets, config.clips_per_step, config.frames, generator
+        )
         count, frames = latents.shape[:2]
         dropped = torch.rand(count, generator=generator) < config.caption_dropout
         caption = torch.where(dropped, 0, caption)
@@ -181,7 +191,9 @@ class Trainer:
         noise = draw_noise(latents.shape, generator, noise_at(self.config, self.progress()))
         kept = kept_frames(frames, config.temporal_dropout, generator)
         positions = (offset + kept).to(self.device)
-        return self.clip_losses(latents[:, kept], noise[:, kept], timestep, caption, positions, chosen), chosen
+        steered = self.hints.draw(chosen, starts, kept, generator) if self.hints else None
+        losses = self.clip_losses(latents[:, kept], noise[:, kept], timestep, caption, positions, chosen, steered)
+        return losses, chosen
 
     def train_step(self) -> float:
         """One optimizer step of all processes; returns its mean loss.
@@ -266,6 +278,7 @@ class Trainer:
             "trained_frames": str(longest_draw(self.clips, self.buckets, config.clips_per_step, config.frames)),
             "trained_noise": describe_noise(config),
             "trained_steps": str(self.step),
+            **hinted.describe_hints(config),
         }
         with self.averaged():
             kinds.save(self.adapter, path, trained)

@@ -1,14 +1,14 @@
 """How much memory a run takes, without running it: shapes alone go through a step, and every byte is counted.
 
-    total = base + adapter + gradients + optimizer + EMA + step
+    total = base + ControlNet + adapter + gradients + optimizer + EMA + step
     step  = max over the operations of a step of (a + (b * latent pixels of a frame + c) * frames * clips)
 
 A step of FakeTensors (shapes without data, Python's part of PyTorch's compiler) allocates and frees what a real one
 does. After each of its operations the bytes alive are noted, for three small sizes; between sizes they differ by a, b
 and c only, for no operation is of higher order: fused attention keeps no matrix of scores. So the peak at any size
-follows, wherever in the step it lies. Gradients count all the time, as in the second part of an accumulated step. Not
-counted are the driver, what the allocator cannot use, and the VAE and text encoders, which stay in the machine's own
-memory; `OVERHEAD` stands for the first two on a GPU.
+follows, wherever in the step it lies. Gradients count all the time, as in the second part of an accumulated step, and a
+ControlNet as if every frame had a hint. Not counted are the driver, what the allocator cannot use, and the VAE and text
+encoders, which stay in the machine's own memory; `OVERHEAD` stands for the first two on a GPU.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import kinds
 from .config import TrainConfig
+from .hinted import controlnet_config
 
 OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
@@ -69,7 +70,7 @@ class Memory:
 
     base_parameters: int
     adapter_parameters: int
-    parts: dict[str, float]  # base, adapter, gradients, optimizer, EMA, and on a GPU what is beside them: bytes
+    parts: dict[str, float]  # bytes of base, ControlNet, adapter, gradients, optimizer, EMA, and on a GPU what else is
     fit: np.ndarray  # [operations, 3]: a, b, c
 
     def step(self, clips: int, frames: int, height: int, width: int) -> float:
@@ -104,6 +105,7 @@ def estimate(
     base, adapter = counts["base"], counts["matrices"] + counts["rest"]
     parts = {
         "base": base * (2 if half else 4),
+        "ControlNet": counts["ControlNet"] * (2 if half else 4),
         "adapter": adapter * 4,
         "gradients": adapter * 4,
         "optimizer": counts["matrices"] * matrices + counts["rest"] * rest,
@@ -117,12 +119,13 @@ def _step_of_shapes(
     unet_config: Mapping[str, Any], config: TrainConfig, half: bool, frames: int, side: int
 ) -> tuple[list[int], dict[str, int]]:
     """Bytes alive after each operation of a step, and how many parameters there are."""
-    from diffusers import UNet2DConditionModel
+    from diffusers import ControlNetModel, UNet2DConditionModel
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
         with _default_dtype(torch.bfloat16 if half else torch.float32):
             unet: Any = UNet2DConditionModel.from_config(dict(unet_config)).requires_grad_(False)
+            network: Any = config.controlnet and ControlNetModel.from_config(controlnet_config(config.controlnet))
         adapter = kinds.create(config, unet)
         model = kinds.put_on(unet, adapter)
         if config.gradient_checkpointing:
@@ -130,13 +133,17 @@ def _step_of_shapes(
             unet.train()
         if half:
             _compute_norms_in_fp32(model)
+            if network:
+                _compute_norms_in_fp32(network)
         for parameter in adapter.parameters():
             parameter.grad = torch.zeros_like(parameter)
         parameters = [*unet.parameters(), *adapter.parameters(), *unet.buffers()]
+        parameters += network.requires_grad_(False).parameters() if network else []
         before = (*parameters, *(parameter.grad for parameter in adapter.parameters()))
         matrices = sum(p.numel() for p in adapter.parameters() if p.ndim > 1)
         counts = {
             "base": sum(p.numel() for p in unet.parameters()),
+            "ControlNet": sum(p.numel() for p in network.parameters()) if network else 0,
             "matrices": matrices,
             "rest": sum(p.numel() for p in adapter.parameters()) - matrices,
         }
@@ -146,11 +153,21 @@ def _step_of_shapes(
             added = {"text_embeds": torch.empty(frames, pooled), "time_ids": torch.empty(frames, 6)}
             text = torch.empty(frames, 77, unet_config["cross_attention_dim"])
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                time = torch.zeros(frames, dtype=torch.long)
-                out = model(latents, time, encoder_hidden_states=text, added_cond_kwargs=added, num_frames=frames)
+                told = (latents, torch.zeros(frames, dtype=torch.long), text)
+                more = _residuals(network, told, added) if network else {}
+                out = model(*told, added_cond_kwargs=added, num_frames=frames, **more)
             error = (out.sample.float() - torch.empty_like(latents)).square().mean()
             error.backward()
         return live.history, counts
+
+
+def _residuals(network: Any, told: tuple[torch.Tensor, ...], added: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What the ControlNet gives the UNet, made of as many pictures as there are frames."""
+    frames, _, height, width = told[0].shape
+    hints = torch.empty(frames, 3, 8 * height, 8 * width)
+    with torch.no_grad():
+        down, middle = network(*told, controlnet_cond=hints, added_cond_kwargs=added, return_dict=False)
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
 def _compute_norms_in_fp32(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ def train(config: TrainConfig) -> Path:
     """Train to the end into `config.output`; returns the file of weights there. Every process of a run calls it."""
     import torch
 
-    from . import kinds
+    from . import hinted, kinds
     from .base import load_base
     from .checkpoint import checkpoints
     from .loop import Trainer
@@ -50,6 +50,7 @@ def train(config: TrainConfig) -> Path:
             kinds.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
             )
+            hinted.require(config, base)
             trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
             if processes.main:
                 write_config(config)

@@ -10,6 +10,7 @@ from .draws import draw_noise, step_generator
 from .stages import last_noise
 
 if TYPE_CHECKING:
+    from .hinted import Hints, Steered
     from .loop import Trainer
 
 _VALIDATION_STEP = -1  # takes the place of the step in seeds
@@ -31,22 +32,39 @@ def hold_out(buckets: list[list[int]], count: int) -> list[int]:
 
 @torch.no_grad()
 def validate(trainer: Trainer) -> dict[str, float]:
-    """Mean loss of the held-out clips, by level and in the mean. The processes share the levels."""
+    """Mean loss of the held-out clips, by level and in the mean; `validation_hinted` is that with hints at keyframes,
+    where there are any. The processes share the levels."""
     levels = trainer.stage.validation_levels
     sizes = sorted({trainer.clips.sizes[i] for i in trainer.held_out})
     batches = [_batch(trainer, size, part) for part, size in enumerate(sizes)]
+    found = _losses(trainer, batches, [None] * len(batches))
+    by_level = {f"validation_{level}": loss for level, loss in zip(levels, found, strict=True)}
+    result = {"validation": sum(found) / len(found), **by_level}
+    if trainer.hints:
+        found = _losses(trainer, batches, [_steered(trainer.hints, batch) for batch in batches])
+        result["validation_hinted"] = sum(found) / len(found)
+    return result
+
+
+def _losses(trainer: Trainer, batches: list[Batch], steered: list[Steered | None]) -> list[float]:
+    """Mean loss at each level."""
+    levels = trainer.stage.validation_levels
     found = [0.0] * len(levels)
     with trainer.averaged():
         for i, level in trainer.processes.share(levels):
             timestep = int(level * len(trainer.sigmas))
             losses = [
-                trainer.clip_losses(latents, noise, torch.full((len(chosen),), timestep), caption, None, chosen)
-                for latents, noise, caption, chosen in batches
+                trainer.clip_losses(latents, noise, torch.full((len(chosen),), timestep), caption, None, chosen, shown)
+                for (latents, noise, caption, chosen), shown in zip(batches, steered, strict=True)
             ]
             found[i] = torch.cat(losses).mean().item()
-    found = trainer.processes.sum(*found)
-    by_level = {f"validation_{level}": loss for level, loss in zip(levels, found, strict=True)}
-    return {"validation": sum(found) / len(found), **by_level}
+    return trainer.processes.sum(*found)
+
+
+def _steered(hints: Hints, batch: Batch) -> Steered:
+    """The batch's clips, which begin at their first frame, with hints at the config's keyframes."""
+    frames, chosen = batch[0].shape[1], batch[3]
+    return hints.show(chosen, [0] * len(chosen), torch.arange(frames), hints.keyframes(frames))
 
 
 def _batch(trainer: Trainer, size: tuple[int, int], part: int) -> Batch:

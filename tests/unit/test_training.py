@@ -256,11 +256,12 @@ def test_batches_are_cut_from_clips_of_one_size():
     assert clips.buckets() == [[2], [0, 1, 3]]
     seen = set()
     for seed in range(40):
-        batch, captions, chosen = data.draw_batch(
+        batch, captions, chosen, starts = data.draw_batch(
             clips, clips.buckets(), 2, [4, 8], torch.Generator().manual_seed(seed)
         )
         assert batch[:, 0, 0, 0, 0].tolist() == chosen
         assert captions.tolist() == [i + 1 for i in chosen]
+        assert all(0 <= start <= clips.lengths[i] - batch.shape[1] for i, start in zip(chosen, starts, strict=True))
         assert batch.shape[1] == 4 or (batch.shape[1] == 8 and 1 not in chosen)
         seen |= set(chosen)
     assert seen == {0, 1, 2, 3}

@@ -1,0 +1,211 @@
+"""Training with hints at keyframes: what the ControlNet steers, what it leaves alone, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from runs import SMALL, events, painted_clips, write_config
+from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.temporal.adapter import load_adapter
+from sdxl_anime_video.training import cli, data, hinted
+from sdxl_anime_video.training.base import load_base
+from sdxl_anime_video.training.config import ConfigError, TrainConfig
+from sdxl_anime_video.training.loop import Trainer
+
+
+@pytest.fixture(scope="module")
+def toon():
+    return load_base("toon")
+
+
+@pytest.fixture(scope="module")
+def clips_folder(tmp_path_factory):
+    return painted_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def hints_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hints")
+    assert paint_clips.main([str(folder), "--count", "3", "--frames", "5", "--size", "64", "--hint", "pose"]) == 0
+    return folder
+
+
+@pytest.fixture
+def trainer(toon, clips_folder, hints_folder, tmp_path):
+    made = []
+
+    def make(**fields) -> Trainer:
+        hints = {"controlnet": "toon", "hints": hints_folder, "keyframes": "0,100%"} | fields
+        config = TrainConfig(clips=clips_folder, output=tmp_path / "run", precision="fp32", **{**SMALL, **hints})
+        config.output.mkdir(exist_ok=True)
+        made.append(Trainer(config, toon, data.load_clips(clips_folder, toon, 64)))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.unet.detach()
+
+
+def predicted(run: Trainer, rows: list[int] | None) -> torch.Tensor:
+    """The output for clip 1 from its second frame on, with hints of some of four frames."""
+    noisy = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    steered = None
+    if rows is not None:
+        assert run.hints is not None
+        steered = run.hints.show([1], [1], torch.arange(4), torch.tensor(rows))
+    with torch.no_grad():
+        return run.predict(noisy, torch.tensor([700]), torch.tensor([1]), None, [1], steered)[0]
+
+
+def test_only_frames_with_a_hint_are_steered(trainer):
+    run = trainer()  # a new adapter is silent, so no frame knows of another
+    plain, some, every = predicted(run, None), predicted(run, [0, 3]), predicted(run, [0, 1, 2, 3])
+    assert (some[[1, 2]] - plain[[1, 2]]).abs().max() == 0
+    assert torch.allclose(some[[0, 3]], every[[0, 3]], rtol=1e-4, atol=1e-5)
+    assert all((every[i] - plain[i]).abs().max() > 0.01 for i in range(4))
+
+
+def test_a_hint_is_the_picture_of_its_own_frame(trainer, clips_folder, toon):
+    """Against diffusers' own call, with pictures drawn from the joints that the painter wrote beside the clip."""
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from sdxl_anime_video.demo.hints import hint_pictures
+
+    run = trainer()
+    truth = json.loads((clips_folder / run.clips.names[1]).with_suffix(".json").read_text())
+    drawn = hint_pictures(
+        SimpleNamespace(joints=truth["joints"], pose=np.array(truth["pose"]), part=np.zeros((1, 64, 64))), "pose"
+    )
+    shown = run.hints.pictures(1, torch.tensor([2, 4]))
+    painted = torch.from_numpy(drawn[[2, 4]]).permute(0, 3, 1, 2) / 255
+    assert (shown - painted).abs().mean() < 0.03 < (shown - painted.flip(0)).abs().mean()
+
+    noisy = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    tokens, pooled = (part.repeat_interleave(4, 0) for part in run.clips.text(torch.tensor([1])))
+    added = {"text_embeds": pooled, "time_ids": run.clips.time_ids(1).repeat(4, 1)}
+    pictures = run.hints.pictures(1, torch.arange(1, 5))
+    down, middle = hinted.load_controlnet("toon")(
+        noisy, torch.tensor(700), tokens, controlnet_cond=pictures, return_dict=False
+    )
+    expected = toon.unet(
+        noisy,
+        torch.tensor(700),
+        tokens,
+        added_cond_kwargs=added,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=middle,
+    ).sample
+    assert (predicted(run, [0, 1, 2, 3]) - expected).abs().max() < 1e-5
+
+
+def test_draws_follow_the_share_the_keyframes_and_the_seed(trainer):
+    run = trainer(hinted_share=0.6, keyframes="100%,0,50%")
+    seen = []
+    for seed in range(200):
+        steered = run.hints.draw([1], [1], torch.arange(4), torch.Generator().manual_seed(seed))
+        again = run.hints.draw([1], [1], torch.arange(4), torch.Generator().manual_seed(seed))
+        assert (steered is None) == (again is None)
+        if steered is not None:
+            assert torch.equal(steered.rows, again.rows) and torch.equal(steered.pictures, again.pictures)
+            assert steered.pictures.shape == (1, len(steered.rows), 3, 64, 64)
+            seen.append(tuple(steered.rows.tolist()))
+    assert 0.5 < len(seen) / 200 < 0.7
+    assert 0.4 < seen.count((0, 2, 3)) / len(seen) < 0.75  # the config's, and now and then by chance
+    assert {len(rows) for rows in seen} == {1, 2, 3} and all(rows == tuple(sorted(set(rows))) for rows in seen)
+
+
+def test_a_share_of_zero_trains_as_without_hints(trainer):
+    losses = []
+    for fields in ({"hinted_share": 0}, {"controlnet": None, "hints": None}):
+        run = trainer(**fields)
+        losses.append([run.train_step() for _ in range(3)])
+        run.unet.detach()
+    assert losses[0] == losses[1]
+
+
+def test_a_run_learns_from_hints_resumes_and_says_so(tmp_path, clips_folder, hints_folder):
+    fields = {"clips": clips_folder, "controlnet": "toon", "hints": hints_folder, "hinted_share": 1.0}
+    fields |= {"keyframes": "0, 100%", "validation_clips": 1, "validation_levels": [0.8], "validation_steps": 2}
+    config = write_config(tmp_path, **fields, output=tmp_path / "run", steps=4, learning_rate=1e-3)
+    words = ["--checkpoint-steps", "2", "--keep-checkpoints", "9"]
+    assert cli.main([str(config), *words]) == 0
+    first = events(tmp_path / "run")
+    assert first[0]["validation_hinted"] < first[0]["validation"]
+    assert first[-1]["validation_hinted"] != first[0]["validation_hinted"]
+    said = load_adapter(tmp_path / "run" / "adapter.safetensors").metadata["trained_hints"]
+    assert said == "toon in 100% of batches, keyframes 0, 100% or random"
+
+    (tmp_path / "run" / "adapter.safetensors").unlink()
+    for late in ("checkpoint-00000003.safetensors", "checkpoint-00000004.safetensors"):
+        (tmp_path / "run" / late).unlink(missing_ok=True)
+    assert cli.main([str(config), *words, "--resume", "latest"]) == 0
+    again = [event for event in events(tmp_path / "run") if "loss" in event][4:]
+    assert [event["loss"] for event in again] == [event["loss"] for event in first if event["step"] > 2]
+
+
+@pytest.mark.parametrize(
+    "spoil, fields, message",
+    [
+        (lambda folder: (folder / "00001.mp4").unlink(), {}, "has no video for 00001.mp4; give each clip one"),
+        (
+            lambda folder: paint_again(folder, "--frames", "4"),
+            {"hinted_share": 1},
+            "00001.mp4 has 4 frames, its clip 5; make it again",
+        ),
+        (
+            lambda folder: paint_again(folder, "--size", "128", "--scale", "1"),
+            {"hinted_share": 1, "resolution": None},
+            "128 x 128 at the run's resolution, its clip 64 x 64",
+        ),
+        (
+            lambda folder: (folder / "00001.mp4").write_bytes(b"no video"),
+            {"hinted_share": 1},
+            "00001.mp4: cannot be read",
+        ),
+        (lambda folder: None, {"keyframes": "0,200%"}, "keyframes, in clips of 4 frames"),
+        (lambda folder: None, {"keyframes": ""}, "keyframes is empty"),
+        (lambda folder: None, {"controlnet": None}, "one goes with the other"),
+        (lambda folder: None, {"controlnet": "nowhere"}, "nowhere is no diffusers folder"),
+        (lambda folder: None, {"temporal_dropout": 0.2}, "does not go with temporal_dropout"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused(tmp_path, hints_folder, capsys, spoil, fields, message):
+    clips, hints = tmp_path / "clips", tmp_path / "hints"
+    paint_clips.main([str(clips), "--count", "3", "--frames", "5", "--size", "64", "--scale", "1"])
+    shutil.copytree(hints_folder, hints)
+    spoil(hints)
+    given = {"clips": clips, "output": tmp_path / "run", "controlnet": "toon", "hints": hints, "keyframes": "0,100%"}
+    config = write_config(tmp_path, **{**given, "clips_per_step": 3, "steps": 1, **fields})
+    assert cli.main([str(config)]) != 0
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def paint_again(folder, *words: str) -> None:
+    shutil.rmtree(folder)
+    defaults = {"--count": "3", "--frames": "5", "--size": "64"} | dict(zip(words[::2], words[1::2], strict=True))
+    paint_clips.main([str(folder), "--hint", "pose", *(word for pair in defaults.items() for word in pair)])
+
+
+def test_a_controlnet_for_another_base_is_refused(tmp_path, toon, clips_folder, hints_folder):
+    from diffusers import ControlNetModel
+
+    from sdxl_anime_video.demo.train_controlnet import CONFIG
+
+    ControlNetModel(**{**CONFIG, "block_out_channels": (64, 64), "attention_head_dim": 1}).save_pretrained(tmp_path)
+    config = TrainConfig(
+        clips=clips_folder, output=tmp_path, controlnet=str(tmp_path), hints=hints_folder, frames=[5], steps=1
+    )
+    with pytest.raises(ConfigError, match=r"another kind of base \(block_out_channels \[64, 64\], not \[128, 128\]\)"):
+        hinted.require(config, toon)
+
+
+def test_a_folder_of_diffusers_is_read(tmp_path, toon):
+    hinted.load_controlnet("toon").save_pretrained(tmp_path)
+    one, other = hinted.load_controlnet("toon"), hinted.load_controlnet(str(tmp_path))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert hinted.controlnet_config(str(tmp_path))["cross_attention_dim"] == toon.unet.config["cross_attention_dim"]

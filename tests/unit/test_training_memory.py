@@ -122,3 +122,17 @@ def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsy
         "gradient_checkpointing: true (about " in error and "clips_per_step: 32 (and accumulation: 2) (about" in error
     )
     assert error.count(" less)") == 3
+
+
+def test_a_controlnet_counts_with_its_weights_and_its_output():
+    from sdxl_anime_video.demo.train_controlnet import load_toon_controlnet
+    from sdxl_anime_video.training.base import load_base
+
+    unet_config = load_base("toon").unet.config
+    plain = estimate(unet_config, config(), half=False, gpu=False)
+    steered = estimate(unet_config, config(controlnet="toon", hints="hints"), half=False, gpu=False)
+    assert plain.parts["ControlNet"] == 0
+    assert steered.parts["ControlNet"] == 4 * sum(p.numel() for p in load_toon_controlnet().parameters())
+    # its output lives through the step: two layers at 16 x 16 and three at 8 x 8, of 128 channels
+    more = steered.step(2, 8, 16, 16) - plain.step(2, 8, 16, 16)
+    assert more >= 16 * 128 * 4 * (2 * 256 + 3 * 64)

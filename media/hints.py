@@ -6,15 +6,25 @@ import numpy as np
 
 STEP = 64
 """Sides of hints are multiples of this, in pixels, as ControlNets were trained on."""
+LONGEST = 16384
+"""Most pixels a side: ten times what anything is sampled at."""
 KINDS = ("openpose", "depth", "lineart", "lineart_anime", "softedge", "canny")
 
 
 def hint_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """Height and width of a hint whose shorter side is `resolution` pixels, both rounded to `STEP`; 0: as they are."""
+    """Height and width of a hint whose shorter side is `resolution` pixels, both rounded to `STEP`; 0: as they are.
+
+    Raises ValueError if that makes the longer side longer than LONGEST.
+    """
     if resolution == 0:
         return height, width
     scale = resolution / min(height, width)
     rounded = [max(round(side * scale / STEP), 1) * STEP for side in (height, width)]
+    if max(rounded) > LONGEST:
+        raise ValueError(
+            f"resolution {resolution} makes hints of {rounded[1]} x {rounded[0]} pixels out of pictures of {width} x "
+            f"{height}; crop the pictures, or lower the resolution"
+        )
     return rounded[0], rounded[1]
 
 

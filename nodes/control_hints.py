@@ -122,8 +122,8 @@ class ControlHints(io.ComfyNode):
         if not 0 <= low <= high:
             raise ValueError(f"{NODE}: low is {low} and high {high}; low must lie between 0 and high")
         rows = keyframe_rows(keyframes.strip() or ALL, len(images), NODE)
-        size = hint_size(images.shape[1], images.shape[2], resolution)
         try:
+            size = hint_size(images.shape[1], images.shape[2], resolution)
             if kind == "canny":
                 draw = partial(canny, low=low, high=high)
             else:

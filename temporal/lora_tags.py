@@ -17,6 +17,8 @@ MOST = 10.0
 """Weights lie between -MOST and MOST."""
 _OPENING = re.compile(r"<\s*(?:lora|lyco)\s*:", re.IGNORECASE)
 _TAG = re.compile(_OPENING.pattern + r"([^<>]*)>", re.IGNORECASE)
+_BRACKET = re.compile(r"(?<!\\)[(\[]\s*$")
+_CLOSING = re.compile(r"\s*(?::\s*[\d.]+\s*)?[)\]]")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
 _EXAMPLE = "<lora:name:0.8>"
 
@@ -37,7 +39,8 @@ class Tag:
 def take_tags(prompt: str) -> tuple[str, list[Tag]]:
     """The prompt without its tags, and the tags in their order; one that is written again alike counts once.
 
-    A tag goes with the comma after it and, if it stood alone, with its line. A prompt without tags stays as it is.
+    A tag goes with the comma after it, with brackets that hold nothing else, as in `(<lora:name:0.8>:1.2)`, and, if it
+    stood alone, with its line. A prompt without tags stays as it is.
 
     Raises TagError for a tag that is not closed, has no name or no weight, or a weight that is no number or too large.
     """
@@ -45,18 +48,25 @@ def take_tags(prompt: str) -> tuple[str, list[Tag]]:
     done, rest = "", prompt
     while match := _TAG.search(rest):
         tags[_read(match[0], match[1])] = None
-        done, rest = _seam(done + rest[: match.start()], rest[match.end() :])
+        done, rest = _seam(*_without_brackets(done + rest[: match.start()], rest[match.end() :]))
     opened = _OPENING.search(done + rest)
     if opened:
         raise TagError(f"the tag {_short((done + rest)[opened.start() :])!r} is not closed; write it as {_EXAMPLE}")
     return done + rest, list(tags)
 
 
+def _without_brackets(before: str, after: str) -> tuple[str, str]:
+    """The texts on both sides of a tag without the brackets that held it alone, and without their weight."""
+    while (opening := _BRACKET.search(before)) and (closing := _CLOSING.match(after)):
+        before, after = before[: opening.start()], after[closing.end() :]
+    return before, after
+
+
 def _seam(before: str, after: str) -> tuple[str, str]:
     """The texts on both sides of a tag that is gone, so that they meet without a doubled comma, space or line."""
     bare, follows = before.rstrip(" \t"), after.lstrip(" \t")
     if bare and bare[-1] not in ",\n":  # a word: the comma behind the tag is its own
-        if follows[:1] in ("", ",", "\n"):
+        if follows[:1] in ("", *",\n:)]"):
             return bare, follows
         return before, follows if before != bare else after
     after = follows.removeprefix(",").lstrip(" \t")

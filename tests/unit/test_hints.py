@@ -57,6 +57,13 @@ def test_sizes(size, resolution, expected):
     assert hint_size(*size, resolution) == expected
 
 
+def test_a_thread_of_a_picture_is_refused():
+    with pytest.raises(
+        ValueError, match="resolution 768 makes hints of 98304 x 768 pixels out of pictures of 1024 x 8"
+    ):
+        hint_size(8, 1024, 768)
+
+
 def test_resizing():
     picture = clips.painted(frames=1)[0]
     assert resized(picture, 96, 128) is picture

@@ -43,6 +43,12 @@ def test_a_tag(tag, expected):
         ("<lora:a:1><lora:b:1> girl", "girl"),
         (DOCUMENT, "(masterpiece, anime), cel shading, clean lines,\n1 girl, blue hair"),
         ("(girl <3:1.2), a < b > c", "(girl <3:1.2), a < b > c"),
+        ("girl, (<lora:a:1>:1.2), run", "girl, run"),
+        ("girl, ((<lora:a:1>)), run", "girl, run"),
+        ("girl, (<lora:a:1> <lora:b:1>:1.2), run", "girl, run"),
+        ("[<lora:a:1>] girl (red:1.2)", "girl (red:1.2)"),
+        ("(girl <lora:a:1>:1.2), run", "(girl:1.2), run"),
+        (r"girl \(<lora:a:1>\), run", r"girl \(\), run"),
     ],
 )
 def test_what_is_left_of_the_prompt(prompt, rest):

@@ -29,7 +29,7 @@ from .optimizers import make_optimizer
 from .precision import arithmetic, autocast, base_dtype
 from .processes import Processes
 from .stages import config_at, describe_noise, noise_at
-from .validation import hold_out, validate
+from .validation import hold_out, none_left, validate
 
 # What a run keeps when it goes on.
 FIXED = ("kind", "start", "max_frames", "norm", "pos_value", "motion_places", "motion_attentions", "optimizer")
@@ -71,10 +71,7 @@ class Trainer:
         self.held_out = hold_out(clips.buckets(), stage.validation_clips)
         self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
         if not self.buckets:
-            raise ValueError(
-                f"validation_clips: {stage.validation_clips} leaves none of {len(clips)} clips to train on; "
-                "keep fewer out, or give more clips"
-            )
+            raise none_left(stage.validation_clips, len(clips))
 
     def _begin_with(self, state: dict[str, torch.Tensor]) -> None:
         self.adapter.load_state_dict(state)
@@ -275,6 +272,7 @@ class Trainer:
         config = self.stage
         trained = {
             **metadata,
+            "trained_clips": str(sum(map(len, self.buckets))),
             "trained_frames": str(longest_draw(self.clips, self.buckets, config.clips_per_step, config.frames)),
             "trained_noise": describe_noise(config),
             "trained_steps": str(self.step),

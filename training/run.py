@@ -63,15 +63,19 @@ def train(config: TrainConfig) -> Path:
 
 
 def require_clips(config: TrainConfig) -> None:
-    """Raises DataError where the clips of a stage are not there: now, not after a day of the one before it."""
+    """Raises ValueError where the clips of a stage are not there, or none of them would be left to train on.
+
+    That is said now, not after a day of the stage before it.
+    """
     from .data import find_clips
     from .prepared import is_cache, require_resolution
+    from .validation import none_left
 
     for stage in (config_at(config, began) for began in (0.0, *(earlier.until for earlier in config.stages))):
         if is_cache(stage.clips):
             require_resolution(stage.clips, stage.resolution)
-        else:
-            find_clips(stage.clips)
+        elif (count := len(find_clips(stage.clips))) <= stage.validation_clips:
+            raise none_left(stage.validation_clips, count)
 
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
@@ -250,7 +254,6 @@ def training_record(config: TrainConfig, base: Base, clips: ClipSource, revision
     return {
         "trained_base": Path(config.base).name,
         "trained_dataset": config.dataset or config.clips.name,
-        "trained_clips": str(len(clips)),
         "trained_fps": f"{clips.fps:g}",
         "trained_resolution": ", ".join(sorted(sizes)),
         "trained_revision": revision,

@@ -30,6 +30,13 @@ def hold_out(buckets: list[list[int]], count: int) -> list[int]:
     return chosen
 
 
+def none_left(kept_out: int, clips: int) -> ValueError:
+    """What is wrong if all clips are kept out."""
+    return ValueError(
+        f"validation_clips: {kept_out} leaves none of {clips} clips to train on; keep fewer out, or give more clips"
+    )
+
+
 @torch.no_grad()
 def validate(trainer: Trainer) -> dict[str, float]:
     """Mean loss of the held-out clips, by level and in the mean; `validation_hinted` is that with hints at keyframes,

@@ -72,7 +72,7 @@ def test_a_run_on_a_cache_resumes_to_the_bit(cache, tmp_path):
     assert cli.main([config, "--output", str(cut), "--resume", "latest"]) == 0
     assert losses(cut) == losses(whole)[1:]
     said = load_adapter(whole / "adapter.safetensors").metadata
-    assert (said["trained_resolution"], said["trained_clips"], said["trained_fps"]) == ("64x64", "3", "12")
+    assert (said["trained_resolution"], said["trained_clips"], said["trained_fps"]) == ("64x64", "2", "12")
 
 
 def test_a_cache_that_does_not_fit_is_refused_with_the_reason(cache, toon, tmp_path, capsys, caplog):

@@ -60,7 +60,7 @@ def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(confi
     adapter = load_adapter(tmp_path / "run" / "adapter.safetensors")
     said = adapter.metadata
     assert (said["trained_frames"], said["trained_noise"], said["trained_steps"]) == ("4", "independent", "4")
-    assert (said["trained_fps"], said["trained_resolution"], said["trained_clips"]) == ("12", "64x64", "3")
+    assert (said["trained_fps"], said["trained_resolution"], said["trained_clips"]) == ("12", "64x64", "2")
     assert any(adapter.loudness().values())
     assert len(losses(tmp_path / "run")) == 4
     assert events(tmp_path / "run")[0]["validation"] > 0
@@ -71,6 +71,12 @@ def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(confi
         timeout=120,
     )
     assert "trained_steps: 4" in inspected.stdout
+
+
+def test_too_many_clips_kept_out_are_refused_before_any_is_encoded(config_file, capsys, monkeypatch):
+    monkeypatch.setattr(data, "load_clips", lambda *_: pytest.fail("clips were encoded"))
+    assert cli.main([str(config_file), "--validation-clips", "3"]) == 1
+    assert "validation_clips: 3 leaves none of 3 clips to train on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,14 @@ class ClipInfo:
 
     fps:      exact frame rate; the mean one where frames last differently
     width, height: in pixels
+    frames:   as its header says, those that an edit list hides included; 0 where it does not say
     metadata: tags of the file; JSON values are parsed
     """
 
     fps: Fraction
     width: int
     height: int
+    frames: int
     metadata: dict[str, Any]
 
 
@@ -38,7 +40,7 @@ def probe_clip(path: str | Path) -> ClipInfo:
         fps = _gif_rate(container, stream) if container.format.name == "gif" else stream.average_rate
         if not fps:
             raise ValueError(f"{path} has no frame rate; it may be cut off. Re-encode it or leave it out")
-        return ClipInfo(Fraction(fps), stream.width, stream.height, from_tags(container.metadata))
+        return ClipInfo(Fraction(fps), stream.width, stream.height, stream.frames, from_tags(container.metadata))
 
 
 def iter_clip(path: str | Path) -> Iterator[np.ndarray]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from .config import Precision
-from .precision import computing_in, vae_arithmetic
+from .config import Precision, TrainConfig
+from .precision import base_dtype, computing_in, vae_arithmetic
 from .text import Text, TextEncoders
 
 
@@ -139,3 +139,17 @@ def _toon() -> Base:
     widths = tuple(tower["hidden_size"] for tower in TOWERS.values())
     origin = "toon: the toon world's own model"
     return Base(unet, vae, text, sigmas_of({}), "epsilon", {}, widths, origin, encode_prompt).freeze()
+
+
+def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
+    """The base's UNet on its device, in what the run computes in, with checkpointing where that is asked."""
+    dtype = base_dtype(device, config.precision)
+    unet.to(device, dtype, memory_format=torch.channels_last)
+    if device.type == "cpu" and dtype:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
+    return unet

@@ -42,6 +42,13 @@ def _device(name: str) -> str:
     return name
 
 
+def _places(value: Any) -> Any:
+    """Keyframes as text: YAML reads a lone 0 as a number, and brackets as a list."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value) if type(value) is int else value
+
+
 Folder = Annotated[Path, BeforeValidator(_named)]
 Device = Annotated[str, AfterValidator(_device)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -50,6 +57,7 @@ VaePrecision = Literal["auto", "fp32", "bf16"]
 
 ADAPTER_ONLY = ("norm", "pos_value", "init", "gate_learning_rate", "position_learning_rate")
 MOTION_ONLY = ("motion_places", "motion_attentions")
+HINTS_ONLY = ("hinted_share", "keyframes")
 SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
 
 
@@ -160,7 +168,7 @@ class TrainConfig(Config):
     """Folder with a video of hint pictures for each clip, of the same name, size and number of frames."""
     hinted_share: Share = 0.5
     """Share of batches that have hints at keyframes; the others have none, as without a ControlNet."""
-    keyframes: str = "0,25%,50%,75%,100%"
+    keyframes: Annotated[str, BeforeValidator(_places)] = "0,25%,50%,75%,100%"
     """Frames that have a hint in half of those batches; in the other half it is as many or fewer at random places."""
 
     precision: Precision = "auto"
@@ -214,7 +222,7 @@ class TrainConfig(Config):
         if self.sample_steps and not self.validation_captions and not self.validation_clips:
             raise ValueError("sample_steps: there is nothing to render; give validation_clips or validation_captions")
         foreign = ADAPTER_ONLY if self.kind != "adapter" else MOTION_ONLY
-        if given := [name for name in foreign if getattr(self, name) != type(self).model_fields[name].default]:
+        if given := self._changed(foreign):
             raise ValueError(f"kind: {self.kind} has no {', '.join(given)}; leave that out, or train another kind")
         if self.motion_places and len(set(self.motion_places)) < len(self.motion_places):
             raise ValueError("motion_places: names a place twice; name each once")
@@ -228,14 +236,25 @@ class TrainConfig(Config):
                 )
         return self
 
+    def _changed(self, names: tuple[str, ...]) -> list[str]:
+        """Those of the fields that are not at their defaults."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
     def _consistent_hints(self) -> None:
         if (self.controlnet is None) != (self.hints is None):
             raise ValueError("controlnet and hints: one goes with the other; give both, or neither")
         if self.controlnet is None:
+            if given := self._changed(HINTS_ONLY):
+                raise ValueError(
+                    f"{', '.join(given)}: of no use without a ControlNet; give controlnet and hints, or leave that out"
+                )
             return
         if self.temporal_dropout or any(stage.clips for stage in self.stages):
             raise ValueError("controlnet: does not go with temporal_dropout, nor with stages of other clips")
         from ..temporal.control_keyframes import keyframe_rows  # torch takes seconds to load
 
-        for frames in {*self.frames, *(count for stage in self.stages for count in stage.frames or [])}:
+        lengths = {*self.frames, *(count for stage in self.stages for count in stage.frames or [])}
+        if self.validation_clips:  # a held-out clip is measured at its own length, if that lies between
+            lengths = set(range(min(lengths), max(lengths) + 1))
+        for frames in sorted(lengths):
             keyframe_rows(self.keyframes, frames, f"keyframes, in clips of {frames} frames")

@@ -135,15 +135,22 @@ def read_caption(video: Path) -> str:
     return caption
 
 
+def scaled(height: int, width: int, resolution: int | None) -> tuple[int, int]:
+    """Height and width of which the shorter is `resolution`; as they are for None."""
+    if resolution is None or min(height, width) == resolution:
+        return height, width
+    scale = resolution / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
 def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray:
     """Scale uint8 `[F, H, W, 3]` so that the shorter side is `resolution`, then crop the middle to multiples."""
     import cv2
 
-    height, width = frames.shape[1:3]
-    if resolution is not None and min(height, width) != resolution:
-        scale = resolution / min(height, width)
-        height, width = round(height * scale), round(width * scale)
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    before = frames.shape[1:3]
+    height, width = scaled(*before, resolution)
+    if (height, width) != before:
+        how = cv2.INTER_AREA if min(height, width) < min(before) else cv2.INTER_CUBIC
         frames = np.stack([cv2.resize(frame, (width, height), interpolation=how) for frame in frames])
     rows, columns = height // multiple * multiple, width // multiple * multiple
     top, left = (height - rows) // 2, (width - columns) // 2

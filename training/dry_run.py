@@ -110,8 +110,8 @@ def _trainer(config: TrainConfig) -> Trainer:
     require_clips(config)
     processes = Processes(config.device)
     base = load_base(config.base, base_dtype(processes.device, config.precision))
-    require(config, base)
     with Bars(config) as bars:
+        require(config, base, bars.checked)
         clips = load_stage(config_at(config, 0), base, processes, bars)
     return Trainer(config.model_copy(update={"resume": None}), base, clips, processes)
 

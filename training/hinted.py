@@ -3,7 +3,8 @@ bring the others along. Without it they have never met a frame that is surer tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,13 @@ import torch
 
 from ..temporal.control_keyframes import keyframe_rows
 from .config import ConfigError, TrainConfig
-from .data import VIDEO_SUFFIXES, ClipSource, DataError, find_clips, fit
-from .precision import base_dtype
+from .data import VIDEO_SUFFIXES, ClipSource, DataError, find_clips, fit, scaled
 
 if TYPE_CHECKING:
     from .base import Base
 
 _SHAPE = ("block_out_channels", "layers_per_block", "cross_attention_dim")
+_POOLED = ("addition_embed_type", "projection_class_embeddings_input_dim")
 
 
 def controlnet_config(name: str) -> dict[str, Any]:
@@ -29,10 +30,14 @@ def controlnet_config(name: str) -> dict[str, Any]:
         return CONFIG
     if not (Path(name) / "config.json").is_file():
         raise ConfigError(f"controlnet: {name} is no diffusers folder, it has no config.json; give one, or toon")
-    from diffusers import ControlNetModel
-
-    config: Any = ControlNetModel.load_config(name, local_files_only=True)
-    return dict(config)
+    try:
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        made = config.get("_class_name", "ControlNetModel")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"controlnet: {name}/config.json is damaged ({error}); copy or download it again") from None
+    if made != "ControlNetModel":
+        raise ConfigError(f"controlnet: {name} holds a {made}, no ControlNetModel; take a ControlNet of that kind")
+    return config
 
 
 def load_controlnet(name: str, dtype: torch.dtype | None = None) -> Any:
@@ -44,25 +49,69 @@ def load_controlnet(name: str, dtype: torch.dtype | None = None) -> Any:
     else:
         from diffusers import ControlNetModel
 
+        read: Any = ControlNetModel.from_pretrained
         try:
-            network = ControlNetModel.from_pretrained(name, local_files_only=True)
+            network, found = read(
+                name, local_files_only=True, use_safetensors=True, torch_dtype=dtype, output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"controlnet: {name} cannot be read: {error}") from None
+            raise ConfigError(
+                f"controlnet: {name} cannot be read: {error}; give a folder with config.json and "
+                "diffusion_pytorch_model.safetensors"
+            ) from None
+        if missing := found["missing_keys"]:
+            raise ConfigError(
+                f"controlnet: {name} lacks {len(missing)} of its weights, such as {missing[0]}; download it again"
+            )
+        if not all(bool(value.isfinite().all()) for value in network.parameters()):
+            raise ConfigError(f"controlnet: {name} holds values that are no numbers; download it again")
     network.requires_grad_(False).eval()
     return torch.nn.Module.to(network, dtype or torch.float32)  # past diffusers' own, which warns of nothing
 
 
-def require(config: TrainConfig, base: Base) -> None:
-    """Raise ConfigError if the ControlNet was not made for such a base, and DataError if a clip has no hints."""
-    if config.controlnet is not None:
-        require_fit(config.controlnet, base.unet.config)
-        hint_files(config, [str(path.relative_to(config.clips)) for path in find_clips(config.clips)])
+def require(config: TrainConfig, base: Base, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Raise ConfigError if the ControlNet was not made for such a base, and DataError if a clip has no such hints.
+
+    Sizes and numbers of frames are those in the headers of the videos, which is quick; when a video is drawn its frames
+    are looked at.
+    """
+    if config.controlnet is None:
+        return
+    require_fit(config.controlnet, base.unet.config)
+    _require_folders(config)
+    clips = find_clips(config.clips)
+    files = hint_files(config, [str(path.relative_to(config.clips)) for path in clips])
+    resolutions = {config.resolution, *(stage.resolution for stage in config.stages if stage.resolution)}
+    for i, (clip, hint) in enumerate(zip(clips, files, strict=True)):
+        _require_headers(clip, hint, resolutions, base.multiple)
+        progress(i + 1, len(clips))
+
+
+def _require_folders(config: TrainConfig) -> None:
+    """Raise DataError for clips that can have no hints, and for hints that would be taken for clips."""
+    from .prepared import is_cache
+
+    assert config.hints is not None  # as the config says
+    if is_cache(config.clips):
+        raise DataError(
+            f"hints: {config.clips} is what prepare made, which keeps no names of clips; give as clips a folder of "
+            "short videos with captions"
+        )
+    if not config.hints.is_dir():
+        raise DataError(f"hints: {config.hints} is no folder; name one with a video of hints for each clip")
+    if config.hints.resolve().is_relative_to(config.clips.resolve()):
+        raise DataError(
+            f"hints: {config.hints} lies in the folder of clips {config.clips}, so its videos would be clips, too; "
+            "give hints a folder beside it"
+        )
 
 
 def require_fit(controlnet: str, unet_config: Mapping[str, Any]) -> None:
     """Raise ConfigError if the ControlNet was not made for a UNet of this config."""
-    has, wants = controlnet_config(controlnet), unet_config
-    shapes = [(name, _plain(has.get(name)), _plain(wants[name])) for name in _SHAPE]
+    has, wants = controlnet_config(controlnet), {**unet_config, "conditioning_channels": 3}
+    names = [*_SHAPE, *(_POOLED if has.get("addition_embed_type") else ())]
+    names += [name for name in ("conditioning_channels",) if name in has]
+    shapes = [(name, _plain(has.get(name)), _plain(wants[name])) for name in names]
     if others := [f"{name} {one}, not {other}" for name, one, other in shapes if one != other]:
         raise ConfigError(
             f"controlnet: {controlnet} is for another kind of base ({'; '.join(others)}); take one for this base"
@@ -70,21 +119,55 @@ def require_fit(controlnet: str, unet_config: Mapping[str, Any]) -> None:
 
 
 def hint_files(config: TrainConfig, names: list[str]) -> list[Path]:
-    """The video of hint pictures of each clip. Raises DataError if one is missing."""
-    from .prepared import is_cache
-
+    """The video of hint pictures of each clip. Raises DataError if one is missing, or two have the same name."""
     assert config.hints is not None  # as the config says
-    if is_cache(config.clips):
-        raise DataError(f"hints: {config.clips} is what prepare made; hints go with a folder of clips")
-    there = {
-        path.relative_to(config.hints).with_suffix(""): path
-        for path in sorted(config.hints.rglob("*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES
-    }
+    videos = [path for path in sorted(config.hints.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES]
+    there = _by_name([path.relative_to(config.hints) for path in videos if path.is_file()], config.hints)
+    _by_name([Path(name) for name in names], config.clips)
     if missing := [name for name in names if Path(name).with_suffix("") not in there]:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise DataError(f"hints: {config.hints} has no video for {some}; give each clip one of the same name")
-    return [there[Path(name).with_suffix("")] for name in names]
+    return [config.hints / there[Path(name).with_suffix("")] for name in names]
+
+
+def _by_name(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Videos of a folder by their names without suffix. Raises DataError if two have the same."""
+    there: dict[Path, Path] = {}
+    for path in paths:
+        other = there.setdefault(path.with_suffix(""), path)
+        if other != path:
+            raise DataError(
+                f"hints: {other} and {path} in {folder} have one name, so which hints are whose is unclear; rename one"
+            )
+    return there
+
+
+def _require_headers(clip: Path, hint: Path, resolutions: set[int | None], multiple: int) -> None:
+    """Raise DataError if the headers of the two videos tell of other frames."""
+    from ..media.reader import iter_clip, probe_clip
+
+    try:
+        told = [probe_clip(path) for path in (clip, hint)]
+        frames = [info.frames for info in told]
+        if frames[0] != frames[1]:  # a header counts frames that are not shown, too, or none
+            frames = [sum(1 for _ in iter_clip(path)) for path in (clip, hint)]
+    except (OSError, ValueError) as error:
+        raise DataError(f"hints: {error}") from None
+    for resolution in resolutions:
+        sizes = [scaled(info.height, info.width, resolution) for info in told]
+        of_clip, of_hint = [tuple(side // multiple * multiple for side in size) for size in sizes]
+        _require_alike(hint, (frames[1], *of_hint), (frames[0], *of_clip))
+
+
+def _require_alike(path: Path, hint: tuple[int, ...], clip: tuple[int, ...]) -> None:
+    """Raise DataError unless a video of hints has the frames, height and width of its clip."""
+    if hint[0] != clip[0]:
+        raise DataError(f"hints: {path} has {hint[0]} frames, its clip {clip[0]}; make it again")
+    if hint[1:] != clip[1:]:
+        raise DataError(
+            f"hints: {path} is {hint[2]} x {hint[1]} at the run's resolution, its clip {clip[2]} x {clip[1]}; make it "
+            "in the clip's size"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,12 +179,10 @@ class Steered:
 
 
 class Hints:
-    """The ControlNet of a run and the hint pictures of its clips."""
+    """The ControlNet of a run, on its device, and the hint pictures of its clips."""
 
-    def __init__(self, config: TrainConfig, base: Base, clips: ClipSource, device: torch.device):
-        assert config.controlnet is not None
-        self.config, self.device = config, device
-        self.network = load_controlnet(config.controlnet, base_dtype(device, config.precision)).to(device)
+    def __init__(self, config: TrainConfig, network: Any, base: Base, clips: ClipSource):
+        self.config, self.network = config, network
         self.files = hint_files(config, clips.names)
         self.lengths, self.sizes, self.factor = clips.lengths, clips.sizes, base.factor
         self.multiple = base.multiple
@@ -136,21 +217,15 @@ class Hints:
         """Hint pictures `[K, 3, H, W]`, 0..1, of the frames of clip i. Raises DataError for a video of other frames."""
         from ..media.reader import read_clip
 
-        path = self.files[i]
         try:
-            found = read_clip(path)[0]
-        except ValueError as error:
-            raise DataError(f"{path}: cannot be read: {error}") from None
-        if len(found) != self.lengths[i]:
-            raise DataError(f"hints: {path} has {len(found)} frames, its clip {self.lengths[i]}; make it again")
-        found = fit(found, self.config.resolution, self.multiple)
-        height, width = (side * self.factor for side in self.sizes[i])
-        if found.shape[1:3] != (height, width):
-            raise DataError(
-                f"hints: {path} is {found.shape[2]} x {found.shape[1]} at the run's resolution, its clip {width} x "
-                f"{height}; make it in the clip's size"
-            )
-        return torch.from_numpy(found[frames.numpy()]).permute(0, 3, 1, 2).float() / 255
+            every = read_clip(self.files[i])[0]
+        except (OSError, ValueError) as error:
+            raise DataError(f"hints: {error}") from None
+        size = tuple(side * self.factor for side in self.sizes[i])
+        shown = every[frames.numpy() % len(every)]  # a video of fewer frames is refused below
+        shown = fit(shown, self.config.resolution, self.multiple)
+        _require_alike(self.files[i], (len(every), *shown.shape[1:3]), (self.lengths[i], *size))
+        return torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 255
 
     @torch.no_grad()
     def residuals(
@@ -164,12 +239,12 @@ class Hints:
     ) -> dict[str, Any]:
         """What the UNet takes beside its `[(b f) ...]` inputs: the ControlNet's output, zero for the other frames."""
         rows = torch.arange(0, len(noisy), frames)[:, None] + steered.rows  # [b, k]
-        rows = rows.flatten().to(self.device)
+        rows = rows.flatten().to(noisy.device)
         down, middle = self.network(
             noisy[rows],
             timestep[rows],
             tokens[rows],
-            controlnet_cond=steered.pictures.flatten(0, 1).to(self.device, self.network.dtype),
+            controlnet_cond=steered.pictures.flatten(0, 1).to(noisy.device, self.network.dtype),
             added_cond_kwargs={name: value[rows] for name, value in added.items()},
             return_dict=False,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import hinted, kinds, objective
-from .base import Base
+from .base import Base, prepared
 from .checkpoint import (
     CheckpointError,
     checkpoint_path,
@@ -56,6 +56,9 @@ class Trainer:
         # fp16 holds small gradients only of a loss that is scaled up; without fp16 the scaler does nothing.
         half = arithmetic(self.device, config.precision) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.controlnet = config.controlnet and hinted.load_controlnet(
+            config.controlnet, base_dtype(self.device, config.precision)
+        ).to(self.device)
         self.sigmas = base.sigmas.double()
         self.step = 0
         self.seconds = 0.0
@@ -67,7 +70,7 @@ class Trainer:
     def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
         """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
         self.stage, self.clips = stage, clips
-        self.hints = hinted.Hints(stage, self.base, clips, self.device) if stage.controlnet else None
+        self.hints = hinted.Hints(stage, self.controlnet, self.base, clips) if stage.controlnet else None
         self.held_out = hold_out(clips.buckets(), stage.validation_clips)
         self.buckets = [left for bucket in clips.buckets() if (left := [i for i in bucket if i not in self.held_out])]
         if not self.buckets:
@@ -292,17 +295,3 @@ class Trainer:
         by_age = sorted(checkpoints(folder), key=lambda path: path.stat().st_mtime_ns)
         for old in by_age[: -self.config.keep_checkpoints]:
             old.unlink()
-
-
-def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
-    """The base's UNet on its device, in what the run computes in, with checkpointing where that is asked."""
-    dtype = base_dtype(device, config.precision)
-    unet.to(device, dtype, memory_format=torch.channels_last)
-    if device.type == "cpu" and dtype:
-        from diffusers.models.attention_processor import AttnProcessor
-
-        unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-        unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
-    return unet

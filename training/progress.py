@@ -72,6 +72,7 @@ class Bars:
             TextColumn("{task.fields[left]}"),
             console=self.console,
         )
+        self.checking = self.progress.add_task("check hints", left="", visible=False)
         self.encoding = self.progress.add_task("encode clips", left="", visible=False)
         self.training = self.progress.add_task("train", total=config.steps, left="", visible=False)
         every = {"validation": config.validation_steps, "samples": config.sample_steps}
@@ -97,6 +98,10 @@ class Bars:
             self.logged = time.monotonic()
             self.say(line)
 
+    def checked(self, done: int, total: int) -> None:
+        self.progress.update(self.checking, completed=done, total=total, visible=True)
+        self.log(f"check hints: {done} of {total}")
+
     def encoded(self, done: int, total: int) -> None:
         self.progress.update(self.encoding, completed=done, total=total, visible=True)
         self.log(f"encode clips: {done} of {total}")
@@ -116,7 +121,8 @@ class Bars:
             )
             self.log(f"step {event['step']} of {self.config.steps}: loss {mean:.5f}, {left} left")
         if "validation" in event:
-            self.say(f"step {event['step']}: validation loss {event['validation']:.6f}")
+            hinted = f", with hints {event['validation_hinted']:.6f}" if "validation_hinted" in event else ""
+            self.say(f"step {event['step']}: validation loss {event['validation']:.6f}{hinted}")
         if "samples" in event:
             said = ", ".join(f"{name} {event[name]:.4g}" for name in ("flicker", "warp_error", "motion"))
             self.say(f"step {event['step']}: {event['samples']}: {said}")

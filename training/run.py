@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> Path:
             kinds.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
             )
-            hinted.require(config, base)
+            hinted.require(config, base, bars.checked)
             trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
             if processes.main:
                 write_config(config)

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video.demo import paint_clips
@@ -13,6 +16,10 @@ from sdxl_anime_video.training import cli, data, hinted
 from sdxl_anime_video.training.base import load_base
 from sdxl_anime_video.training.config import ConfigError, TrainConfig
 from sdxl_anime_video.training.loop import Trainer
+from sdxl_anime_video.training.prepare.identity import NAME as IDENTITY
+from sdxl_anime_video.training.stages import config_at
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +127,8 @@ def test_draws_follow_the_share_the_keyframes_and_the_seed(trainer):
 
 def test_a_share_of_zero_trains_as_without_hints(trainer):
     losses = []
-    for fields in ({"hinted_share": 0}, {"controlnet": None, "hints": None}):
+    keyframes = TrainConfig.model_fields["keyframes"].default
+    for fields in ({"hinted_share": 0}, {"controlnet": None, "hints": None, "keyframes": keyframes}):
         run = trainer(**fields)
         losses.append([run.train_step() for _ in range(3)])
         run.unet.detach()
@@ -164,11 +172,21 @@ def test_a_run_learns_from_hints_resumes_and_says_so(tmp_path, clips_folder, hin
         (
             lambda folder: (folder / "00001.mp4").write_bytes(b"no video"),
             {"hinted_share": 1},
-            "00001.mp4: cannot be read",
+            "00001.mp4 cannot be read as a video",
         ),
         (lambda folder: None, {"keyframes": "0,200%"}, "keyframes, in clips of 4 frames"),
         (lambda folder: None, {"keyframes": ""}, "keyframes is empty"),
         (lambda folder: None, {"controlnet": None}, "one goes with the other"),
+        (
+            lambda folder: None,
+            {"controlnet": None, "hints": None, "hinted_share": 0.7},
+            "hinted_share, keyframes: of no use without a ControlNet",
+        ),
+        (
+            lambda folder: None,
+            {"keyframes": "0,2,50%", "frames": [3, 5], "validation_clips": 1},
+            "keyframes, in clips of 4 frames: positions 2 and 50%",
+        ),
         (lambda folder: None, {"controlnet": "nowhere"}, "nowhere is no diffusers folder"),
         (lambda folder: None, {"temporal_dropout": 0.2}, "does not go with temporal_dropout"),
     ],
@@ -209,3 +227,108 @@ def test_a_folder_of_diffusers_is_read(tmp_path, toon):
     one, other = hinted.load_controlnet("toon"), hinted.load_controlnet(str(tmp_path))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
     assert hinted.controlnet_config(str(tmp_path))["cross_attention_dim"] == toon.unet.config["cross_attention_dim"]
+
+
+@pytest.mark.parametrize(
+    "clips, hints, message",
+    [
+        ("clips", "file.mp4", "file.mp4 is no folder; name one with a video of hints for each clip"),
+        ("clips", "clips", "lies in the folder of clips"),
+        ("clips", "clips/below", "lies in the folder of clips"),
+        ("clips", "twice", r"00000\.gif and 00000\.mp4 in .*twice have one name"),
+        ("clips", "shorter", r"00000\.gif has 3 frames, its clip 5"),
+        ("cache", "hints", "what prepare made, which keeps no names of clips; give as clips a folder of short videos"),
+    ],
+)
+def test_folders_that_do_not_go_together_are_refused(
+    tmp_path, monkeypatch, toon, clips_folder, hints_folder, clips, hints, message
+):
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("clips", clips_folder), ("clips/below", hints_folder), ("hints", hints_folder)):
+        shutil.copytree(source, name)
+    for name in ("twice", "shorter"):
+        shutil.copytree(hints_folder, name)
+    shutil.copy("twice/00000.mp4", "twice/00000.gif")
+    Path("shorter/00000.mp4").unlink()
+    pictures = [Image.new("RGB", (128, 128), colour) for colour in ("red", "green", "blue")]
+    pictures[0].save("shorter/00000.gif", save_all=True, append_images=pictures[1:], duration=80)
+    Path("file.mp4").touch()
+    Path("cache").mkdir()
+    Path("cache", IDENTITY).write_text("{}")
+    if hints != "clips/below":
+        shutil.rmtree("clips/below")
+    with pytest.raises(ValueError, match=message):
+        hinted.require(config_with("toon", Path(hints), Path(clips)), toon)
+
+
+def config_with(controlnet: str, hints: Path, clips: Path) -> TrainConfig:
+    return TrainConfig(
+        clips=clips, output=Path("run"), controlnet=controlnet, hints=hints, **{**SMALL, "keyframes": "0,-1"}
+    )
+
+
+def test_a_video_of_hints_that_is_spoilt_in_the_run_is_named(trainer, clips_folder, hints_folder, tmp_path):
+    hints = tmp_path / "hints"
+    shutil.copytree(hints_folder, hints)
+    run = trainer(hints=hints)
+    paint_again(hints, "--frames", "4")
+    with pytest.raises(data.DataError, match=r"00001\.mp4 has 4 frames, its clip 5"):
+        run.hints.pictures(1, torch.tensor([4]))
+    (hints / "00001.mp4").unlink()
+    with pytest.raises(data.DataError, match=r"hints: .*00001\.mp4 does not exist"):
+        run.hints.pictures(1, torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("config.json", b'{"a": ', "config.json is damaged"),
+        ("config.json", b"[1]", "config.json is damaged"),
+        ("config.json", {"_class_name": "ControlNetUnionModel"}, "holds a ControlNetUnionModel, no ControlNetModel"),
+        ("config.json", {"conditioning_channels": 4}, r"conditioning_channels 4, not 3"),
+        (
+            "config.json",
+            {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 77},
+            "projection_class_embeddings_input_dim 77, not 1664",
+        ),
+        (WEIGHTS, None, f"no file named {WEIGHTS}"),
+        (WEIGHTS, b"no weights", "cannot be read"),
+        (WEIGHTS, {}, "of its weights, such as .*; download it again"),
+        (WEIGHTS, {"mid_block.resnets.0.conv1.bias": torch.full([128], torch.nan)}, "holds values that are no numbers"),
+    ],
+)
+def test_a_damaged_controlnet_is_named(tmp_path, toon, file, content, message):
+    hinted.load_controlnet("toon").save_pretrained(tmp_path)
+    path = tmp_path / file
+    if content is None:
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif file == WEIGHTS:
+        whole = load_file(path)
+        without = {name: value for name, value in whole.items() if not name.startswith("mid_block")}
+        save_file({**whole, **content} if content else without, path)
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    with pytest.raises(ConfigError, match=message):
+        hinted.require_fit(str(tmp_path), toon.unet.config)
+        hinted.load_controlnet(str(tmp_path))
+
+
+def test_keyframes_are_read_as_yaml_has_them(hints_folder, clips_folder):
+    def read(keyframes) -> str:
+        values = {"controlnet": "toon", "hints": hints_folder, "keyframes": keyframes}
+        return TrainConfig(clips=clips_folder, output=Path("run"), frames=[4], **values).keyframes
+
+    assert [read(given) for given in (0, [0, "50%", -1], "all")] == ["0", "0,50%,-1", "all"]
+
+
+def test_stages_keep_the_controlnet_and_show_hints_in_their_size(trainer, toon, clips_folder):
+    run = trainer(hinted_share=1.0, stages=[{"until": 0.5, "frames": 3, "resolution": 128}])
+    network = run.hints.network
+    run.enter(config_at(run.config, 0), data.load_clips(clips_folder, toon, 128))
+    assert run.hints.show([1], [0], torch.arange(3), torch.tensor([0, 2])).pictures.shape == (1, 2, 3, 128, 128)
+    run.train_step()
+    run.enter(config_at(run.config, 0.6), data.load_clips(clips_folder, toon, 64))
+    assert run.hints.network is network
+    run.train_step()

@@ -149,6 +149,9 @@ class TrainConfig(Config):
     """The weight of x0 error is at least this; lifts the high noise levels, where motion is decided. 0 for none."""
     high_noise_bias: NonNegative = 0.0
     """0 draws noise levels evenly; b > 0 draws timesteps with density rising as t^b."""
+    pure_noise_share: Share = 0.0
+    """Share of clips at the last noise level that are noise alone, as sampling begins. Elsewhere noise leaves a trace
+    of a clip, and layers that trust it take their poses from the noise of a clip that is made, not from hints."""
     noise_mode: Literal["shared", "progressive"] = "shared"
     """How the noise of a clip's frames is correlated, where it is."""
     noise_correlation: Share = 0.0

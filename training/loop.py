@@ -189,6 +189,10 @@ class Trainer:
         if config.random_positions:
             offset = int(torch.randint(config.max_frames - frames + 1, (1,), generator=generator))
         noise = draw_noise(latents.shape, generator, noise_at(self.config, self.progress()))
+        if config.pure_noise_share:
+            pure = torch.rand(count, generator=generator) < config.pure_noise_share
+            timestep[pure] = len(self.sigmas) - 1
+            noise[pure] = objective.hide_latents(noise[pure], latents[pure], self.sigmas[timestep[pure]].float())
         kept = kept_frames(frames, config.temporal_dropout, generator)
         positions = (offset + kept).to(self.device)
         steered = self.hints.draw(chosen, starts, kept, generator) if self.hints else None

@@ -37,6 +37,15 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -
     return (latents + sigma * noise) / (1 + sigma**2).sqrt()
 
 
+def hide_latents(noise: torch.Tensor, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Noise `[B, F, C, H, W]` that makes `add_noise` of these latents what it makes of none: noise alone.
+
+    At the last noise level a base that was not trained at zero SNR still sees a trace of the clip, and sampling begins
+    without one (Lin et al., arXiv:2305.08891).
+    """
+    return noise - latents / sigma.view(-1, *[1] * (latents.ndim - 1))
+
+
 def training_target(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, prediction: str) -> torch.Tensor:
     """What the model is to predict: the noise, or v = alpha noise - alpha sigma latents (Salimans & Ho 2022)."""
     if prediction == "epsilon":

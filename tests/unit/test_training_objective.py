@@ -91,3 +91,16 @@ def test_learning_rate_rises_and_falls():
     assert scale(100, 10, 0.5) == pytest.approx(0.5)
     assert scale(100, 10, 1) == pytest.approx(0)
     assert scale(100, 0, 1.7) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noise_alone_still_asks_for_the_clip(prediction):
+    latents, noise = torch.randn(2, 2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(1)).unbind()
+    sigma = torch.tensor([14.6, 10.0])
+    hidden = objective.hide_latents(noise, latents, sigma)
+    seen = objective.add_noise(latents, hidden, sigma)
+    assert torch.allclose(seen, objective.add_noise(torch.zeros_like(latents), noise, sigma), atol=1e-5)
+    target, s = objective.training_target(latents, hidden, sigma, prediction), sigma.view(2, 1, 1, 1, 1)
+    alpha = (1 + s**2).rsqrt()
+    clean = seen / alpha - s * target if prediction == "epsilon" else alpha * seen - s * alpha * target
+    assert torch.allclose(clean, latents, atol=1e-4)

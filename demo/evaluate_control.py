@@ -121,20 +121,19 @@ class Renderer:
         from ..temporal.hosts.comfy.sampling import record
 
         options = self.options
-        noise = NoiseSettings("progressive", options.correlation)
-        model = record(self.model, lambda contract: contract.with_noise(noise)) if options.correlation else self.model
+        mixed = NoiseSettings("progressive", options.correlation)
+        model = record(self.model, lambda contract: contract.with_noise(mixed)) if options.correlation else self.model
         prompts: list = [self._encode(caption), self._encode("")]
         if arm.curve is not None:
             pictures = torch.from_numpy(hints[arm.rows]).float() / 255  # nothing else is known of the clip
             prompts = control_clip(
                 prompts, self.control_net, pictures, arm.pictures, arm.curve, options.strength, (0.0, 1.0)
             )
-        latent = torch.zeros(options.frames, 4, 16, 16)
-        start = comfy.sample.prepare_noise(latent, seed)
-        sampler = "dpmpp_2m", "karras"
-        samples = comfy.sample.sample(
-            model, start, options.steps, options.cfg, *sampler, *prompts, latent, seed=seed, disable_pbar=True
-        )
+        samples = torch.zeros(options.frames, 4, 16, 16)
+        noise = comfy.sample.prepare_noise(samples, seed)
+        for steps in (*([1] if options.first_look else []), options.steps):
+            how = (steps, options.cfg, "dpmpp_2m", "karras")
+            samples = comfy.sample.sample(model, noise, *how, *prompts, samples, seed=seed, disable_pbar=True)
         return self.vae.decode(samples).cpu().float().numpy()
 
     @torch.no_grad()
@@ -202,6 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
     parser.add_argument("--keyframes", default="0,25%,50%,75%,100%", help="what at_keyframes and between refer to")
     parser.add_argument("--steps", type=whole(1, 1000), default=20)
+    parser.add_argument(
+        "--first-look", action="store_true", help="begin with what one step makes of the noise, under the same noise"
+    )
     parser.add_argument("--cfg", type=number(0, 100), default=3.0)
     parser.add_argument("--strength", type=number(0, 10), default=1.0)
     options = parser.parse_args(arguments)

@@ -176,9 +176,8 @@ class Trainer:
         """Losses `[B]` of one part of the step's batch, and the clips it drew."""
         config = self.stage
         generator = step_generator(config.seed, self.step, part)
-        latents, caption, chosen, starts = draw_batch(
-            self.clips, self.buckets, config.clips_per_step, config.frames, generator
-        )
+        wanted = config.clips_per_step, config.frames
+        latents, caption, chosen, starts = draw_batch(self.clips, self.buckets, *wanted, generator)
         count, frames = latents.shape[:2]
         dropped = torch.rand(count, generator=generator) < config.caption_dropout
         caption = torch.where(dropped, 0, caption)
@@ -196,8 +195,8 @@ class Trainer:
         kept = kept_frames(frames, config.temporal_dropout, generator)
         positions = (offset + kept).to(self.device)
         steered = self.hints.draw(chosen, starts, kept, generator) if self.hints else None
-        losses = self.clip_losses(latents[:, kept], noise[:, kept], timestep, caption, positions, chosen, steered)
-        return losses, chosen
+        drawn = latents[:, kept], noise[:, kept], timestep, caption, positions, chosen
+        return self.clip_losses(*drawn, steered), chosen
 
     def train_step(self) -> float:
         """One optimizer step of all processes; returns its mean loss.

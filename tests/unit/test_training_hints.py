@@ -135,6 +135,26 @@ def test_a_share_of_zero_trains_as_without_hints(trainer):
     assert losses[0] == losses[1]
 
 
+def test_clips_of_noise_alone_show_nothing_of_themselves(trainer, monkeypatch):
+    run = trainer(pure_noise_share=1.0, clips_per_step=2, hinted_share=0)
+    seen = []
+    predict = run.predict
+
+    def look(noisy, timestep, *rest):
+        seen.append((noisy, timestep))
+        return predict(noisy, timestep, *rest)
+
+    monkeypatch.setattr(run, "predict", look)
+    shown = []
+    for fill in (-1.0, 1.0):  # other clips, the same seed
+        for latents in run.clips.latents:
+            latents.fill_(fill)
+        run.step = 5
+        shown.append(run.train_step())
+    assert torch.allclose(seen[0][0], seen[1][0], atol=1e-5) and seen[0][1].tolist() == [999, 999]
+    assert shown[0] != shown[1]
+
+
 def test_a_run_learns_from_hints_resumes_and_says_so(tmp_path, clips_folder, hints_folder):
     fields = {"clips": clips_folder, "controlnet": "toon", "hints": hints_folder, "hinted_share": 1.0}
     fields |= {"keyframes": "0, 100%", "validation_clips": 1, "validation_levels": [0.8], "validation_steps": 2}

@@ -325,13 +325,13 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", "1" * 40)
         self.send_header("ETag", '"2"')
         self.send_header("Content-Length", str(len(self.content) if known else 0))
+        self.send_header("Connection", "close")  # said, so that no client asks again on a connection that closes
         self.end_headers()
 
     def do_GET(self):
         self.do_HEAD()
         if self.path.endswith(SMALL):
             self.wfile.write(self.content[: int(len(self.content) * self.part)])
-        self.close_connection = True
 
     def log_message(self, *_):
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _prepare(arguments: list[str]) -> int:
-    from .training.interrupts import interrupt_on_signals
+    from .commands.interrupts import interrupt_on_signals
     from .training.prepare.run import main
 
     interrupt_on_signals()
@@ -16,24 +16,24 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from .training.cli import main
-    from .training.interrupts import interrupt_on_signals
+    from .commands.interrupts import interrupt_on_signals
+    from .training.run.verb import main
 
     interrupt_on_signals()
     return main(arguments)
 
 
 def _render(arguments: list[str]) -> int:
-    from .training.interrupts import interrupt_on_signals
-    from .training.render import main
+    from .commands.interrupts import interrupt_on_signals
+    from .rendering.render import main
 
     interrupt_on_signals()
     return main(arguments)
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from .training.evaluate import main
-    from .training.interrupts import interrupt_on_signals
+    from .commands.interrupts import interrupt_on_signals
+    from .rendering.evaluate import main
 
     interrupt_on_signals()
     return main(arguments)
@@ -45,7 +45,7 @@ def _inspect(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="sdxl-anime-video inspect", description=VERBS["inspect"][1])
     parser.add_argument("file", metavar="FILE")
     file = parser.parse_args(arguments).file
-    from .temporal.inspect_weights import inspect_weights
+    from .temporal.weights.inspection import inspect_weights
 
     return _show("inspect", lambda: inspect_weights(file))
 
@@ -59,9 +59,9 @@ def _convert(arguments: list[str]) -> int:
     parser.add_argument("--dtype", metavar="F32|F16|BF16", help="precision; without it as it is")
     options = parser.parse_args(arguments)
     source, target = options.source, options.target
-    from .temporal.adapter_convert import convert_adapter
-    from .temporal.inspect_weights import kind_of
-    from .temporal.motion_module_format import convert_motion_module
+    from .temporal.weights.convert import convert_adapter
+    from .temporal.weights.inspection import kind_of
+    from .temporal.weights.motion_module_format import convert_motion_module
 
     def convert() -> str:
         if not target.endswith(".safetensors"):
@@ -76,7 +76,7 @@ def _convert(arguments: list[str]) -> int:
 
 def _show(verb: str, action: Callable[[], object]) -> int:
     """Print what an action returns; an error of the user's making is one line on stderr."""
-    from .training.verbs import run_verb
+    from .commands.verbs import run_verb
 
     return run_verb(verb, lambda: _print(action()), "nothing was written")
 
@@ -86,7 +86,7 @@ def _print(result: object) -> None:
 
 
 def _usage(verb: str, *arguments: str) -> int | None:
-    from .training.usage import answer
+    from .commands.usage import answer
 
     return answer(verb, list(arguments))
 

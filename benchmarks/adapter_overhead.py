@@ -21,11 +21,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdxl_anime_video.demo.model import load_toon_diffusers
-from sdxl_anime_video.temporal.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
-from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, unet_channels
-from sdxl_anime_video.temporal.motion_module import FORMATS, MotionConfig, MotionModule
-from sdxl_anime_video.training import kinds
+from sdxl_anime_video.rendering import kinds
+from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
 
 POOLED, TOKENS = 1280, 77
 COMMON = {

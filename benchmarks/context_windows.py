@@ -5,7 +5,7 @@
 The same model with our temporal adapter, seed, sampler and windows (16 frames, overlap 4, pyramid), in a real ComfyUI
 on the CPU. The ways take turns, so that drift of the machine hits all of them. `windows` is the time of the MODEL's
 own work, counted in windows of 16 frames: what any way must spend. `seam` is the change of the picture where a static
-window begins over that elsewhere; see `demo/evaluate_long.py` for the figure of a painted clip.
+window begins over that elsewhere; see `benchmarks/judging/long_clips.py` for the figure of a painted clip.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from sdxl_anime_video.demo.evaluate import held_out_pairs
-from sdxl_anime_video.demo.run.comfyui import import_comfyui
-from sdxl_anime_video.temporal.metrics import seam_score
-from sdxl_anime_video.temporal.segments import plan_segments
+from sdxl_anime_video.benchmarks.judging.evaluate import held_out_pairs
+from sdxl_anime_video.headless.comfyui import import_comfyui
+from sdxl_anime_video.temporal.clip.segments import plan_segments
+from sdxl_anime_video.temporal.measure.metrics import seam_score
 
 LENGTH, OVERLAP = 16, 4
 ADAPTER = Path(__file__).parents[1] / "demo/weights/temporal_adapters/toon/toon_adapter.safetensors"
@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     import nodes
 
     from sdxl_anime_video.demo.comfy import load_toon_comfy
-    from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, load_patcher
+    from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher
 
     plain, clip, vae = load_toon_comfy()
     calls = 0

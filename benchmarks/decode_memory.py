@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from sdxl_anime_video.demo.run.comfyui import import_comfyui
+from sdxl_anime_video.headless.comfyui import import_comfyui
 
 LIMIT = 1.1
 

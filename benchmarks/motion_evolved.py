@@ -22,9 +22,9 @@ import torch
 from motion_parity import across_frames
 from torch import nn
 
-from sdxl_anime_video.demo.run.comfyui import import_comfyui
-from sdxl_anime_video.temporal.motion_module import FORMATS, MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.motion_module_format import save_motion_module
+from sdxl_anime_video.headless.comfyui import import_comfyui
+from sdxl_anime_video.temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
 
 WIDTHS = (320, 640, 1280)
 FRAMES, SIDE = 8, 8  # of a latent
@@ -46,8 +46,8 @@ def measure(peer: Path, base: Path, steps: int) -> list[tuple[str, float]]:
     import comfy.sample
     import folder_paths
 
-    from sdxl_anime_video.temporal.hosts.comfy.motion_module import apply_motion_module, load_patcher
-    from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
+    from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module, load_patcher
+    from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 
     sys.path[:0] = [str(peer.parent), str(Path(__file__).parents[1] / "tests")]
     evolved = importlib.import_module(peer.name).NODE_CLASS_MAPPINGS

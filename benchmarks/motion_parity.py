@@ -21,15 +21,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sdxl_anime_video.schedulers.best_hq import training_sigmas
-from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, resnet_norms
-from sdxl_anime_video.temporal.motion_module import (
+from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, resnet_norms
+from sdxl_anime_video.temporal.layers.motion_module import (
     FORMATS,
     MotionConfig,
     MotionModule,
     clips_as_images,
     images_as_clips,
 )
-from sdxl_anime_video.temporal.motion_module_format import load_motion_module
+from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import motion_references as references
@@ -106,7 +106,7 @@ def of_the_authors(unet: nn.Module, folder: Path) -> Iterator[tuple[str, float]]
 def on_the_toon_model(frames: int = 16) -> Iterator[tuple[str, float]]:
     """Rows for the toon UNet's trained weights on a painted clip: how far the norms alone move its prediction."""
     from sdxl_anime_video.demo.painter.clip import paint_clip
-    from sdxl_anime_video.training.base import load_base, time_ids
+    from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, time_ids
 
     caption = "girl, blue hair, red dress, sunset, run"
     base = load_base("toon")

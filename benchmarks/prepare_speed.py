@@ -50,7 +50,7 @@ def main() -> int:
         "walk": lambda: sum(1 for _ in walk(source, config, 32, 8)),
     }
     if options.toon:
-        from sdxl_anime_video.training.prepare.encode import encode_row
+        from sdxl_anime_video.training.clips.encode import encode_row
         from sdxl_anime_video.training.prepare.run import open_model
 
         base, multiple = open_model(config)

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-UNET = Path(__file__).parents[1] / "training/sdxl/unet/config.json"
+UNET = Path(__file__).parents[1] / "temporal/hosts/diffusers/sdxl/unet/config.json"
 SMALL = {
     "block_out_channels": [64, 128, 256],
     "attention_head_dim": [1, 2, 4],
@@ -68,12 +68,12 @@ def ours(options: argparse.Namespace) -> tuple[Step, int]:
     import torch
     from diffusers import UNet2DConditionModel
 
+    from sdxl_anime_video.commands.precision import arithmetic
     from sdxl_anime_video.schedulers.best_hq import training_sigmas
-    from sdxl_anime_video.training.base import Base
-    from sdxl_anime_video.training.config import TrainConfig
-    from sdxl_anime_video.training.data import Clips
-    from sdxl_anime_video.training.loop import Trainer
-    from sdxl_anime_video.training.precision import arithmetic
+    from sdxl_anime_video.temporal.hosts.diffusers.base import Base
+    from sdxl_anime_video.training.clips.folder import Clips
+    from sdxl_anime_video.training.config.train import TrainConfig
+    from sdxl_anime_video.training.run.trainer import Trainer
 
     config = unet_config(options.size)
     dtype = arithmetic(options.device, options.precision)
@@ -122,7 +122,7 @@ def theirs(options: argparse.Namespace) -> tuple[Step, int]:
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
 
-    from sdxl_anime_video.training.precision import arithmetic
+    from sdxl_anime_video.commands.precision import arithmetic
 
     config = unet_config(options.size)
     for field in ("down_block_types", "up_block_types"):

@@ -1,1 +1,1 @@
-"""The toon world: a clip painter with ground truth, and a tiny SDXL trained on it."""
+"""The toon world as it ships: a clip painter with ground truth, a tiny SDXL trained on it, and `make demo`."""

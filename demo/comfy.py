@@ -7,18 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .model import (
-    CONTEXT,
-    PAD,
-    POOLED,
-    ROWS,
-    TOWERS,
-    UNET_WIDTHS,
-    VAE_GROUPS,
-    VAE_WIDTHS,
-    WEIGHTS,
-    tower_config,
-)
+from .model import CONTEXT, PAD, POOLED, ROWS, TOWERS, UNET_WIDTHS, VAE_GROUPS, VAE_WIDTHS, WEIGHTS, tower_config
 
 VOCABULARY = 49408  # of CLIP's tokenizer
 COMPANIONS = ("temporal_adapters", "animatediff_models", "loras", "controlnet")
@@ -141,7 +130,7 @@ def load_toon_comfy(path: Path = WEIGHTS):
     if not path.is_file():
         raise FileNotFoundError(
             f"SAV_DemoModel: {path} is missing; restore it from the repository or make it with "
-            "`python -m sdxl_anime_video.demo.train vae` and `... base`"
+            "`python -m sdxl_anime_video.benchmarks.making.train vae` and `... base`"
         )
     stored = comfy.utils.load_torch_file(str(path), safe_load=True)
     return _load_model(_part(stored, "unet.")), _load_clip(_part(stored, "text.")), _load_vae(_part(stored, "vae."))

@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
+from ..files import whole_or_nothing
 from .audio import AudioTrack
-from .files import whole_or_nothing
 from .metadata import MOVFLAGS, to_tags
 from .pixels import BT709, FULL_RANGE, LIMITED_RANGE, to_even, to_uint8
 from .rates import exact_fps

@@ -138,7 +138,7 @@ def _write(
     from comfy.model_management import throw_exception_if_processing_interrupted
     from comfy.utils import ProgressBar
 
-    from ..media.files import whole_or_nothing
+    from ..files import whole_or_nothing
     from ..media.metadata import to_json
     from ..media.stills import PATTERN, save_stills
     from ..media.video import exact_fps, write_clip

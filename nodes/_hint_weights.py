@@ -63,7 +63,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     import torch
     from safetensors.torch import load_file
 
-    from ..temporal.weights_file import DOWNLOAD_AGAIN, WeightsFileError, read_header
+    from ..temporal.weights.header import DOWNLOAD_AGAIN, WeightsFileError, read_header
 
     try:
         read_header(path)

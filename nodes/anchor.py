@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..temporal.frames import Places, parse_positions
-from ..temporal.hosts.comfy.contract import Pin, Pull
-from ..temporal.hosts.comfy.sampling import record
+from ..temporal.clip.contract import Pin, Pull
+from ..temporal.clip.frames import Places, parse_positions
+from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
 from ._ranges import check_range, percent_inputs
 

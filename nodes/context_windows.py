@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..temporal.segments import FUSES, SCHEDULES
+from ..temporal.clip.segments import FUSES, SCHEDULES
 from ._api import io
 
 CATEGORY = "SDXL Anime Video/long clips"
@@ -71,9 +71,9 @@ class ContextWindows(io.ComfyNode):
     def execute(
         cls, model, length: int, overlap: int, schedule: str, fuse: str, freenoise: bool = False
     ) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.contract import NoiseSettings, Windows
-        from ..temporal.hosts.comfy.sampling import record
-        from ..temporal.segments import plan_windows, window_weights
+        from ..temporal.clip.contract import NoiseSettings, Windows
+        from ..temporal.clip.segments import plan_windows, window_weights
+        from ..temporal.hosts.comfy.sampling.wrapper import record
 
         try:
             plan_windows(1, length, overlap, schedule)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..media.hints import KINDS, canny, hint_size, resized
-from ..temporal.control_keyframes import ALL, keyframe_rows
+from ..temporal.clip.keyframes import ALL, keyframe_rows
 from ._api import io
 from ._hint_weights import FOLDER, PUBLISHED, find, obtain, read_tensors, stamp
 
@@ -155,7 +155,7 @@ def _detector(kind: str, hand: bool, face: bool, download: bool, size: tuple[int
 def _loaded(kind: str, files: tuple[tuple[str, tuple[Path, int, int]], ...]):
     """A ModelPatcher of the kind's networks, kept until another is asked for. files: name -> where it lies, stamped."""
     from ..media.detectors import build
-    from ..temporal.hosts.comfy.planned import as_patcher
+    from ..temporal.hosts.comfy.layers.planned import as_patcher
 
     return as_patcher(build(kind, {name: read_tensors(path) for name, (path, *_) in files}))
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from ..temporal.control_keyframes import (
-    FALLOFFS,
-    keyframe_rows,
-    parse_layer_weights,
-    picture_of_frame,
-    strength_curve,
-)
+from ..temporal.clip.keyframes import FALLOFFS, keyframe_rows, parse_layer_weights, picture_of_frame, strength_curve
 from ._api import io
 from ._ranges import check_range, percent_inputs
 
@@ -110,7 +104,7 @@ class ControlKeyframes(io.ComfyNode):
         falloff_frames: int = 4,
         layer_weights: str = "",
     ) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.control import control_clip
+        from ..temporal.hosts.comfy.conditioning.control import control_clip
 
         check_range(NODE, start_percent, end_percent)
         if not 0 <= strength <= 10:

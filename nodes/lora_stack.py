@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..temporal.lora_tags import MOST, resolve, take_tags
+from ..temporal.lora.tags import MOST, resolve, take_tags
 from ._api import io
 from ._show import show
 
@@ -102,7 +102,7 @@ class LoraStack(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, prompt: str = "", **rows) -> io.NodeOutput:
         from ..temporal.hosts.comfy.loras import require_sdxl
-        from ..temporal.lora_report import report, warnings
+        from ..temporal.lora.report import report, warnings
 
         try:
             require_sdxl(model)
@@ -195,10 +195,10 @@ def _path(choice: Choice) -> Path:
 def _apply(model, clip, choice: Choice, progress):
     """(MODEL, CLIP, Entry) with one LoRA put on."""
     from ..temporal.hosts.comfy.loras import apply_lora, check_fit
-    from ..temporal.lora_file import describe, hashes
-    from ..temporal.lora_keys import LoraError
-    from ..temporal.lora_report import Entry
-    from ..temporal.weights_file import WeightsFileError, read_header
+    from ..temporal.lora.file import describe, hashes
+    from ..temporal.lora.keys import LoraError
+    from ..temporal.lora.report import Entry
+    from ..temporal.weights.header import WeightsFileError, read_header
 
     path = _path(choice)
     try:

@@ -9,7 +9,7 @@ from ._ranges import check_range, percent_inputs
 FOLDER = "animatediff_models"
 LORA_FOLDER = "animatediff_motion_lora"
 CATEGORY = "SDXL Anime Video/motion module"
-# `temporal.hosts.comfy.beta_schedule.CHOICES`, which imports comfy and so cannot be asked while nodes are registered.
+# `CHOICES` of hosts/comfy/layers/beta_schedule.py, which imports comfy: not while nodes are registered.
 BETA_SCHEDULES = ["auto", "sdxl", "scaled-linear 0.00085-0.020", "scaled-linear 0.00085-0.012", "linear 0.00085-0.012"]
 Module = io.Custom("SAV_MOTION_MODULE")
 
@@ -46,8 +46,8 @@ class LoadMotionModule(io.ComfyNode):
 
     @classmethod
     def execute(cls, motion_module_name: str) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.motion_module import load_patcher
-        from ..temporal.motion_module_keys import MotionModuleError
+        from ..temporal.hosts.comfy.layers.motion_module import load_patcher
+        from ..temporal.weights.motion_module_keys import MotionModuleError
 
         path = weights.path_of(FOLDER, motion_module_name, "SAV_LoadMotionModule")
         try:
@@ -98,8 +98,8 @@ class MotionLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, motion_module, lora_name: str, strength: float) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.motion_module import with_motion_lora
-        from ..temporal.motion_module_keys import MotionModuleError
+        from ..temporal.hosts.comfy.layers.motion_module import with_motion_lora
+        from ..temporal.weights.motion_module_keys import MotionModuleError
 
         _check_strength("SAV_MotionLora", "strength", strength)
         path = weights.path_of(LORA_FOLDER, lora_name, "SAV_MotionLora")
@@ -177,7 +177,7 @@ class ApplyMotionModule(io.ComfyNode):
         mid_strength: float = 1.0,
         up_strength: float = 1.0,
     ) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.motion_module import NODE, apply_motion_module
+        from ..temporal.hosts.comfy.layers.motion_module import NODE, apply_motion_module
 
         check_range(NODE, start_percent, end_percent)
         _check_strength(NODE, "strength", strength)

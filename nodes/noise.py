@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..temporal.hosts.comfy.contract import NoiseSettings
-from ..temporal.hosts.comfy.sampling import record
-from ..temporal.noise import MODES, check_settings
+from ..temporal.clip.contract import NoiseSettings
+from ..temporal.clip.noise import MODES, check_settings
+from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..temporal.prompts import INTERPOLATIONS, Keyframe, Mix, equal_lengths, mix_keyframes, parse_schedule, spread
+from ..temporal.clip.prompts import INTERPOLATIONS, Keyframe, Mix, equal_lengths, mix_keyframes, parse_schedule, spread
 from ._api import io
 
 NODE = "SAV_PromptSchedule"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from ..schedulers.comfy_presets import prepared
 from ..schedulers.presets import PRESETS, Surroundings, warnings
-from ..temporal.graph import Graph, leads_to, model_files
-from ..temporal.speed_lora import is_lcm_name, is_speed_name
+from ..temporal.hosts.comfy.graph import Graph, leads_to, model_files
+from ..temporal.hosts.comfy.presets import prepared
+from ..temporal.lora.speed import is_lcm_name, is_speed_name
 from ._api import io
 from ._show import show
 
@@ -97,7 +97,7 @@ class SamplingPreset(io.ComfyNode):
 
 def _surroundings(model, hidden) -> Surroundings:
     """What the MODEL and the graph tell. A MODEL holds no names of LoRAs, so those come from the graph."""
-    from ..temporal.hosts.comfy.contract import contract_of
+    from ..temporal.clip.contract import contract_of
     from ..temporal.hosts.comfy.lcm import is_lcm
 
     graph: Graph = (hidden.prompt if hidden is not None else None) or {}
@@ -145,8 +145,8 @@ def _title(name: str) -> str:
 
     import folder_paths
 
-    from ..temporal.lora_file import title_of
-    from ..temporal.weights_file import WeightsFileError, read_header
+    from ..temporal.lora.file import title_of
+    from ..temporal.weights.header import WeightsFileError, read_header
 
     try:
         return title_of(read_header(Path(folder_paths.get_full_path_or_raise("loras", name))).metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..temporal.segments import CARRIES
+from ..temporal.clip.segments import CARRIES
 from ._api import io
 
 CATEGORY = "SDXL Anime Video/long clips"
@@ -74,9 +74,9 @@ class SegmentChain(io.ComfyNode):
     def execute(
         cls, model, segment_frames: int, overlap: int, carry: str, carry_denoise: float, resume_id: str = ""
     ) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.contract import Chain
-        from ..temporal.hosts.comfy.resume import check_resume_id
-        from ..temporal.hosts.comfy.sampling import record
+        from ..temporal.clip.contract import Chain
+        from ..temporal.hosts.comfy.resume.finished import check_resume_id
+        from ..temporal.hosts.comfy.sampling.wrapper import record
 
         if carry not in CARRIES:
             raise ValueError(f"{NODE}: carry is {carry!r}; choose one of {', '.join(CARRIES)}")

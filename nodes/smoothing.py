@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..temporal.hosts.comfy.contract import Smoothing
-from ..temporal.hosts.comfy.sampling import record
+from ..temporal.clip.contract import Smoothing
+from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
 from ._ranges import check_range, percent_inputs
 

@@ -39,8 +39,8 @@ class LoadTemporalAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
-        from ..temporal.adapter import AdapterError
-        from ..temporal.hosts.comfy.adapter import load_patcher
+        from ..temporal.hosts.comfy.layers.adapter import load_patcher
+        from ..temporal.layers.adapter import AdapterError
 
         path = weights.path_of(FOLDER, adapter_name, "SAV_LoadTemporalAdapter")
         try:
@@ -85,7 +85,7 @@ class ApplyTemporalAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, adapter, strength: float, start_percent: float, end_percent: float) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.adapter import apply_adapter
+        from ..temporal.hosts.comfy.layers.adapter import apply_adapter
 
         check_range("SAV_ApplyTemporalAdapter", start_percent, end_percent)
         if not -10 <= strength <= 10:

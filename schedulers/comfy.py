@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import trange
 
-from ..temporal.frames import smooth_frames
+from ..temporal.clip.frames import smooth_frames
 from .best_hq import dpmpp_2m_step, karras_sigmas
 
 MOST_LEVELS = 1_000_000

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-FINDER = ROOT / "demo" / "run" / "comfyui.py"
+FINDER = ROOT / "headless" / "comfyui.py"
 STAMP = "set-up.json"
 
 

@@ -1,1 +1,4 @@
-"""The mathematics: attention, adapter file, noise, frames, metrics. Pure torch, no host."""
+"""What this project is about: clips, temporal layers, their files and figures.
+
+Pure torch and einops; only `hosts` knows ComfyUI and diffusers.
+"""

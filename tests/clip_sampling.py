@@ -19,11 +19,11 @@ from sdxl_anime_video.nodes.anchor import KeyframeAnchor
 from sdxl_anime_video.nodes.context_windows import ContextWindows
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
-from sdxl_anime_video.temporal.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.frames import FRAMES_KEY
-from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher, model_blocks
-from sdxl_anime_video.temporal.hosts.comfy.contract import Chain
-from sdxl_anime_video.temporal.hosts.comfy.sampling import record
+from sdxl_anime_video.temporal.clip.contract import Chain
+from sdxl_anime_video.temporal.clip.frames import FRAMES_KEY
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, as_patcher, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 
 FRAMES = 5
 SIZE = 8  # latent height and width

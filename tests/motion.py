@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tiny
-from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 
 
 def sites(config: tiny.TinyConfig = tiny.ALL_LEVELS, mid: bool = False) -> dict[Site, int]:

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, unet_channels
-from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
 
 FRAMES = 4
 CLIPS = 2

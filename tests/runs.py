@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sdxl_anime_video.demo import paint_clips
-from sdxl_anime_video.training.progress import Eta
+from sdxl_anime_video.benchmarks.making import paint_clips
+from sdxl_anime_video.training.run.progress import Eta
 
 SMALL = {"resolution": 64, "frames": [4], "clips_per_step": 1, "warmup_steps": 0, "device": "cpu", "threads": 1}
 

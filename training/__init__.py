@@ -1,1 +1,1 @@
-"""Clips to cache to adapter."""
+"""Clips to cache to temporal layers: the verbs `prepare` and `train`."""

@@ -126,9 +126,9 @@ def dumps(prompt: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    from ..demo.run.client import ComfyClient
-    from ..demo.run.comfyui import find_comfyui
-    from ..demo.run.server import ComfyServer
+    from ..headless.client import ComfyClient
+    from ..headless.comfyui import find_comfyui
+    from ..headless.server import ComfyServer
 
     parser = argparse.ArgumentParser(prog="to_api", description="Derives workflows/api/*.json from workflows/*.json.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a twin is out of date")

@@ -25,13 +25,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ...headless.client import ComfyClient, Event, PromptError
+from ...headless.comfyui import find_comfyui
+from ...headless.graph import only, saved_clip, variant, with_files
+from ...headless.server import PACK_ROOT, ComfyServer, ServerError, device_flags, log_faults
+from ...media.sheets import contact_sheet, side_by_side
 from ...media.video import read_clip, write_clip
-from .client import ComfyClient, Event, PromptError
-from .comfyui import find_comfyui
-from .graph import only, saved_clip, variant, with_files
-from .pictures import contact_sheet, side_by_side
 from .report import figure_table, figures, mean_figures, write_bytes, write_report
-from .server import PACK_ROOT, ComfyServer, ServerError, device_flags, log_faults
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ...temporal.metrics import flicker, identity_drift, motion, warp_error
+from ...temporal.measure.metrics import flicker, identity_drift, motion, warp_error
 
 # figure -> (heading, digits)
 FIGURES = {

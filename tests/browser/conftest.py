@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import toon_companions
-from sdxl_anime_video.demo.run.client import ComfyClient
-from sdxl_anime_video.demo.run.comfyui import find_comfyui
-from sdxl_anime_video.demo.run.server import ComfyServer
+from sdxl_anime_video.headless.client import ComfyClient
+from sdxl_anime_video.headless.comfyui import find_comfyui
+from sdxl_anime_video.headless.server import ComfyServer
 
 CHROMIUM = os.environ.get("SAV_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [

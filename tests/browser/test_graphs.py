@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_anime_video.demo.run.client import ComfyClient
-from sdxl_anime_video.demo.run.graph import only, saved_clip, variant
+from sdxl_anime_video.headless.client import ComfyClient
+from sdxl_anime_video.headless.graph import only, saved_clip, variant
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "workflows").glob("*.json"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_anime_video.demo.run.comfyui import import_comfyui
+from sdxl_anime_video.headless.comfyui import import_comfyui
 
 
 def _start() -> tuple[Path, Path]:

@@ -9,8 +9,8 @@ import torch
 import motion
 import tiny
 from sdxl_anime_video.nodes.motion_module import BETA_SCHEDULES, ApplyMotionModule
-from sdxl_anime_video.temporal.hosts.comfy.beta_schedule import CHOICES
-from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
+from sdxl_anime_video.temporal.hosts.comfy.layers.beta_schedule import CHOICES
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 
 NODE = "SAV_ApplyMotionModule"
 

@@ -32,7 +32,7 @@ from clip_sampling import (
     windowed,
 )
 from sdxl_anime_video.nodes.context_windows import ContextWindows
-from sdxl_anime_video.temporal.segments import FUSES, SCHEDULES, plan_windows, window_weights
+from sdxl_anime_video.temporal.clip.segments import FUSES, SCHEDULES, plan_windows, window_weights
 
 LENGTH = 7  # frames of a clip
 

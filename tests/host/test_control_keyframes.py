@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import tiny
 from clip_sampling import NEGATIVE, POSITIVE, SIZE, adapted, chained, close, empty, model, sigmas_of, windowed
 from sdxl_anime_video.nodes.control_keyframes import ControlKeyframes
-from sdxl_anime_video.temporal.hosts.comfy.fingerprint import Digests
+from sdxl_anime_video.temporal.hosts.comfy.resume.fingerprint import Digests
 
 LENGTH = 5  # frames of a clip
 PIXELS = 8 * SIZE

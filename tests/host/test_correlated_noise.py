@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, correlated, correlations, empty, ksample, model, sigmas_of
-from sdxl_anime_video.temporal.hosts.comfy.contract import NoiseSettings
-from sdxl_anime_video.temporal.hosts.comfy.sampler_noise import with_step_noise
-from sdxl_anime_video.temporal.noise import correlate, freenoise_sources
+from sdxl_anime_video.temporal.clip.contract import NoiseSettings
+from sdxl_anime_video.temporal.clip.noise import correlate, freenoise_sources
+from sdxl_anime_video.temporal.hosts.comfy.sampling.sampler_noise import with_step_noise
 
 STOCHASTIC = [
     "euler_ancestral",

@@ -9,16 +9,7 @@ import pytest
 import torch
 
 from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy
-from sdxl_anime_video.demo.model import (
-    END,
-    PAD,
-    SCALE,
-    TOKENS,
-    WEIGHTS,
-    load_toon_diffusers,
-    size_ids,
-    tokenise,
-)
+from sdxl_anime_video.demo.model import END, PAD, SCALE, TOKENS, WEIGHTS, load_toon_diffusers, size_ids, tokenise
 from sdxl_anime_video.demo.painter import HELD_OUT, TRAIN
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
@@ -143,8 +134,8 @@ def test_embedding_table_has_clips_size(toon):
 
 
 def test_trained_latents_are_normalised(reference):
+    from sdxl_anime_video.benchmarks.making.vae import encode as encode_frames
     from sdxl_anime_video.demo.painter import paint_clip
-    from sdxl_anime_video.demo.train_vae import encode as encode_frames
 
     frames = torch.cat([torch.from_numpy(paint_clip(c, 1, seed=i).frames) for i, c in enumerate(TRAIN[::48])]).numpy()
     latents = encode_frames(reference[1], frames) * SCALE

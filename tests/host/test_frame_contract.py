@@ -28,9 +28,9 @@ from clip_sampling import (
     windowed,
 )
 from sdxl_anime_video.nodes.latent import EmptyVideoLatent
-from sdxl_anime_video.temporal.frames import frames_of, pull_to_reference, smooth_frames
-from sdxl_anime_video.temporal.hosts.comfy.clip_run import Schedule
-from sdxl_anime_video.temporal.hosts.comfy.contract import CONTRACT_KEY, Smoothing, contract_of
+from sdxl_anime_video.temporal.clip.contract import CONTRACT_KEY, Smoothing, contract_of
+from sdxl_anime_video.temporal.clip.frames import frames_of, pull_to_reference, smooth_frames
+from sdxl_anime_video.temporal.hosts.comfy.sampling.clip_run import Schedule
 
 SETTINGS = {
     "noise": lambda m: correlated(m, "progressive", 0.7),

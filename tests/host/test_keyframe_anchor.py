@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clip_sampling import FRAMES, NEGATIVE, POSITIVE, SIZE, adapted, anchored, correlated, empty, given, ksample, model
-from sdxl_anime_video.temporal.hosts.comfy.pinning import clip_mask
+from sdxl_anime_video.temporal.hosts.comfy.sampling.pinning import clip_mask
 
 SAMPLERS = ["euler", "ddim", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "lcm", "uni_pc", "heun"]
 

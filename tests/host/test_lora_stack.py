@@ -13,8 +13,8 @@ import lora_files as make
 import tiny
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.nodes.lora_stack import LoraStack
-from sdxl_anime_video.temporal.lora_keys import LoraError
-from sdxl_anime_video.temporal.lora_tags import TagError
+from sdxl_anime_video.temporal.lora.keys import LoraError
+from sdxl_anime_video.temporal.lora.tags import TagError
 
 LAYERS = make.layers(make.TOON)
 ATTENTION = {name: pair for name, pair in LAYERS.items() if ".ff." not in name}

@@ -17,10 +17,10 @@ from clip_sampling import anchored, chained
 from sdxl_anime_video.nodes.context_windows import ContextWindows
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
-from sdxl_anime_video.temporal.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, model_blocks
-from sdxl_anime_video.temporal.hosts.comfy.motion_module import apply_motion_module
-from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 
 CONFIG = tiny.ALL_LEVELS
 POSITIVE, NEGATIVE = tiny.conditioning(CONFIG, seed=1), tiny.conditioning(CONFIG, seed=2)

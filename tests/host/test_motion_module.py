@@ -14,16 +14,16 @@ from comfy.patcher_extension import WrappersMP
 
 import motion
 import tiny
-from sdxl_anime_video.temporal.hosts.comfy.motion_module import (
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import (
     CrossFrameNorm,
     MotionLayer,
     apply_motion_module,
     load_patcher,
 )
-from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
-from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet
-from sdxl_anime_video.temporal.motion_module_format import save_motion_module
-from sdxl_anime_video.temporal.motion_module_keys import MotionModuleError
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
+from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet
+from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
+from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 FRAMES, SIZE = 4, 8  # size of a latent's side
 CONFIG = tiny.ALL_LEVELS

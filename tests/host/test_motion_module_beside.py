@@ -13,18 +13,12 @@ from safetensors.torch import save_file
 
 import motion
 from clip_sampling import SIZE, adapted, chained, close, controlled, correlated, ksample, model, windowed
-from sdxl_anime_video.nodes.motion_module import (
-    FOLDER,
-    LORA_FOLDER,
-    ApplyMotionModule,
-    LoadMotionModule,
-    MotionLora,
-)
-from sdxl_anime_video.temporal.hosts.comfy.motion_module import MotionLayer, apply_motion_module
-from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
-from sdxl_anime_video.temporal.motion_lora import fuse, load_motion_lora
-from sdxl_anime_video.temporal.motion_module_format import save_motion_module
-from sdxl_anime_video.temporal.motion_module_keys import MotionModuleError
+from sdxl_anime_video.nodes.motion_module import FOLDER, LORA_FOLDER, ApplyMotionModule, LoadMotionModule, MotionLora
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import MotionLayer, apply_motion_module
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
+from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora
+from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
+from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 LENGTH = 7  # frames of a clip, more than the module has positions for
 POSITIONS = 4

@@ -10,8 +10,8 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 import motion
 import tiny
-from sdxl_anime_video.temporal.hosts.comfy.motion_module import apply_motion_module
-from sdxl_anime_video.temporal.hosts.comfy.planned import as_patcher
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 
 CONFIG = tiny.TinyConfig(widths=(64,), depth=(1,))
 POSITIVE = tiny.conditioning(CONFIG)

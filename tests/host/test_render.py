@@ -22,12 +22,12 @@ from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.prompt_schedule import PromptSchedule
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
-from sdxl_anime_video.temporal.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.hosts.comfy.adapter import apply_adapter, as_patcher
-from sdxl_anime_video.temporal.hosts.diffusers import unet_sites
-from sdxl_anime_video.training.base import load_base, sigmas_of
-from sdxl_anime_video.training.render import decoded, initial_noise, sample
-from sdxl_anime_video.training.render_config import RenderConfig
+from sdxl_anime_video.rendering.config import RenderConfig
+from sdxl_anime_video.rendering.render import decoded, initial_noise, sample
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, as_patcher
+from sdxl_anime_video.temporal.hosts.diffusers.adapter import unet_sites
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, sigmas_of
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 
 PROMPT = "girl, blue hair, red dress, sunset, run"
 SMALL = {"output": "clip.mp4", "width": 64, "height": 80, "frames": 4, "steps": 3, "cfg": 3.0, "seed": 7}

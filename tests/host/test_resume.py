@@ -38,8 +38,9 @@ from clip_sampling import (
     watched,
 )
 from sdxl_anime_video.nodes.segment_chain import SegmentChain
-from sdxl_anime_video.temporal.hosts.comfy import fingerprint, resume
-from sdxl_anime_video.temporal.hosts.comfy.digests import Digests
+from sdxl_anime_video.temporal.hosts.comfy.resume import fingerprint
+from sdxl_anime_video.temporal.hosts.comfy.resume import finished as resume
+from sdxl_anime_video.temporal.hosts.comfy.resume.digests import Digests
 
 LENGTH = 7  # frames of a clip
 AFRESH = "starts afresh, for this changed: "

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy
 from sdxl_anime_video.demo.model import TOWERS, load_toon_diffusers, tower_config
-from sdxl_anime_video.training.base import load_base, single_file_base
-from sdxl_anime_video.training.single_file import CONFIGS
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, single_file_base
+from sdxl_anime_video.temporal.hosts.diffusers.single_file import CONFIGS
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
 

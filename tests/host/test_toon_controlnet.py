@@ -7,9 +7,9 @@ import comfy.model_management
 import pytest
 import torch
 
+from sdxl_anime_video.benchmarks.making.controlnet import new_controlnet, save_controlnet
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.demo.model import load_toon_diffusers
-from sdxl_anime_video.demo.train_controlnet import new_controlnet, save_controlnet
 from tiny import randomise
 
 CAPTION = "girl, blue hair, red dress, sunset, run"

@@ -7,10 +7,10 @@ import folder_paths
 import pytest
 import torch
 
-from sdxl_anime_video.demo import evaluate_steps
+from sdxl_anime_video.benchmarks.judging import steps as evaluate_steps
+from sdxl_anime_video.benchmarks.making.lcm import save_lora, with_lora
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.demo.model import WEIGHTS, load_toon_diffusers
-from sdxl_anime_video.demo.train_lcm import save_lora, with_lora
 from sdxl_anime_video.nodes.lora_stack import LoraStack
 from tiny import randomise
 

@@ -5,14 +5,14 @@ import nodes as core
 import pytest
 import torch
 
+from sdxl_anime_video.benchmarks.judging.control import scores
 from sdxl_anime_video.demo.comfy import load_toon_comfy, register_folders
-from sdxl_anime_video.demo.evaluate_control import scores
 from sdxl_anime_video.demo.hints import hint_pictures
 from sdxl_anime_video.demo.model import WEIGHTS
 from sdxl_anime_video.demo.painter import paint_clip
 from sdxl_anime_video.nodes.control_keyframes import ControlKeyframes
 from sdxl_anime_video.nodes.motion_module import ApplyMotionModule, LoadMotionModule
-from sdxl_anime_video.temporal import metrics
+from sdxl_anime_video.temporal.measure import metrics
 
 PLAIN, FOLLOWS = (f"toon/toon_motion{name}.safetensors" for name in ("", "_keyframes"))
 

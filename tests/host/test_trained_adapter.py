@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import prepared
-from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.nodes.temporal_adapter import FOLDER, ApplyTemporalAdapter, LoadTemporalAdapter
-from sdxl_anime_video.training import cli
+from sdxl_anime_video.training.run import verb as cli
 
 MEDIA = os.environ.get("SAV_TEST_MEDIA")  # a folder of clips that others made
 NAME = "from_the_trainer.safetensors"

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from sdxl_anime_video.demo.run.client import ComfyClient
-from sdxl_anime_video.demo.run.comfyui import find_comfyui
-from sdxl_anime_video.demo.run.graph import only
-from sdxl_anime_video.demo.run.server import ComfyServer, log_faults
+from sdxl_anime_video.headless.client import ComfyClient
+from sdxl_anime_video.headless.comfyui import find_comfyui
+from sdxl_anime_video.headless.graph import only
+from sdxl_anime_video.headless.server import ComfyServer, log_faults
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import toon_companions
 from sdxl_anime_video.demo.painter import paint_clip
-from sdxl_anime_video.demo.run.client import ComfyClient, PromptError, PromptInterrupted
-from sdxl_anime_video.demo.run.graph import only, saved_clip, with_files
-from sdxl_anime_video.demo.run.server import log_faults
+from sdxl_anime_video.headless.client import ComfyClient, PromptError, PromptInterrupted
+from sdxl_anime_video.headless.graph import only, saved_clip, with_files
+from sdxl_anime_video.headless.server import log_faults
 
 NODES = {
     "SAV_DemoModel",

@@ -3,7 +3,7 @@
 import pytest
 
 import lora_files as make
-from sdxl_anime_video.demo.run.client import PromptError
+from sdxl_anime_video.headless.client import PromptError
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdxl_anime_video.demo.run.client import PromptError
+from sdxl_anime_video.headless.client import PromptError
 
 
 def graph(**inputs):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import tiny
-from sdxl_anime_video.temporal.adapter import AdapterError, TemporalAdapter
-from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.layers.adapter import AdapterError, TemporalAdapter
 
 FRAMES = 3
 

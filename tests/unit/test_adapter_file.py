@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdxl_anime_video.__main__ import main
-from sdxl_anime_video.temporal.adapter import (
+from sdxl_anime_video.temporal.layers.adapter import (
     AdapterError,
     TemporalAdapter,
     inspect_adapter,
     load_adapter,
     save_adapter,
 )
-from sdxl_anime_video.temporal.adapter_convert import convert_adapter
+from sdxl_anime_video.temporal.weights.convert import convert_adapter
 
 SITES = {
     "down_blocks.1.attentions.0.transformer_blocks.0": (64, 1),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sdxl_anime_video.temporal.attention import TemporalSelfAttention
+from sdxl_anime_video.temporal.layers.attention import TemporalSelfAttention
 
 
 def random_site(dim=128, heads=2, frames=8, norm=True, seed=0, **keywords):

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import tiny
-from sdxl_anime_video.temporal.blocks import transformer_blocks
+from sdxl_anime_video.temporal.layers.blocks import transformer_blocks
 
 SDXL_DIFFUSERS = {
     "block_out_channels": (320, 640, 1280),

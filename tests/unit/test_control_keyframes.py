@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdxl_anime_video.temporal.control_keyframes import (
+from sdxl_anime_video.temporal.clip.keyframes import (
     FALLOFFS,
     keyframe_rows,
     parse_layer_weights,

@@ -5,9 +5,10 @@ import signal
 import numpy as np
 import pytest
 
-from sdxl_anime_video.demo import evaluate, evaluate_long
-from sdxl_anime_video.demo.evaluate import Arm, contact_sheet, folder_pairs, held_out_pairs, table
-from sdxl_anime_video.demo.judge import COLUMNS, Judge, mean_scores
+from sdxl_anime_video.benchmarks.judging import evaluate
+from sdxl_anime_video.benchmarks.judging import long_clips as evaluate_long
+from sdxl_anime_video.benchmarks.judging.evaluate import Arm, contact_sheet, folder_pairs, held_out_pairs, table
+from sdxl_anime_video.benchmarks.judging.judge import COLUMNS, Judge, mean_scores
 from sdxl_anime_video.demo.painter import ACTIONS, HELD_OUT, paint_clip
 
 

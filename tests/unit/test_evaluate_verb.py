@@ -8,8 +8,8 @@ import pytest
 from sdxl_anime_video import __main__ as command
 from sdxl_anime_video.demo.painter import HELD_OUT, paint_clip
 from sdxl_anime_video.media.video import read_clip, write_clip
-from sdxl_anime_video.temporal import metrics
-from sdxl_anime_video.training.evaluate import COLUMNS, measure
+from sdxl_anime_video.rendering.evaluate import COLUMNS, measure
+from sdxl_anime_video.temporal.measure import metrics
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdxl_anime_video.temporal.frames import (
+from sdxl_anime_video.temporal.clip.frames import (
     FRAMES_KEY,
     FrameInfo,
     frames_of,

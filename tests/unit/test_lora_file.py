@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import lora_files as make
-from sdxl_anime_video.temporal.lora_file import SDXL, describe, hashes
-from sdxl_anime_video.temporal.lora_keys import LoraError, core_keys, peft_scales
-from sdxl_anime_video.temporal.lora_report import Entry, report, warnings
-from sdxl_anime_video.temporal.speed_lora import is_lcm_name, is_speed_name
-from sdxl_anime_video.temporal.weights_file import Header, TensorInfo, read_header
+from sdxl_anime_video.temporal.lora.file import SDXL, describe, hashes
+from sdxl_anime_video.temporal.lora.keys import LoraError, core_keys, peft_scales
+from sdxl_anime_video.temporal.lora.report import Entry, report, warnings
+from sdxl_anime_video.temporal.lora.speed import is_lcm_name, is_speed_name
+from sdxl_anime_video.temporal.weights.header import Header, TensorInfo, read_header
 
 LAYERS = make.layers(make.SDXL)
 

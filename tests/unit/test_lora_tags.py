@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdxl_anime_video.temporal.lora_tags import Tag, TagError, resolve, take_tags
+from sdxl_anime_video.temporal.lora.tags import Tag, TagError, resolve, take_tags
 
 DOCUMENT = """(masterpiece, anime), cel shading, clean lines,
 <lora:pastelAnimeXL:0.8>, <lora:animeFlatColorXL:0.25>,

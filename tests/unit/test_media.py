@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from clips import PALETTE, painted
-from sdxl_anime_video.media.files import whole_or_nothing
+from sdxl_anime_video.files import whole_or_nothing
 from sdxl_anime_video.media.video import exact_fps, iter_clip, probe_clip, read_clip, write_clip
 
 

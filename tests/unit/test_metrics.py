@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl_anime_video.temporal import metrics, paths
+from sdxl_anime_video.temporal.measure import metrics, paths
 
 SIZE = 96
 

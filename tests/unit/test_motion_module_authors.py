@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import motion_references as references
 import tiny
 from sdxl_anime_video.schedulers.best_hq import training_sigmas
-from sdxl_anime_video.temporal.motion_module import FORMATS as ARITHMETIC
-from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule
+from sdxl_anime_video.temporal.layers.motion_module import FORMATS as ARITHMETIC
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule
 
 FORMATS = ("animatediff", "hotshot")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import tiny
-from sdxl_anime_video.temporal.hosts.diffusers_motion import MotionUNet, unet_channels
-from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site, cross_frame_group_norm
-from sdxl_anime_video.temporal.motion_module_format import load_motion_module
-from sdxl_anime_video.temporal.motion_module_keys import MotionModuleError
+from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site, cross_frame_group_norm
+from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
+from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 FRAMES = 3
 
@@ -90,7 +90,7 @@ def test_a_transformer_is_that_of_diffusers(width):
 
 def loaded(state, heads=8):
     """A module from tensors under a published layout's names."""
-    from sdxl_anime_video.temporal.motion_module_keys import read_contents
+    from sdxl_anime_video.temporal.weights.motion_module_keys import read_contents
 
     contents = read_contents({key: tuple(value.shape) for key, value in state.items()}, heads)
     module = MotionModule(contents.config)
@@ -188,7 +188,7 @@ def test_positions_strength_and_pieces(module, monkeypatch):
         assert torch.allclose(transformer(x, FRAMES, strength=0.5), (x + whole) / 2, atol=1e-6)
         frame = torch.tensor([0.0, 1.0, 0.5]).repeat(2)[:, None, None, None]
         assert torch.equal(transformer(x, FRAMES, strength=frame)[0::FRAMES], x[0::FRAMES])
-        monkeypatch.setattr("sdxl_anime_video.temporal.temporal_transformer.SEQUENCES", 5)
+        monkeypatch.setattr("sdxl_anime_video.temporal.layers.transformer.SEQUENCES", 5)
         assert torch.allclose(transformer(x, FRAMES), whole, atol=1e-6)
         with pytest.raises(ValueError, match="17 frames are more than the motion module's 16 positions"):
             transformer(torch.randn(17, module.channels[site], 1, 1), 17)

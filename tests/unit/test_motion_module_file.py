@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdxl_anime_video.__main__ import main
-from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.motion_module_format import load_motion_module, save_motion_module
-from sdxl_anime_video.temporal.motion_module_keys import MotionModuleError, read_contents
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError, read_contents
 
 CHANNELS = {Site("down", 0, 0): 64, Site("mid", 0, 0): 128, Site("up", 1, 2): 96}
 # of the real files: https://huggingface.co/guoyww/animatediff (mm_sdxl_v10_beta.ckpt), hotshotco/Hotshot-XL
@@ -68,7 +68,7 @@ def test_layouts_of_the_real_files(layout):
     """Every key and shape of mm_sdxl_v10_beta.ckpt and of Hotshot-XL's temporal layers, from the authors' classes."""
     channels = {Site(stage, i, j): WIDTHS[stage][i] for stage, i, j in SDXL_SITES}
     config = MotionConfig(channels, layout, {"animatediff": 32, "hotshot": 24}[layout])
-    from sdxl_anime_video.temporal.motion_module_format import published_name
+    from sdxl_anime_video.temporal.weights.motion_module_format import published_name
 
     shapes = {
         published_name(layout, key): tuple(value.shape)
@@ -214,7 +214,7 @@ def sd15(middle, length):
     }
     if middle:
         channels[Site("mid", 0, 0)] = 1280
-    from sdxl_anime_video.temporal.motion_module_format import published_name
+    from sdxl_anime_video.temporal.weights.motion_module_format import published_name
 
     made = MotionModule(MotionConfig(channels, max_frames=length), device="meta")
     return {published_name("animatediff", key): tuple(v.shape) for key, v in made.state_dict().items()}

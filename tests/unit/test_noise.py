@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sdxl_anime_video.temporal.noise import (
+from sdxl_anime_video.temporal.clip.noise import (
     BASE,
     MODES,
     brownian_stream,

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.demo.painter import (
     ACTIONS,
     BACKGROUNDS,
@@ -147,7 +147,7 @@ def test_captions_round_trip_and_sets_are_apart():
 
 
 def test_training_frames_are_never_held_out(tmp_path):
-    from sdxl_anime_video.demo.data import painted_frames
+    from sdxl_anime_video.benchmarks.making.data import painted_frames
 
     frames, importance, captions = painted_frames(8, 3, tmp_path, size=32)
     assert frames.shape == (8, 32, 32, 3) and importance.max() == 2

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from prepared import SMALL, content, latents, manifest, reasons, run
-from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.media.video import read_clip, write_clip
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.prepare import identity
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.training.clips import identity
 
 MEDIA = os.environ.get("SAV_TEST_MEDIA")  # a folder of clips that others made
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sdxl_anime_video.training.data import DataError
+from sdxl_anime_video.training.clips.folder import DataError
 from sdxl_anime_video.training.prepare.captions import apply_manifest
 from sdxl_anime_video.training.prepare.cuts import given_scenes, scenes
 from sdxl_anime_video.training.prepare.frames import shown_frames, size_of

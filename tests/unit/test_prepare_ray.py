@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from prepared import content, run
-from sdxl_anime_video.demo import paint_clips
+from sdxl_anime_video.benchmarks.making import paint_clips
 
 
 @pytest.mark.slow

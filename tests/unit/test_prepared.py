@@ -8,15 +8,15 @@ import torch
 
 from prepared import content, latents, run
 from runs import NoBars, events
-from sdxl_anime_video.demo import paint_clips
-from sdxl_anime_video.temporal.adapter import load_adapter
-from sdxl_anime_video.training import cli
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.data import DataError, load_clips
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.prepare.store import Store
-from sdxl_anime_video.training.run import Run
+from sdxl_anime_video.benchmarks.making import paint_clips
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.training.clips.folder import DataError, load_clips
+from sdxl_anime_video.training.clips.store import Store
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.run import Run
+from sdxl_anime_video.training.run.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

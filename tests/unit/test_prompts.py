@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sdxl_anime_video.temporal.prompts import (
+from sdxl_anime_video.temporal.clip.prompts import (
     INTERPOLATIONS,
     Keyframe,
     Mix,

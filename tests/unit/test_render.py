@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from sdxl_anime_video import __main__ as command
+from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.commands.overrides import parse_overrides, read_config
 from sdxl_anime_video.media.video import probe_clip, read_clip
+from sdxl_anime_video.rendering import render as verb
+from sdxl_anime_video.rendering.config import RenderConfig
 from sdxl_anime_video.schedulers.best_hq import percent_to_sigma, training_sigmas
-from sdxl_anime_video.training import render as verb
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import ConfigError
-from sdxl_anime_video.training.config_file import parse_overrides, read_config
-from sdxl_anime_video.training.render_config import RenderConfig
-from sdxl_anime_video.training.sample import best_hq
-from sdxl_anime_video.training.text import plain_prompt
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.temporal.hosts.diffusers.sampling import best_hq
+from sdxl_anime_video.temporal.hosts.diffusers.text import plain_prompt
 
 QUICK = ["--frames", "4", "--steps", "2", "--width", "64", "--height", "64", "--device", "cpu"]
 
@@ -109,7 +109,7 @@ def test_more_frames_than_were_trained_are_said(config, capsys):
 
 
 def test_an_adapter_for_another_model_is_refused(config, tmp_path, capsys):
-    from sdxl_anime_video.temporal.adapter import TemporalAdapter, save_adapter
+    from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter, save_adapter
 
     other = TemporalAdapter.create({"mid_block.attentions.0.transformer_blocks.0": (64, 1)})
     save_adapter(other, tmp_path / "other.safetensors")

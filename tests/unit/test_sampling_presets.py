@@ -3,7 +3,7 @@
 import pytest
 
 from sdxl_anime_video.schedulers.presets import PRESETS, Surroundings, warnings
-from sdxl_anime_video.temporal.graph import leads_to, model_files
+from sdxl_anime_video.temporal.hosts.comfy.graph import leads_to, model_files
 
 GRAPH = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.safetensors"}},

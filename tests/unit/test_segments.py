@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sdxl_anime_video.temporal.segments import (
+from sdxl_anime_video.temporal.clip.segments import (
     CARRIES,
     FUSES,
     SCHEDULES,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl_anime_video.demo import evaluate_control
-from sdxl_anime_video.demo.data import painted_frames
+from sdxl_anime_video.benchmarks.judging import control as evaluate_control
+from sdxl_anime_video.benchmarks.making.controlnet import Controlled, as_hints, new_controlnet, train_controlnet
+from sdxl_anime_video.benchmarks.making.data import painted_frames
 from sdxl_anime_video.demo.hints import KINDS, hint_pictures
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
 from sdxl_anime_video.demo.painter import HELD_OUT, LIMB_COLOURS, paint_clip
-from sdxl_anime_video.demo.train_controlnet import Controlled, as_hints, new_controlnet, train_controlnet
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sdxl_anime_video.demo import evaluate_steps
+from sdxl_anime_video.benchmarks.judging import steps as evaluate_steps
+from sdxl_anime_video.benchmarks.making.lcm import Levels, sample_lcm, save_lora, train_lcm, with_lora
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
-from sdxl_anime_video.demo.train_lcm import Levels, sample_lcm, save_lora, train_lcm, with_lora
-from sdxl_anime_video.temporal.weights_file import read_header
+from sdxl_anime_video.temporal.weights.header import read_header
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
 

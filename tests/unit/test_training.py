@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from runs import SMALL, events, painted_clips, write_config
-from sdxl_anime_video.temporal.adapter import load_adapter
-from sdxl_anime_video.training import cli, data
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.draws import draw_noise
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.stages import describe_noise, last_noise
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.config.schedule import describe_noise, last_noise
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.step.draws import draw_noise
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 

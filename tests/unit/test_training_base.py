@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdxl_anime_video.schedulers.best_hq import training_sigmas
-from sdxl_anime_video.training.base import load_base, time_ids
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, time_ids
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_latents_are_the_scaled_posterior_means_and_pictures_come_back_in_range(
 
 
 def test_training_on_a_folder(folder, tmp_path):
-    from sdxl_anime_video.demo import paint_clips
-    from sdxl_anime_video.temporal.adapter import load_adapter
-    from sdxl_anime_video.training import cli
+    from sdxl_anime_video.benchmarks.making import paint_clips
+    from sdxl_anime_video.temporal.layers.adapter import load_adapter
+    from sdxl_anime_video.training.run import verb as cli
 
     paint_clips.main([str(tmp_path / "clips"), "--count", "2", "--frames", "3", "--size", "16"])
     config = tmp_path / "config.yaml"

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_anime_video.training import cli
-from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.config_file import parse_overrides, read_config
-from sdxl_anime_video.training.usage import describe_fields
+from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.commands.overrides import parse_overrides, read_config
+from sdxl_anime_video.commands.usage import describe_fields
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import verb as cli
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 

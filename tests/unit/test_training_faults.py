@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from runs import events, write_config
-from sdxl_anime_video.demo import paint_clips
-from sdxl_anime_video.temporal.adapter import load_adapter
-from sdxl_anime_video.training import cli, data, interrupts
+from sdxl_anime_video.benchmarks.making import paint_clips
+from sdxl_anime_video.commands import interrupts
+from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.run import verb as cli
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_where_every_clip_is_too_short_the_error_names_them(clips, config, capsy
 
 @pytest.mark.parametrize("content", [b"", b"junk", "half", "spoiled"])
 def test_damaged_latents_are_encoded_again(clips, content, caplog):
-    from sdxl_anime_video.training.base import load_base
+    from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 
     toon, folder = load_base("toon"), clips(2)
     first = data.load_clips(folder, toon, 64)

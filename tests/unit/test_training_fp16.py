@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from runs import SMALL, NoBars
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.data import Clips
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.precision import arithmetic, vae_arithmetic
-from sdxl_anime_video.training.run import Run
+from sdxl_anime_video.commands.precision import arithmetic, vae_arithmetic
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.training.clips.folder import Clips
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run.run import Run
+from sdxl_anime_video.training.run.trainer import Trainer
 
 
 @pytest.fixture

@@ -10,14 +10,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from runs import SMALL, events, painted_clips, write_config
-from sdxl_anime_video.demo import paint_clips
-from sdxl_anime_video.temporal.adapter import load_adapter
-from sdxl_anime_video.training import cli, data, hinted
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.prepare.identity import NAME as IDENTITY
-from sdxl_anime_video.training.stages import config_at
+from sdxl_anime_video.benchmarks.making import paint_clips
+from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.clips.identity import NAME as IDENTITY
+from sdxl_anime_video.training.config.schedule import config_at
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.step import hints as hinted
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -232,7 +235,7 @@ def paint_again(folder, *words: str) -> None:
 def test_a_controlnet_for_another_base_is_refused(tmp_path, toon, clips_folder, hints_folder):
     from diffusers import ControlNetModel
 
-    from sdxl_anime_video.demo.train_controlnet import CONFIG
+    from sdxl_anime_video.demo.controlnet import CONFIG
 
     ControlNetModel(**{**CONFIG, "block_out_channels": (64, 64), "attention_head_dim": 1}).save_pretrained(tmp_path)
     config = TrainConfig(

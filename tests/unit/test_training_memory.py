@@ -7,13 +7,15 @@ import pytest
 import torch
 
 import tiny
-from sdxl_anime_video.demo import paint_clips
-from sdxl_anime_video.temporal.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.hosts.diffusers import TemporalUNet, unet_sites
-from sdxl_anime_video.training import cli, dry_run
-from sdxl_anime_video.training.advice import savings
-from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.memory import Live, estimate
+from sdxl_anime_video.benchmarks.making import paint_clips
+from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import dry_run
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.advice import savings
+from sdxl_anime_video.training.step.memory import Live, estimate
 
 
 def config(**fields) -> TrainConfig:
@@ -125,8 +127,8 @@ def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsy
 
 
 def test_a_controlnet_counts_with_its_weights_and_its_output():
-    from sdxl_anime_video.demo.train_controlnet import load_toon_controlnet
-    from sdxl_anime_video.training.base import load_base
+    from sdxl_anime_video.demo.controlnet import load_toon_controlnet
+    from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 
     unet_config = load_base("toon").unet.config
     plain = estimate(unet_config, config(), half=False, gpu=False)

@@ -6,14 +6,16 @@ import torch
 import tiny
 from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video import __main__ as command
-from sdxl_anime_video.temporal.adapter_format import AdapterError
-from sdxl_anime_video.temporal.motion_module import MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.motion_module_format import load_motion_module, save_motion_module
-from sdxl_anime_video.training import cli, data, kinds
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.memory import estimate
+from sdxl_anime_video.rendering import kinds
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
+from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.step.memory import estimate
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 UP_AND_DOWN = {"down.0.0", "down.1.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdxl_anime_video.schedulers.best_hq import training_sigmas
-from sdxl_anime_video.training import objective
+from sdxl_anime_video.training.step import objective
 
 SIGMAS = training_sigmas(0.00085, 0.012, "scaled_linear", 1000)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from runs import events, painted_clips, write_config
-from sdxl_anime_video.temporal.adapter import load_adapter
-from sdxl_anime_video.training import cli
-from sdxl_anime_video.training.processes import Processes
+from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.processes import Processes
 
 TOLERANCE = 1e-6  # relative: sums of two are exact, but a library may choose another order for more threads
 

@@ -8,11 +8,12 @@ from PIL import Image
 
 from runs import painted_clips, write_config
 from sdxl_anime_video.media.video import read_clip
-from sdxl_anime_video.temporal import metrics
-from sdxl_anime_video.training import cli, report
-from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.journal import read_log
-from sdxl_anime_video.training.progress import Bars, Eta, clock
+from sdxl_anime_video.temporal.measure import metrics
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import report
+from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.journal import read_log
+from sdxl_anime_video.training.run.progress import Bars, Eta, clock
 
 
 @pytest.fixture(scope="module")

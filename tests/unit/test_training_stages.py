@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from runs import SMALL, NoBars, painted_clips
-from sdxl_anime_video.training import data, loop, optimizers
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import ConfigError, TrainConfig
-from sdxl_anime_video.training.draws import draw_noise, kept_frames
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.run import Run
-from sdxl_anime_video.training.stages import config_at, describe_noise, noise_at
+from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.config.schedule import config_at, describe_noise, noise_at
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run import trainer as loop
+from sdxl_anime_video.training.run.run import Run
+from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.step import optimizers
+from sdxl_anime_video.training.step.draws import draw_noise, kept_frames
 
 
 @pytest.fixture(scope="module")

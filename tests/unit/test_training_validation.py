@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from runs import SMALL
-from sdxl_anime_video.training.base import load_base
-from sdxl_anime_video.training.config import TrainConfig
-from sdxl_anime_video.training.data import Clips
-from sdxl_anime_video.training.loop import Trainer
-from sdxl_anime_video.training.validation import hold_out
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.training.clips.folder import Clips
+from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.run.validation import hold_out
 
 
 def test_every_bucket_gives_its_share_and_its_first_clips():

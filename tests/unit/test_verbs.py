@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from sdxl_anime_video import __main__ as command
-from sdxl_anime_video.training.config import ConfigError
-from sdxl_anime_video.training.verbs import run_verb
+from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.commands.verbs import run_verb
 
 
 def failing(error: BaseException):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..data import DataError, find_caption
+from ..clips.folder import DataError, find_caption
 from .sources import Source
 
 # What a column may be called. The last names are Sakuga-42M's; its identifier is VIDEO:CLIP, VIDEO the file's stem.

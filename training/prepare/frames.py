@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data import DataError
+from ..clips.folder import DataError
 from .sources import Source
 
 HOLD = 4.0  # seconds; a frame that stays longer is a still, or its time stamps are damaged

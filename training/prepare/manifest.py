@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..base import Base
+from ...temporal.hosts.diffusers.base import Base
+from ..clips.store import Store
 from .sources import Source
-from .store import Store
 
 NAME = "manifest.parquet"
 _AT_ONCE = 32  # captions
@@ -79,7 +79,7 @@ class Texts:
         """The dataset, made if it is not there."""
         import pyarrow as pa
 
-        from .store import open_or_make
+        from ..clips.store import open_or_make
 
         columns = [("key", pa.string()), ("tokens", pa.large_binary()), ("pooled", pa.large_binary())]
         return open_or_make(self.path, pa.schema(columns))
@@ -145,7 +145,7 @@ def write_manifest(cache: Path, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    from ...media.files import whole_or_nothing
+    from ...files import whole_or_nothing
 
     kinds = {
         "string": ("id", "source", "caption", "text", "reason", "unique"),
@@ -180,7 +180,7 @@ def read_manifest(cache: Path) -> list[Row]:
 
 def export_npz(cache: Path, store: Store, rows: list[Row], folder: Path, sizes: dict[str, Any]) -> int:
     """Write every kept clip as an .npz file; returns how many. Raises OSError."""
-    from .npz import write_clip
+    from ..clips.npz import write_clip
 
     texts, where = Texts(cache).open(), Texts(cache).rows()
     kept = [row for row in rows if not row["reason"]]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ..config import Config, Device, Folder, Share, VaePrecision
+from ...commands.config import Config, Device, Folder, Share, VaePrecision
 
 Level = Annotated[float, Field(ge=0, le=255)]
 # What a cache's content does not depend on: it may differ from run to run.

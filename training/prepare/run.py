@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config_file import make_config, parse_overrides
-from ..data import DataError
-from ..verbs import run_verb
+from ...commands.overrides import make_config, parse_overrides
+from ...commands.verbs import run_verb
+from ..clips.folder import DataError
 from .options import PrepareConfig
 from .sources import Source
 
 if TYPE_CHECKING:
-    from ..base import Base
+    from ...temporal.hosts.diffusers.base import Base
+    from ..clips.store import Store
     from .progress import Bars
-    from .store import Store
 
 
 def main(arguments: list[str]) -> int:
@@ -50,8 +50,8 @@ def open_model(config: PrepareConfig) -> tuple[Base, int]:
     """The frozen VAE and text encoders, and the number of pixels that sides of pictures are multiples of."""
     import torch
 
-    from ..base import load_base
-    from ..precision import chosen_device
+    from ...commands.precision import chosen_device
+    from ...temporal.hosts.diffusers.base import load_base
 
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -89,9 +89,9 @@ def _plain(error: OSError, cache: Path) -> OSError:
 
 
 def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[str]) -> None:
+    from ..clips.store import Store
     from . import manifest
     from .progress import Bars
-    from .store import Store
 
     cache = config.output
     base, multiple = open_model(config)
@@ -120,7 +120,7 @@ def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[s
 
 def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
     """Check that the cache is of this model and these settings, or begin it; returns the model's sizes."""
-    from .identity import changes, probe, read_identity, write_identity
+    from ..clips.identity import changes, probe, read_identity, write_identity
 
     probed, settings = probe(base), config.fixed()
     made = read_identity(config.output)
@@ -155,7 +155,7 @@ def _work(
     config: PrepareConfig, sources: list[Source], store: Store, multiple: int, base: Base, bars: Bars
 ) -> Iterator[tuple[Source, list[str], str]]:
     """Each source when it is done: its files, or what is wrong with it."""
-    from .encode import encode_row
+    from ..clips.encode import encode_row
     from .walk import walk
 
     for source in sources:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data import DataError
+from ..clips.folder import DataError
+from ..clips.store import COLUMNS, write_rows
 from .options import PrepareConfig
 from .sources import Source
-from .store import COLUMNS, write_rows
 
 _MOST_BLOCKS = 2000  # of sources that a decoder takes at once
 _EMPTY = {"string": "", "int32": 0, "float64": 0.0, "binary": b"", "large_binary": b""}
@@ -140,7 +140,7 @@ class _Encoder:
         self.base, _ = open_model(config.model_copy(update={"checkpoint": checkpoint}))
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
-        from .encode import encode_row
+        from ..clips.encode import encode_row
 
         (row,) = batch.to_pylist()
         number, count, error = (row.pop(name) for name in ("number", "count", "error"))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data import DataError
-from . import npz
+from ..clips import npz
+from ..clips.folder import DataError
 from .cuts import given_scenes, scenes
 from .frames import shown_frames, size_of
 from .options import PrepareConfig

@@ -1,1 +1,1 @@
-"""ComfyUI as a host: attaching to a MODEL and to its sampling."""
+"""ComfyUI as a host: attaching to a MODEL, to its sampling and to its conditioning."""

@@ -14,9 +14,9 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...lora_file import EARLIER, SDXL, LoraFile
-from ...lora_keys import LoraError, core_keys, core_name, peft_scales
-from ...weights_file import DOWNLOAD_AGAIN
+from ...lora.file import EARLIER, SDXL, LoraFile
+from ...lora.keys import LoraError, core_keys, core_name, peft_scales
+from ...weights.header import DOWNLOAD_AGAIN
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Figures of clips that the toon world's models make."""

@@ -1,0 +1,223 @@
+"""How far hints at every frame, and at keyframes, are followed.
+
+    python -m sdxl_anime_video.benchmarks.judging.control
+
+Renders held-out captions in a real ComfyUI with the toon ControlNet and the temporal adapter, with the hints of a clip
+that the painter painted, and reads the pose back: the places of gloves and boots by their colours. An arm is
+`no hints`, or keyframes as the node takes them, with a falloff if wanted: `all`, `0,25%,50%,75%,100%`,
+`0,50%,100% linear 4`; only the hints of keyframes are given. The arm `painted` is the painted clip itself, `decoded`
+the same through the VAE, which is what the reading itself gets wrong, and `held` shows the painted picture of the
+nearest keyframe (of `--keyframes`). Writes table.md, results.json and sheet.png. Slow: a clip takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...commands.arguments import number, whole
+from ...demo.hints import KINDS, hint_pictures
+from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
+from ...temporal.clip.keyframes import keyframe_rows, picture_of_frame, strength_curve
+from ...temporal.measure import metrics, paths
+from .evaluate import contact_sheet, held_out_pairs
+from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
+from .judge import mean_scores, table
+
+MAKE = "python -m sdxl_anime_video.benchmarks.making.train controlnet"
+PAINTED, HELD, DECODED, NO_HINTS, FULL = "painted", "held", "decoded", "no hints", "all"
+DEFAULT_ARMS = (PAINTED, DECODED, HELD, NO_HINTS, FULL, "0,25%,50%,75%,100%", "0,25%,50%,75%,100% linear 2")
+COLUMNS = ("pose_error", "gap_closed", "at_keyframes", "between", "limbs_seen", "background_drift", "flicker")
+MISS = 16.0
+"""Pixels at 128 that a limb counts as off when it is not seen, or farther away than that."""
+_SKY = 0.36  # of the frame, from its upper left corner: where the sun is
+
+
+def read_pose(clip: np.ndarray) -> dict[str, np.ndarray]:
+    """Places of gloves and boots in a clip `[F, H, W, 3]`, each `[F, 2]` (x, y) in pixels; NaN where not seen."""
+    return paths.limb_paths(clip, {name: np.array(colour) / 255 for name, colour in LIMB_COLOURS.items()})
+
+
+def pose_errors(clip: np.ndarray, truth: Clip) -> np.ndarray:
+    """How far each limb is from where it is read in the painted clip, `[F, 4]` in pixels at 128, at most MISS.
+
+    NaN where the painter shows nothing of the limb.
+    """
+    wanted, found = read_pose(truth.frames), read_pose(clip)
+    scale = 128 / clip.shape[1]
+    off = np.stack([np.linalg.norm(found[name] - wanted[name], axis=1) * scale for name in LIMB_COLOURS], 1)
+    off = np.where(np.isfinite(off), off, MISS).clip(max=MISS)
+    shown = np.stack([np.isfinite(wanted[name]).all(1) for name in LIMB_COLOURS], 1)
+    return np.where(shown, off, np.nan)
+
+
+def background_drift(clip: np.ndarray, background: str) -> float:
+    """How far the sun or moon strays from its mean place, pixels at 128: it hardly moves in any painted clip."""
+    height, width = clip.shape[1:3]
+    sky = np.zeros((height, width), bool)
+    sky[: round(_SKY * height), : round(_SKY * width)] = True
+    sun = np.array(BACKGROUNDS[background][1]) / 255
+    return paths.path_amplitude(paths.centroid_path(clip, sun, 0.15, region=sky)) * 128 / height
+
+
+def scores(clip: np.ndarray, truth: Clip, keyframes: list[int]) -> dict[str, float]:
+    """Figures of one clip `[F, H, W, 3]` beside the painted one that its hints come from."""
+    off = pose_errors(clip, truth)
+    others = [i for i in range(len(clip)) if i not in keyframes]
+    return {
+        "pose_error": float(np.nanmean(off)),
+        "at_keyframes": float(np.nanmean(off[keyframes])),
+        "between": float(np.nanmean(off[others])) if others else float("nan"),
+        "limbs_seen": float(np.mean([paths.seen_share(path) for path in read_pose(clip).values()])),
+        "background_drift": background_drift(clip, Spec.parse(truth.caption).background),
+        "flicker": metrics.flicker(clip),
+    }
+
+
+class Arm:
+    """Which frames are steered, and how strongly. `curve` is None without hints."""
+
+    def __init__(self, text: str, frames: int):
+        """Raises ValueError for what is none of: no hints, KEYFRAMES, KEYFRAMES FALLOFF FRAMES."""
+        self.curve: torch.Tensor | None = None
+        if text in (PAINTED, HELD, DECODED, NO_HINTS):
+            return
+        words = text.split()
+        if len(words) not in (1, 3):
+            raise ValueError(f"arm {text!r}: write {NO_HINTS!r}, or keyframes, or keyframes with a falloff and frames")
+        falloff, reach = (words[1], whole(1)(words[2])) if len(words) == 3 else ("none", 1)
+        self.rows = keyframe_rows(words[0], frames, f"arm {text!r}")
+        self.pictures = picture_of_frame(self.rows, frames, len(self.rows), f"arm {text!r}")
+        self.curve = strength_curve(self.rows, frames, falloff, reach)
+
+
+class Renderer:
+    """The toon model, adapter and ControlNet in ComfyUI; `import_comfyui` must have been called."""
+
+    def __init__(self, options: argparse.Namespace):
+        import comfy.controlnet
+
+        from ...demo.comfy import load_toon_comfy
+
+        self.options = options
+        model, self.clip, self.vae = load_toon_comfy()
+        self.model = temporal_layers(options.adapter)(model)
+        self.control_net = comfy.controlnet.load_controlnet(str(options.controlnet))
+        if self.control_net is None:
+            raise ValueError(f"{options.controlnet} holds no ControlNet; make one with {MAKE}")
+
+    @torch.no_grad()
+    def render(self, caption: str, seed: int, hints: np.ndarray, arm: Arm) -> np.ndarray:
+        """A clip `[F, 128, 128, 3]`, 0..1; hints: uint8 `[F, H, W, 3]`."""
+        import comfy.sample
+
+        from ...temporal.clip.contract import NoiseSettings
+        from ...temporal.hosts.comfy.conditioning.control import control_clip
+        from ...temporal.hosts.comfy.sampling.wrapper import record
+
+        options = self.options
+        mixed = NoiseSettings("progressive", options.correlation)
+        model = record(self.model, lambda contract: contract.with_noise(mixed)) if options.correlation else self.model
+        prompts: list = [self._encode(caption), self._encode("")]
+        if arm.curve is not None:
+            pictures = torch.from_numpy(hints[arm.rows]).float() / 255  # nothing else is known of the clip
+            prompts = control_clip(
+                prompts, self.control_net, pictures, arm.pictures, arm.curve, options.strength, (0.0, 1.0)
+            )
+        samples = torch.zeros(options.frames, 4, 16, 16)
+        noise = comfy.sample.prepare_noise(samples, seed)
+        for steps in (*([1] if options.first_look else []), options.steps):
+            how = (steps, options.cfg, "dpmpp_2m", "karras")
+            samples = comfy.sample.sample(model, noise, *how, *prompts, samples, seed=seed, disable_pbar=True)
+        return self.vae.decode(samples).cpu().float().numpy()
+
+    @torch.no_grad()
+    def decoded(self, frames: np.ndarray) -> np.ndarray:
+        """Painted frames uint8 `[F, H, W, 3]` through the VAE and back, 0..1."""
+        pictures = torch.from_numpy(frames).float() / 255
+        return self.vae.decode(self.vae.encode(pictures)).cpu().float().numpy()
+
+    def _encode(self, text: str) -> list:
+        tokens, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+        return [[tokens, {"pooled_output": pooled}]]
+
+
+def gap_closed(means: dict[str, dict[str, float]]) -> None:
+    """Adds to each arm the share of the way from no hints to full hints that its pose error has gone."""
+    none, full = (means.get(arm, {}).get("pose_error", np.nan) for arm in (NO_HINTS, FULL))
+    for of in means.values():
+        of["gap_closed"] = (none - of["pose_error"]) / (none - full) if none != full else float("nan")
+
+
+def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
+    """Render and judge every caption by every arm; write the files; return the table."""
+    import cv2
+
+    arms = {text: Arm(text, options.frames) for text in options.arms}
+    keyframes = keyframe_rows(options.keyframes, options.frames, "--keyframes")
+    nearest = np.array(keyframes)[picture_of_frame(keyframes, options.frames, len(keyframes), "--keyframes")]
+    options.output.mkdir(parents=True, exist_ok=True)
+    renderer = Renderer(options)
+    each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    sheet: list[tuple[str, list[np.ndarray]]] = []
+    pairs = held_out_pairs(options.pairs, options.seed)
+    for i, (caption, seed) in enumerate(pairs):
+        painted = paint_clip(caption, options.frames, 128, seed)
+        hints = hint_pictures(painted, options.hint)
+        for text, arm in arms.items():
+            if text == PAINTED:
+                clip = painted.frames / np.float32(255)
+            elif text == HELD:
+                clip = painted.frames[nearest] / np.float32(255)
+            elif text == DECODED:
+                clip = renderer.decoded(painted.frames)
+            else:
+                clip = renderer.render(caption, seed, hints, arm)
+            each[text].append(scores(clip, painted, keyframes))
+            if i < options.shown:
+                sheet.append((text, [clip]))
+            say(f"{i + 1}/{len(pairs)} {caption}: {text}, pose error {each[text][-1]['pose_error']:.2f} px")
+        means = {text: mean_scores(some) for text, some in each.items()}
+        gap_closed(means)
+        settings = {name: str(value) for name, value in vars(options).items()}
+        results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
+        (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        (options.output / "table.md").write_text(table(means, COLUMNS), encoding="utf-8")
+        if i < options.shown:
+            cv2.imwrite(str(options.output / "sheet.png"), contact_sheet(sheet, every=1)[..., ::-1])
+    return table(means, COLUMNS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.benchmarks.judging.control", description=__doc__)
+    add_arguments(parser, "outputs/evaluation_control")
+    parser.add_argument("--controlnet", type=Path, default=None, help="default: the pack's, for the hint")
+    parser.add_argument("--hint", choices=KINDS, default="pose", help="what the ControlNet is shown")
+    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
+    parser.add_argument("--keyframes", default="0,25%,50%,75%,100%", help="what at_keyframes and between refer to")
+    parser.add_argument("--steps", type=whole(1, 1000), default=20)
+    parser.add_argument(
+        "--first-look", action="store_true", help="begin with what one step makes of the noise, under the same noise"
+    )
+    parser.add_argument("--cfg", type=number(0, 100), default=3.0)
+    parser.add_argument("--strength", type=number(0, 10), default=1.0)
+    options = parser.parse_args(arguments)
+    options.controlnet = options.controlnet or TOON / "controlnet" / "toon" / f"toon_{options.hint}.safetensors"
+    try:
+        for arm in options.arms:
+            Arm(arm, options.frames)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return evaluate(options, run, options.controlnet, MAKE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

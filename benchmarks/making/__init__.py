@@ -1,0 +1,1 @@
+"""Trainings of the toon world's own models."""

@@ -1,0 +1,1 @@
+"""What every verb shares: typed configs, overrides, help, one-line errors, signals, precision and device."""

@@ -1,0 +1,48 @@
+"""Typed configs of the verbs: the base class, and the kinds of fields that several of them have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class ConfigError(ValueError):
+    """A config that cannot be honoured; the message names the field and the remedy."""
+
+
+class Config(BaseModel):
+    """A verb's settings: typed, every field with a docstring, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def named(path: Any, kind: str = "folder") -> Any:
+    """The path as it came. Raises ValueError for an empty one, which Path would turn into the working directory."""
+    if path == "":
+        raise ValueError(f"is empty; name a {kind}")
+    return path
+
+
+def _device(name: str) -> str:
+    """The name as it came. Raises ValueError unless it is auto, cpu, or cuda or cuda:N of a GPU that PyTorch sees."""
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", name)
+    if match is None:
+        raise ValueError("is none of auto, cpu, cuda, cuda:N")
+    if name.startswith("cuda"):
+        import torch  # for these names alone: it takes seconds to load
+
+        if int(match[1] or 0) >= (count := torch.cuda.device_count()):
+            raise ValueError(f"PyTorch sees {count} CUDA devices; take cpu, or auto for what there is")
+    return name
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Folder = Annotated[Path, BeforeValidator(named)]
+Device = Annotated[str, AfterValidator(_device)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+VaePrecision = Literal["auto", "fp32", "bf16"]

@@ -1,0 +1,1 @@
+"""ComfyUI servers: found or fetched, started, and spoken to over HTTP."""

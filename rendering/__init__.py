@@ -1,0 +1,1 @@
+"""Clips without ComfyUI: the verbs `render` and `evaluate`."""

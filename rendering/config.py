@@ -1,0 +1,152 @@
+"""What a rendering is told: a typed JSON file whose every field can be overridden on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from ..commands.config import Config, Device, Share
+
+Words = Annotated[str, BeforeValidator(lambda value: "\n".join(value) if isinstance(value, list) else value)]
+Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
+
+
+class RenderConfig(Config):
+    """Settings of `sdxl-anime-video render`. Defaults are those of the nodes of the same purpose."""
+
+    output: Path
+    """The clip, a file that ends in .mp4."""
+    overwrite: bool = False
+    """Replace the clip if it is there already."""
+    checkpoint: str = "toon"
+    """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
+    adapter: Path | None = None
+    """Temporal adapter, or motion module (which brings the noise levels of its training); None renders every frame for
+    itself."""
+    adapter_strength: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    """Factor of what the adapter or the motion module adds; 0 is the base alone, on a motion module's noise levels."""
+    adapter_start_percent: Share = 0.0
+    """Share of the noise schedule before which the adapter does nothing."""
+    adapter_end_percent: Share = 1.0
+    """Share of the noise schedule after which it does nothing."""
+
+    prompt: Words
+    """One prompt, or a schedule: lines such as `0: running`, `50%: jumping`; lines before the first are put before
+    every prompt. In JSON also a list of lines."""
+    negative: str = ""
+    """What the pictures are to avoid."""
+    interpolation: Literal["hold", "linear", "smooth", "slerp"] = "hold"
+    """How a schedule's prompts change from one to the next."""
+    prompts_by_segment: bool = False
+    """Prompts change only where a segment begins."""
+
+    frames: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Frames of the clip."""
+    width: Side = 768
+    """Pixels, a multiple of 8; 128 for toon."""
+    height: Side = 768
+    """Pixels, a multiple of 8; 128 for toon."""
+    fps: PositiveFloat = 12
+    """Frames a second."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Seed of the noise, which is made as ComfyUI makes it."""
+    steps: Annotated[int, Field(ge=1, le=10000)] = 28
+    """Steps of BestHQ (DPM++ 2M on Karras noise levels)."""
+    cfg: Annotated[float, Field(ge=0, le=100)] = 6.25
+    """Strength of guidance; 1 is none, and twice as fast."""
+
+    noise_mode: Literal["shared", "additive", "progressive", "freenoise"] = "shared"
+    """How frames share their noise."""
+    noise_correlation: Share = 0.5
+    """Correlation of neighbouring frames' noise; 0 is independent noise."""
+    noise_window: Annotated[int, Field(ge=2, le=4096)] = 16
+    """freenoise: frames with noise of their own before reuse begins."""
+    noise_overlap: Annotated[int, Field(ge=0, le=4095)] = 4
+    """freenoise: frames that neighbouring windows have in common."""
+    smoothing: Share = 0.0
+    """BestHQ's own: each noisy frame moves this far towards the one before, before every step."""
+    frame_smoothing: Share = 0.0
+    """Each frame's clean prediction moves this far towards that of the one before, in every step."""
+    frame_smoothing_start_percent: Share = 0.0
+    """Share of the noise schedule before which frame_smoothing does nothing."""
+    frame_smoothing_end_percent: Share = 1.0
+    """Share of the noise schedule after which it does nothing."""
+    segment_frames: PositiveInt | None = None
+    """Longer clips are sampled in segments of this many frames, one after another; None samples all frames at once."""
+    segment_overlap: Annotated[int, Field(ge=0)] = 4
+    """Frames of the segment before that the next one knows."""
+    segment_carry: Literal["overlap", "last_frame"] = "overlap"
+    """overlap: the next segment knows the last frames of the one before; last_frame: each of its frames starts from
+    the last one, noised, and segment_overlap is not used."""
+    segment_carry_denoise: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """last_frame: the share of the steps that later segments take; less keeps more of the frame they start from."""
+    anchor_strength: Share = 0.0
+    """How far the clean prediction of anchored frames moves towards the first frame's in every step; 0 for none."""
+    anchor_every: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Anchored frames: every so many, unless anchor_positions names them."""
+    anchor_positions: str = ""
+    """Anchored frames by number or percentage with commas, such as `8, 50%, -1`."""
+    anchor_band: Literal["low", "all"] = "low"
+    """low: only what varies slowly over the picture moves, so colour and identity hold; all: the whole frame."""
+    anchor_start_percent: Share = 0.0
+    """Share of the noise schedule before which the anchor does nothing."""
+    anchor_end_percent: Share = 1.0
+    """Share of the noise schedule after which it does nothing."""
+
+    crf: Annotated[float, Field(ge=0, le=51)] = 16
+    """Quality of the mp4: 0 is lossless, 51 the smallest file."""
+    save_frames: bool = False
+    """Save the frames as PNG files, too, in a folder beside the clip."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the UNet; `auto` is fp16 on a GPU, as in ComfyUI, and fp32 elsewhere. The VAE always has fp32."""
+    device: Device = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    threads: PositiveInt | None = None
+    """CPU threads; None leaves PyTorch's choice."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RenderConfig:
+        from ..temporal.clip.noise import check_settings
+        from ..temporal.hosts.diffusers.text import plain_prompt
+
+        if self.adapter is not None and not self.adapter.exists():
+            raise ValueError(f"adapter: {str(self.adapter)!r} is not there; give a temporal adapter or a motion module")
+        if self.output.suffix.lower() != ".mp4":
+            raise ValueError(f"output: {self.output} does not end in .mp4; a clip is written as mp4")
+        if self.segment_frames is not None and self.overlap >= self.segment_frames:
+            raise ValueError(
+                f"segment_overlap: {self.segment_overlap} is not below segment_frames {self.segment_frames}; lower it"
+            )
+        for field, wanted in (("prompts_by_segment", True), ("segment_carry", "last_frame")):
+            if getattr(self, field) == wanted and self.segment_frames is None:
+                raise ValueError(f"{field}: there are no segments; set segment_frames")
+        if self.noise_mode == "freenoise":
+            check_settings(self.noise_mode, self.noise_correlation, self.noise_window, self.noise_overlap)
+        plain_prompt(self.negative, "negative")
+        self.schedule()
+        self.anchored()
+        return self
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a segment knows of the one before."""
+        return self.segment_overlap if self.segment_frames and self.segment_carry == "overlap" else 0
+
+    def anchored(self) -> list[int]:
+        """Numbers of the anchored frames. Raises ValueError for positions that the clip does not have."""
+        from ..temporal.clip.frames import Places, parse_positions
+
+        listed = parse_positions(self.anchor_positions, "anchor_positions")
+        return Places(self.anchor_every, listed).rows(self.frames, "anchor_positions")
+
+    def schedule(self):
+        """The prompts by keyframe, and what each frame is made of: see `temporal.clip.prompts`. Raises ValueError."""
+        from ..temporal.clip.prompts import mix_keyframes, parse_schedule
+        from ..temporal.hosts.diffusers.text import plain_prompt
+
+        keyframes = parse_schedule(self.prompt, self.frames, "prompt")
+        segment = (self.segment_frames or 0) if self.prompts_by_segment else 0
+        mixes = mix_keyframes(keyframes, self.frames, self.interpolation, segment, self.overlap, "prompt")
+        return [plain_prompt(keyframe.prompt, "prompt") for keyframe in keyframes], mixes

@@ -1,0 +1,251 @@
+"""`sdxl-anime-video render CONFIG.json [--field value ...]`: a clip from checkpoint, adapter and prompts, no ComfyUI.
+
+Noise, noise levels, guidance and steps are ComfyUI's, so the frames are those of the same settings in its nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..commands.overrides import parse_overrides, read_config
+from ..commands.precision import chosen_device
+from ..commands.verbs import run_verb
+from ..temporal.hosts.diffusers.sampling import sample_clip, steps_of
+from . import kinds
+from .config import RenderConfig
+from .hooks import ClipHooks
+
+if TYPE_CHECKING:
+    from ..temporal.hosts.diffusers.base import Base, Text
+    from .kinds import Temporal
+
+PIXELS_AT_ONCE = 1024 * 1024  # that the VAE decodes: enough to keep it busy
+Report = Callable[[str, int, int], Any]
+"""What is being done, how much of it is done, and how much there is."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    return run_verb("render", lambda: _render(Path(arguments[0]), arguments[1:]), "nothing was written")
+
+
+def _render(path: Path, words: list[str]) -> None:
+    config = read_config(path, parse_overrides(words, RenderConfig), RenderConfig)
+    try:
+        with _bars() as report:
+            render(config, report, lambda line: sys.stderr.write(f"{line}\n"))
+    except torch.OutOfMemoryError:
+        raise MemoryError(
+            f"the GPU has no room for {config.segment_frames or config.frames} frames of "
+            f"{config.width}x{config.height} at once; lower segment_frames, width or height"
+        ) from None
+    sys.stdout.write(f"{config.output}\n")
+
+
+def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> Path:
+    """Sample a clip and write it, with its settings in the file's metadata. Returns the clip's path.
+
+    Raises ValueError and OSError for what cannot be done, before the sampling wherever that can be known.
+    """
+    if config.output.exists() and not config.overwrite:
+        raise ValueError(f"output: {config.output} is there already; name another, or set overwrite to true")
+    if config.save_frames and (stills := stills_of(config)).exists():
+        raise ValueError(f"save_frames: the folder {stills} is there already; remove it, or name another output")
+    _require_writable(config.output.parent)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base, adapter = load(config)
+    say(base.origin)
+    at_once, trained = frames_at_once(config), adapter and adapter.trained_frames
+    if trained and at_once > trained:
+        say(
+            f"warning: {at_once} frames at once, and the {kinds.title(adapter)} was trained on {trained}; "
+            f"set segment_frames to {trained}"
+        )
+    latents = sample(config, base, adapter, report)
+    write(config, decoded(base, latents), {"checkpoint": base.origin, "adapter": adapter and adapter.metadata}, report)
+    return config.output
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises ValueError where no file can be written in it."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"output: the folder {folder} cannot be written to ({error.strerror}); name another") from None
+
+
+def load(config: RenderConfig) -> tuple[Base, Temporal | None]:
+    """The model on its device, and the adapter or motion module in the same precision, as ComfyUI has it."""
+    from ..temporal.hosts.diffusers.base import load_base
+
+    device = chosen_device(config.device)
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = names.get(config.precision, torch.float16 if device.type == "cuda" else torch.float32)
+    adapter = kinds.load(config.adapter, dtype).to(device) if config.adapter else None
+    if adapter is not None:
+        _check_frames(config, adapter)
+    base = load_base(config.checkpoint, dtype)
+    base.unet.to(device)
+    base.vae.to(device)
+    return kinds.on_schedule_of(base, adapter), adapter
+
+
+def frames_at_once(config: RenderConfig) -> int:
+    return min(config.frames, config.segment_frames or config.frames)
+
+
+def _check_frames(config: RenderConfig, adapter: Temporal) -> None:
+    at_once, most = frames_at_once(config), adapter.config.max_frames
+    best = adapter.trained_frames or most
+    if at_once > most:
+        raise ValueError(
+            f"frames: {at_once} frames at once are more than the {kinds.title(adapter)}'s max_frames {most}; "
+            f"set segment_frames to {best}"
+        )
+
+
+@torch.no_grad()
+def sample(config: RenderConfig, base: Base, adapter: Temporal | None, report: Report) -> torch.Tensor:
+    """Latents `[F, 4, h, w]` of the clip, scaled for the UNet, segment after segment."""
+    from ..temporal.clip.segments import plan_segments
+
+    if base.factor != 8:
+        raise ValueError(f"checkpoint: its VAE has {base.factor} pixels to a latent, not SDXL's 8; give an SDXL model")
+    text = conditioning(config, base)
+    noise = initial_noise(config)
+    segments = plan_segments(config.frames, config.segment_frames or config.frames, config.overlap)
+    latents = torch.zeros_like(noise)
+    last_frame = config.segment_carry == "last_frame"
+    shares = [config.segment_carry_denoise if segment.start and last_frame else 1.0 for segment in segments]
+    total = sum(steps_of(config.steps, share) for share in shares)
+    done = iter(range(1, total + 1))
+    report("sample", 0, total)
+    with ExitStack() as stack:
+        temporal = stack.enter_context(kinds.put_on(base.unet, adapter)) if adapter is not None else None
+        for segment, share in zip(segments, shares, strict=True):
+            rows = segment.rows
+            some = noise[rows].to(base.unet.device)
+            piece = sample_clip(
+                base,
+                temporal or base.unet,
+                some,
+                tuple(torch.cat([part[0:1].expand(len(some), *part.shape[1:]), part[1:][rows]]) for part in text),
+                steps=config.steps,
+                cfg=config.cfg,
+                temporal=temporal is not None,
+                hooks=ClipHooks(
+                    config, base.sigmas, temporal, segment, latents, some, lambda: report("sample", next(done), total)
+                ),
+                start=latents[segment.start - 1].to(some).expand_as(some) if segment.start and last_frame else None,
+                denoise=share,
+            )
+            latents[segment.new] = piece[segment.known :].cpu()
+    return latents
+
+
+def initial_noise(config: RenderConfig) -> torch.Tensor:
+    """Unit normal `[F, 4, h, w]` on the CPU: the whole clip's, as core draws it for an empty latent, correlated."""
+    from ..temporal.clip.noise import correlate
+
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn(config.frames, 4, config.height // 8, config.width // 8, generator=generator)
+    return correlate(
+        noise,
+        config.noise_mode,
+        config.noise_correlation,
+        seed=config.seed,
+        window=config.noise_window,
+        overlap=config.noise_overlap,
+    )
+
+
+def conditioning(config: RenderConfig, base: Base) -> Text:
+    """Tokens `[1 + F, T, C]` and pooled `[1 + F, P]`: a row for the negative prompt, then one for each frame."""
+    from ..temporal.clip.prompts import equal_lengths, spread
+    from ..temporal.hosts.diffusers.text import plain_prompt
+
+    assert base.encode_prompt is not None
+    prompts, mixes = config.schedule()
+    words = [plain_prompt(config.negative, "negative"), *prompts]
+    encoded = {word: base.encode_prompt(word) for word in dict.fromkeys(words)}
+    tokens = equal_lengths([encoded[word][0] for word in words], "prompt")
+    pooled = [encoded[word][1] for word in words]
+    kind = config.interpolation
+    return (
+        torch.cat([tokens[0], spread(tokens[1:], mixes, kind, base.text_widths)]),
+        torch.cat([pooled[0], spread(pooled[1:], mixes, kind)]),
+    )
+
+
+def decoded(base: Base, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Pictures `[H, W, 3]`, 0..1; a few are in memory at a time."""
+    height, width = (side * base.factor for side in latents.shape[2:])
+    at_once = max(1, min(16, PIXELS_AT_ONCE // (height * width)))
+    for some in latents.split(at_once):
+        yield from base.decode(some, at_once)
+
+
+def stills_of(config: RenderConfig) -> Path:
+    """The folder of the PNG files."""
+    return config.output.with_name(f"{config.output.stem}_frames")
+
+
+def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str, Any], report: Report) -> None:
+    """The mp4, and the stills if they are wanted: both or neither."""
+    from ..commands.revision import git_revision
+    from ..files import whole_or_nothing
+    from ..media.stills import save_stills
+    from ..media.writer import write_clip
+
+    settings = json.loads(config.model_dump_json())
+    metadata = {"render": {"settings": settings, **facts, "revision": git_revision()}}
+    report("decode and write", 0, config.frames)
+    with ExitStack() as stack:
+        pictures: Iterator[Any] = frames
+        if config.save_frames:
+            folder = stack.enter_context(whole_or_nothing(stills_of(config)))
+            folder.mkdir()
+            pictures = save_stills(frames, folder, metadata)
+        write_clip(
+            config.output,
+            pictures,
+            config.fps,
+            config.crf,
+            metadata,
+            lambda done: report("decode and write", done, config.frames),
+        )
+
+
+class _bars:
+    """A bar on stderr for each thing that is done."""
+
+    def __enter__(self) -> Report:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True))
+        self.progress.start()
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = self.progress.add_task(what, total=total)
+            self.progress.update(tasks[what], completed=done)
+
+        return report
+
+    def __exit__(self, *_: Any) -> None:
+        self.progress.stop()

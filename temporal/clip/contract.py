@@ -1,0 +1,137 @@
+"""The frame contract's settings: what our MODEL-to-MODEL nodes record on a MODEL, to be carried out at sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .frames import Places
+
+CONTRACT_KEY = "sav_frame_contract"
+"""Where a MODEL's `model_options` keep its FrameContract, and the name of our wrappers."""
+
+
+@dataclass(frozen=True, order=True)
+class NoiseSettings:
+    """Correlated noise, see `temporal.clip.noise.mix_frames`."""
+
+    mode: str
+    correlation: float
+    window: int = 16
+    overlap: int = 4
+
+
+@dataclass(frozen=True, order=True)
+class Smoothing:
+    """x_t <- (1 - amount) x_t + amount x_{t-1} on the denoised prediction, within a range of the schedule."""
+
+    amount: float
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+
+@dataclass(frozen=True, order=True)
+class Pull:
+    """The denoised prediction of the frames at `places` moves toward the first frame's."""
+
+    places: Places
+    strength: float
+    band: str
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pin:
+    """Given latents `[K, C, h, w]` held at `places`; strength 1 holds them exactly."""
+
+    latent: torch.Tensor
+    places: Places
+    strength: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Context windows, see `temporal.clip.segments.plan_windows` and `window_weights`."""
+
+    length: int
+    overlap: int
+    schedule: str
+    fuse: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Segments sampled one after another.
+
+    carry: what a segment is given of the one before. "overlap": its last `overlap` frames, held. "last_frame": its
+    last frame, from which every frame of the next starts, noised to `carry_denoise` of the schedule.
+    resume_id: finished segments are kept on disk under this name; "" for none. graph: digest of the graph above.
+    """
+
+    segment_frames: int
+    overlap: int
+    carry: str
+    carry_denoise: float = 1.0
+    resume_id: str = ""
+    graph: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameContract:
+    """All that is recorded on one MODEL. Immutable, hence shared by the MODEL's clones.
+
+    Settings of one kind are kept sorted, so that the order in which nodes were wired leaves no trace.
+    """
+
+    noise: NoiseSettings | None = None
+    smoothings: tuple[Smoothing, ...] = ()
+    pulls: tuple[Pull, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    chain: Chain | None = None
+    windows: Windows | None = None
+
+    def __deepcopy__(self, memo: dict) -> FrameContract:
+        return self
+
+    def with_noise(self, noise: NoiseSettings) -> FrameContract:
+        """Raises ValueError if other noise is recorded already: which of the two counts would depend on wiring."""
+        if self.noise not in (None, noise):
+            raise ValueError(
+                f"SAV_CorrelatedNoise: this MODEL already has {self.noise.mode} noise with correlation "
+                f"{self.noise.correlation:g}; remove one of the two nodes"
+            )
+        return replace(self, noise=noise)
+
+    def with_chain(self, chain: Chain) -> FrameContract:
+        """Raises ValueError if another chain is recorded."""
+        if self.chain not in (None, chain):
+            raise ValueError(
+                "SAV_SegmentChain: this MODEL already has a chain of segments; remove one of the two nodes"
+            )
+        return replace(self, chain=chain)
+
+    def with_windows(self, windows: Windows) -> FrameContract:
+        """Raises ValueError if other windows are recorded."""
+        if self.windows not in (None, windows):
+            raise ValueError("SAV_ContextWindows: this MODEL already has context windows; remove one of the two nodes")
+        return replace(self, windows=windows)
+
+    def with_smoothing(self, smoothing: Smoothing) -> FrameContract:
+        return replace(self, smoothings=tuple(sorted((*self.smoothings, smoothing))))
+
+    def with_pull(self, pull: Pull) -> FrameContract:
+        return replace(self, pulls=tuple(sorted((*self.pulls, pull))))
+
+    def with_pin(self, pin: Pin) -> FrameContract:
+        return replace(self, pins=(*self.pins, pin))
+
+
+def contract_of(model_options: Mapping[str, Any]) -> FrameContract:
+    """What is recorded in a MODEL's (or guider's) `model_options`; an empty contract if nothing is."""
+    return model_options.get(CONTRACT_KEY) or FrameContract()

@@ -1,0 +1,1 @@
+"""Conditioning and ControlNets of some frames of a clip."""

@@ -1,0 +1,1 @@
+"""Temporal layers on a ComfyUI MODEL."""

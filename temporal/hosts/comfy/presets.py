@@ -1,0 +1,40 @@
+"""The presets as what ComfyUI samples with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ....schedulers.comfy import MOST_LEVELS, best_hq_sigmas, sample_best_hq
+
+
+def prepared(model: Any, preset: str, steps: int, denoise: float = 1.0) -> tuple[Any, Any, torch.Tensor]:
+    """(MODEL, SAMPLER, SIGMAS `[steps + 1]`) of one of `presets.PRESETS`.
+
+    denoise: as in core's BasicScheduler. Raises ValueError for too many levels, and for a model that LCM is not for.
+    """
+    from comfy.samplers import KSAMPLER, sampler_object
+
+    from .lcm import with_lcm_sampling
+
+    if preset == "lcm":
+        model = with_lcm_sampling(model)
+        return model, sampler_object("lcm"), _uniform_sigmas(model, steps, denoise)
+    sigmas = best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise)
+    if preset == "best_hq":
+        return model, KSAMPLER(sample_best_hq, {"smoothing": 0.0}), sigmas
+    # 2M asks the model once a step, at the levels of the schedule, as BestHQ does; dpmpp_sde asks twice.
+    return model, sampler_object("dpmpp_2m_sde"), sigmas
+
+
+def _uniform_sigmas(model: Any, steps: int, denoise: float) -> torch.Tensor:
+    """What core's BasicScheduler set to sgm_uniform gives, as LCM LoRAs want it."""
+    from comfy.samplers import calculate_sigmas
+
+    if denoise <= 0:
+        return torch.empty(0)
+    total = steps if denoise >= 1 else steps / denoise
+    if total > MOST_LEVELS:
+        raise ValueError(f"{steps} steps at denoise {denoise:g} are too many levels; raise denoise or lower steps")
+    return calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", int(total)).cpu()[-(steps + 1) :]

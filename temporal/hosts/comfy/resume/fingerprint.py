@@ -1,0 +1,95 @@
+"""What a chain of segments depends on, by names that a person understands, to be compared with that of another run."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ....clip.contract import CONTRACT_KEY, Chain
+from .digests import Digests
+
+if TYPE_CHECKING:
+    from ..sampling.wrapper import Clip, Sampling
+
+WHO = "SAV_SegmentChain"
+SAMPLED_BY = "sampled by node"
+_PACK = Path(__file__).resolve().parents[4]
+
+
+def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
+    """A digest of each thing that the latents of a chain depend on, by a name that a person understands.
+
+    Raises ValueError if something can neither be compared with what it was in another run nor be told from the graph.
+    """
+    import comfyui_version
+
+    guider = sampling.executor.class_obj
+    contract, model = clip.contract, guider.model_patcher
+    options = {key: value for key, value in guider.model_options.items() if key != CONTRACT_KEY}
+    guidance = {key: value for key, value in vars(guider).items() if key not in _NOT_GUIDANCE}
+    found = Digests()
+    digest = found.digest
+    parts = {
+        "seed or noise": digest([clip.noise, clip.seed]),
+        "latent image": digest(clip.latent),
+        "mask": digest(clip.given_mask),
+        "sigmas": digest(sampling.sigmas),
+        "conditioning": digest({name: [_without_ids(c) for c in conds] for name, conds in guider.conds.items()}),
+        "sampler": digest(sampling.sampler),
+        "guidance": digest([type(guider), guidance]),
+        "chain": digest([chain.segment_frames, chain.overlap, chain.carry, chain.carry_denoise]),
+        "frame settings": digest(
+            [contract.noise, contract.smoothings, contract.pulls, contract.pins, contract.windows]
+        ),
+        "model": digest(model),
+        "temporal adapter and other patches": digest(options),
+        "versions": digest([torch.__version__, comfyui_version.__version__, model.load_device.type, _own_code()]),
+    }
+    node, graph = graph_of_sampler()
+    if found.by_kind_only and not graph:
+        raise ValueError(
+            f"{WHO}: resume_id {chain.resume_id}: MODEL, conditioning or sampler hold a {found.by_kind_only[0]}, of "
+            "which it cannot be told whether it is as in an earlier run; clear resume_id, or take out what adds it"
+        )
+    return parts | {SAMPLED_BY: node} | {name: digest(inputs) for name, inputs in graph.items()}
+
+
+_NOT_GUIDANCE = ("model_patcher", "model_options", "conds", "original_conds", "inner_model", "loaded_models")
+
+
+def graph_of_sampler() -> tuple[str, dict[str, Any]]:
+    """The node that is sampling, and all nodes of the graph that lead to it, itself included: their inputs by name.
+
+    Asked while it runs, for ComfyUI runs a node again only if what leads to it has changed: the node that made the
+    chain does not hear of one behind it. Empty where no graph is run.
+    """
+    from comfy_execution.graph_utils import is_link
+    from comfy_execution.progress import get_progress_state
+    from comfy_execution.utils import get_executing_context
+
+    context, graph = get_executing_context(), get_progress_state().dynprompt
+    waiting = [context.node_id] if context else []
+    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
+    while waiting:
+        node = waiting.pop()
+        if node in found or not graph.has_node(node):
+            continue
+        found[node] = graph.get_node(node).get("inputs") or {}
+        names[f"node {node} ({graph.get_node(node).get('class_type')})"] = found[node]
+        waiting += [value[0] for value in found[node].values() if is_link(value)]
+    return context.node_id if context else "", names
+
+
+def _without_ids(cond: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cond.items() if key != "uuid"}
+
+
+@cache
+def _own_code() -> str:
+    """A digest of this pack's code that latents depend on."""
+    files = [path for folder in ("temporal", "schedulers") for path in (_PACK / folder).rglob("*.py")]
+    return Digests().digest({path.relative_to(_PACK).as_posix(): path.read_bytes() for path in files})

@@ -1,0 +1,1 @@
+"""The frame contract carried out: the wrapper on top, chain and segment below it."""

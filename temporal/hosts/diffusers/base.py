@@ -1,0 +1,156 @@
+"""The frozen SDXL that an adapter is trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....commands.config import Precision
+from ....commands.precision import base_dtype, computing_in, vae_arithmetic
+from ....training.config.train import TrainConfig
+from .text import Text, TextEncoders
+
+
+@dataclass
+class Base:
+    """A diffusers UNet and VAE, a text encoder, and the noise schedule they were trained with."""
+
+    unet: Any
+    vae: Any
+    encode_text: Callable[[list[str]], Text]  # captions -> tokens [N, T, C] and pooled [N, P]
+    sigmas: torch.Tensor  # [training timesteps], rising
+    prediction: str
+    scheduler_config: dict[str, Any]
+    text_widths: tuple[int, ...] = ()  # channels of a token that come from each text encoder
+    origin: str = ""  # what it was read from, and what was found out about it
+    encode_prompt: Callable[[str], Text] | None = None  # as encode_text for one prompt of any length: [1, 77 k, C]
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture are multiples of, in pixels, so that the UNet can halve them."""
+        return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def freeze(self) -> Base:
+        for module in (self.unet, self.vae):
+            module.requires_grad_(False).eval()
+        return self
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor, batch: int = 16, precision: Precision = "fp32") -> torch.Tensor:
+        """Posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
+        where = {"device": self.vae.device, "dtype": self.vae.dtype}
+        pictures = (frames.permute(0, 3, 1, 2) / 127.5 - 1).to(**where)
+        with computing_in(self.vae.device, vae_arithmetic(self.vae.device, precision)):
+            means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
+        return torch.cat(means) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
+        """Pictures `[F, H, W, 3]` float 0..1 of latents `[F, 4, H/8, W/8]`."""
+        latents = (latents / self.vae.config.scaling_factor).to(device=self.vae.device, dtype=self.vae.dtype)
+        pictures = torch.cat([self.vae.decode(some).sample.float().cpu() for some in latents.split(batch)])
+        return (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def time_ids(height: int, width: int, rows: int) -> torch.Tensor:
+    """SDXL's size conditioning `[rows, 6]`: original, crop offset and target, each height before width; no crop."""
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(rows, 1)
+
+
+def load_base(name: str, dtype: torch.dtype | None = None) -> Base:
+    """`toon`, a single-file SDXL checkpoint (.safetensors), or a diffusers folder; never looks on the network.
+
+    dtype: the UNet's, fp32 if None. The VAE and the text encoders have fp32.
+
+    Raises ValueError if it is none of them, naming what it is instead.
+    """
+    if name == "toon":
+        base = _toon()
+    elif (Path(name) / "unet" / "config.json").exists():
+        base = _folder(name)
+    elif Path(name).is_file():
+        return single_file_base(Path(name), dtype=dtype)
+    else:
+        what = "is no diffusers folder, it has no unet/config.json" if Path(name).exists() else "does not exist"
+        raise ValueError(f"checkpoint {name!r} {what}; give a .safetensors file, a diffusers folder, or toon")
+    if dtype is not None:
+        torch.nn.Module.to(base.unet, dtype)  # past diffusers' own, which warns of nothing
+    return base
+
+
+def single_file_base(path: Path, configs: Path | None = None, dtype: torch.dtype | None = None) -> Base:
+    """As `load_base` for a checkpoint file; configs: see `single_file.load_single_file`."""
+    from .single_file import CONFIGS, load_single_file
+
+    pipe, sampling = load_single_file(path, configs or CONFIGS, dtype)
+    return _from_pipeline(pipe, f"{path.name}: SDXL checkpoint, predicts {sampling}")
+
+
+def sigmas_of(config: dict[str, Any]) -> torch.Tensor:
+    """Noise levels `[training timesteps]`, rising, of a diffusers scheduler's config; SDXL's where it says nothing."""
+    from ....schedulers.best_hq import training_sigmas
+
+    return training_sigmas(
+        config.get("beta_start", 0.00085),
+        config.get("beta_end", 0.012),
+        config.get("beta_schedule", "scaled_linear"),
+        config.get("num_train_timesteps", 1000),
+        config.get("rescale_betas_zero_snr", False),
+    )
+
+
+def _folder(name: str) -> Base:
+    import diffusers
+
+    pipe: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(name, local_files_only=True)
+    return _from_pipeline(pipe, f"{Path(name).name}: diffusers folder")
+
+
+def _from_pipeline(pipe: Any, origin: str) -> Base:
+    fillings = (pipe.tokenizer.pad_token_id, pipe.tokenizer_2.pad_token_id)
+    text = TextEncoders(pipe.tokenizer, (pipe.text_encoder, pipe.text_encoder_2), fillings)
+    config = dict(pipe.scheduler.config)
+    prediction = config.get("prediction_type", "epsilon")
+    return Base(
+        pipe.unet, pipe.vae, text, sigmas_of(config), prediction, config, text.widths, origin, text.whole
+    ).freeze()
+
+
+def _toon() -> Base:
+    from ....demo.model import LENGTH, TOWERS, load_toon_diffusers
+
+    unet, vae, text = load_toon_diffusers()
+
+    def encode_prompt(prompt: str) -> Text:
+        if (words := len(prompt.replace(",", " , ").split())) > LENGTH - 2:
+            raise ValueError(
+                f"a prompt has {words} words and commas, and the toon model reads {LENGTH - 2}; shorten it"
+            )
+        return text([prompt])
+
+    widths = tuple(tower["hidden_size"] for tower in TOWERS.values())
+    origin = "toon: the toon world's own model"
+    return Base(unet, vae, text, sigmas_of({}), "epsilon", {}, widths, origin, encode_prompt).freeze()
+
+
+def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
+    """The base's UNet on its device, in what the run computes in, with checkpointing where that is asked."""
+    dtype = base_dtype(device, config.precision)
+    unet.to(device, dtype, memory_format=torch.channels_last)
+    if device.type == "cpu" and dtype:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
+    return unet

@@ -1,0 +1,120 @@
+"""Sampling clips with a diffusers UNet: one loop for validation, evaluation and rendering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ....commands.config import Precision
+from ....commands.precision import autocast
+from .base import Base, Text, time_ids
+
+ZERO_SNR_SIGMA = ((1 - 4.8973451890853435e-08) / 4.8973451890853435e-08) ** 0.5
+"""Where ComfyUI begins with a model of zero terminal SNR, whose last noise level is infinite; diffusers takes 4096."""
+
+
+class Hooks:
+    """What is done around each evaluation of the UNet: nothing, unless a subclass says so.
+
+    Frames `[F, 4, h, w]` are variance exploding, x = x0 + sigma noise, as ComfyUI's samplers have them.
+    """
+
+    def before(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        """The noisy frames that the UNet is shown and the step starts from."""
+        return x
+
+    def denoised(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
+        """The clean prediction that the step takes, after guidance."""
+        return x0
+
+    def stepped(self) -> None:
+        """Called after every step."""
+
+
+@torch.no_grad()
+def sample_clip(
+    base: Base,
+    unet: Any,
+    noise: torch.Tensor,
+    text: Text,
+    *,
+    steps: int = 28,
+    cfg: float = 5.0,
+    temporal: bool = True,
+    precision: Precision = "fp32",
+    hooks: Hooks | None = None,
+    start: torch.Tensor | None = None,
+    denoise: float = 1.0,
+) -> torch.Tensor:
+    """Latents `[F, 4, h, w]` fp32 of a clip by BestHQ with classifier-free guidance; at `cfg` 1 without.
+
+    unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
+    noise: unit normal `[F, 4, h, w]` on the UNet's device.
+    text: rows as `encode_text` gives them, for the empty caption and the caption, or F rows for each.
+    start: latents `[F, 4, h, w]` to begin with instead of nothing, in the last share `denoise` of the steps.
+    """
+    from ....schedulers.best_hq import vp_scale
+
+    scheduler = best_hq(base)
+    scheduler.set_timesteps(steps)
+    begin = steps - steps_of(steps, denoise)
+    scheduler.set_begin_index(begin)
+    frames, _, height, width = noise.shape
+    where = {"device": noise.device, "dtype": base.unet.dtype}
+    guided = cfg != 1
+    first = 0 if guided else len(text[0]) // 2
+    tokens, pooled = (rows[first:].repeat_interleave(2 * frames // len(rows), 0).to(**where) for rows in text)
+    sizes = time_ids(height * base.factor, width * base.factor, len(tokens))
+    added = {"text_embeds": pooled, "time_ids": sizes.to(noise.device)}
+    extra = {"num_frames": frames} if temporal else {}
+    if hooks:
+        scheduler.hook_before_step = _on_denoised(scheduler, hooks)
+    latents = noise
+    if start is not None:
+        scale = vp_scale(scheduler.sigmas[begin]).to(noise)
+        # As in ComfyUI: at the first level noise has the variance of everything.
+        latents = start * scale + noise * (scheduler.sigmas[begin].to(noise) * scale if begin else 1)
+    for t, sigma in zip(scheduler.timesteps[begin:], scheduler.sigmas[begin:], strict=False):  # the last sigma is 0
+        if hooks:
+            scale = vp_scale(sigma).to(latents)
+            latents = hooks.before(latents / scale, float(sigma)) * scale
+        inputs = latents.to(where["dtype"]).repeat(2 if guided else 1, 1, 1, 1)
+        with autocast(noise.device, precision):
+            found = unet(inputs, t, tokens, added_cond_kwargs=added, **extra).sample.float()
+        if guided:
+            empty, wanted = found.chunk(2)
+            found = empty + cfg * (wanted - empty)
+        latents = scheduler.step(found, t, latents).prev_sample
+        if hooks:
+            hooks.stepped()
+    return latents
+
+
+def steps_of(steps: int, denoise: float) -> int:
+    """How many of the steps are the last share `denoise` of them."""
+    return max(1, round(steps * denoise))
+
+
+def best_hq(base: Base) -> Any:
+    """The BestHQ scheduler for what the base was trained to predict."""
+    from ....schedulers.diffusers import SDXLAnime_BestHQScheduler
+
+    config = {**base.scheduler_config, "prediction_type": base.prediction}
+    if config.get("rescale_betas_zero_snr"):
+        config["sigma_max"] = ZERO_SNR_SIGMA
+    return SDXLAnime_BestHQScheduler.from_config(config)
+
+
+def _on_denoised(scheduler: Any, hooks: Hooks) -> Any:
+    """The scheduler's hook before a step, in terms of the clean prediction."""
+    from ....schedulers.best_hq import from_denoised, to_denoised, vp_scale
+
+    def hook(output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sigma = scheduler.sigmas[scheduler.step_index or 0]
+        kind = scheduler.config.prediction_type
+        exploding = sample / vp_scale(sigma).to(sample)
+        denoised = hooks.denoised(to_denoised(output, exploding, sigma, kind), float(sigma))
+        return from_denoised(denoised, exploding, sigma, kind), sample
+
+    return hook

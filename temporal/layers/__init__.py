@@ -1,0 +1,1 @@
+"""Temporal layers as torch modules: the adapter, motion modules, and where in an SDXL UNet they belong."""

@@ -1,0 +1,1 @@
+"""Files of temporal weights: recognised, checked, read, written and converted."""

@@ -1,0 +1,189 @@
+"""The temporal adapter's file format, checked by names, shapes and dtypes alone.
+
+Keys are `<diffusers path of the transformer block>.temporal_attn.<part>`, see `PARTS`; `norm` and `pos_value` are each
+there for every block or for none. Metadata: `format`, `format_version`, `max_frames`, `head_dim` (64 if left out),
+`trained_frames`, and whatever else the trainer records as `trained_*`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from .header import TensorInfo, quoted
+from .known_files import recognise
+
+FORMAT = "sdxl-temporal-adapter"
+VERSION = "1"
+HEAD_DIM = 64
+DTYPES = ("F32", "F16", "BF16")
+PARTS = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate")
+NORM_PARTS = ("norm.weight", "norm.bias")
+VALUE_PARTS = ("pos_value",)
+MOST_LISTED = 20
+"""Of all that is wrong with a file a message lists this much."""
+CONVERT = "Convert it with `sdxl-anime-video convert SOURCE OUT.safetensors`."
+_KEY = re.compile(
+    r"((?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.\d+)\.temporal_attn\.([\w.]+)"
+)
+
+
+class AdapterError(ValueError):
+    """A file is no sound temporal adapter, or an adapter does not fit a model. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter consists of. sites: diffusers block path -> (channels, heads)."""
+
+    sites: Mapping[str, tuple[int, int]]
+    max_frames: int
+    norm: bool
+    pos_value: bool
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What every site consists of."""
+        return PARTS + (NORM_PARTS if self.norm else ()) + (VALUE_PARTS if self.pos_value else ())
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head, the same at every site."""
+        dim, heads = next(iter(self.sites.values()))
+        return dim // heads
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """(block path, part) of one of the format's keys, or None for any other key."""
+    match = _KEY.fullmatch(key)
+    return (match[1], match[2]) if match else None
+
+
+def require_uniform_heads(sites: Mapping[str, tuple[int, int]]) -> None:
+    """Raise AdapterError unless there are sites and all have heads of one size, as one number in the file says."""
+    if not sites:
+        raise AdapterError("an adapter needs at least one transformer block to sit in.")
+    odd = [f"{path}: {heads} heads in {dim}" for path, (dim, heads) in sites.items() if heads < 1 or dim % heads]
+    sizes = {dim // heads for dim, heads in sites.values() if heads > 0}
+    if odd or len(sizes) != 1:
+        raise AdapterError(f"heads must all have one size; here: {'; '.join(odd) or sorted(sizes)}.")
+
+
+def reject_other_files(keys: Collection[str]) -> None:
+    """Raise AdapterError for a file of another kind, and for an adapter saved inside a whole model."""
+    others = [key for key in keys if split_key(key) is None]
+    kind = recognise(others)
+    alone = len(others) == len(keys)
+    if kind and alone:
+        raise AdapterError(f"is {kind.what}, not a temporal adapter. {kind.remedy}")
+    if kind:
+        raise AdapterError(f"holds an adapter together with {kind.what}, as a model's state_dict does. {CONVERT}")
+    if alone:
+        names = ", ".join(others[:3]) or "none at all"
+        raise AdapterError(f"has no key of a temporal adapter (its keys: {names}). Choose the adapter's file.")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raise AdapterError unless the metadata declare this format in a version that is read here."""
+    if metadata.get("format") != FORMAT:
+        said = f"say format={quoted(metadata['format'])}" if "format" in metadata else "do not say so"
+        raise AdapterError(f"is not marked as format={FORMAT}: its metadata {said}. {CONVERT}")
+    version = metadata.get("format_version")
+    if version != VERSION:
+        raise AdapterError(
+            f"has format_version={quoted(version)}; this version of the pack reads {VERSION!r}. Update the pack, or "
+            "convert or train the adapter again."
+        )
+
+
+def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> AdapterConfig:
+    """The configuration that the tensors and the numbers in the metadata describe.
+
+    Raises AdapterError that names every key that is missing, unexpected, misshapen or of a wrong dtype, and every
+    number in the metadata that disagrees; beyond `MOST_LISTED` of them it counts, and the log has all at level DEBUG.
+    """
+    sites: dict[str, dict[str, TensorInfo]] = {}
+    problems = []
+    for key, info in tensors.items():
+        place = split_key(key)
+        if place is None:
+            problems.append(f"unexpected key {key}")
+        else:
+            sites.setdefault(place[0], {})[place[1]] = info
+    head_dim = _number(metadata, "head_dim", HEAD_DIM, problems)
+    frames = {parts["pos_emb"].shape[0] for parts in sites.values() if len(parts.get("pos_emb", _NONE).shape) == 2}
+    norm, pos_value = (
+        any(part in parts for parts in sites.values() for part in optional) for optional in (NORM_PARTS, VALUE_PARTS)
+    )
+    max_frames = _number(metadata, "max_frames", max(frames, default=1), problems)
+    trained = _number(metadata, "trained_frames", 1, problems)
+    if max_frames < 1:
+        problems.append("pos_emb has no positions")
+    if trained > max_frames:
+        problems.append(f"metadata say trained_frames={trained}, more than max_frames={max_frames}")
+
+    dims = {path: _channels(parts) for path, parts in sites.items()}
+    config = AdapterConfig({path: (dim, dim // head_dim) for path, dim in dims.items()}, max_frames, norm, pos_value)
+    for path, dim in dims.items():
+        if not dim or dim % head_dim:
+            problems.append(f"{path} has {dim} channels, which heads of {head_dim} (metadata head_dim) do not divide")
+        problems += _site_problems(path, sites[path], dim, config)
+    if problems:
+        logging.debug("a temporal adapter does not hold together: %s", "; ".join(problems))
+        listed = problems[:MOST_LISTED]
+        if len(problems) > MOST_LISTED:
+            listed.append(f"and {len(problems) - MOST_LISTED:,} more")
+        raise AdapterError(f"does not hold together: {'; '.join(listed)}. Export or download the adapter again.")
+    return config
+
+
+_NONE = TensorInfo("", ())
+
+
+def _channels(parts: Mapping[str, TensorInfo]) -> int:
+    """Channels of a site by its first matrix of sound rank, 0 if it has none."""
+    for part in ("to_qkv.weight", "proj.weight", "pos_emb"):
+        if part in parts and len(parts[part].shape) == 2:
+            return parts[part].shape[1]
+    return 0
+
+
+def _site_problems(path: str, parts: Mapping[str, TensorInfo], dim: int, config: AdapterConfig) -> Iterable[str]:
+    """What is wrong with the tensors of one site, a phrase each."""
+    shapes = {
+        "to_qkv.weight": (3 * dim, dim),
+        "to_qkv.bias": (3 * dim,),
+        "proj.weight": (dim, dim),
+        "proj.bias": (dim,),
+        "pos_emb": (config.max_frames, dim),
+        "pos_value": (config.max_frames, dim),
+        "gate": (1,),
+        "norm.weight": (dim,),
+        "norm.bias": (dim,),
+    }
+    for part in config.parts:
+        key = f"{path}.temporal_attn.{part}"
+        info = parts.get(part)
+        if info is None:
+            yield f"missing key {key}"
+            continue
+        if info.dtype not in DTYPES:
+            yield f"wrong dtype {info.dtype} of {key} (one of {', '.join(DTYPES)} is right)"
+        if info.shape != shapes[part] and not (part == "gate" and info.shape == ()):
+            yield f"wrong shape {list(info.shape)} of {key} ({list(shapes[part])} is right)"
+    for part in parts:
+        if part not in config.parts:
+            yield f"unexpected key {path}.temporal_attn.{part}"
+
+
+def _number(metadata: Mapping[str, str], name: str, default: int, problems: list[str]) -> int:
+    """A positive whole number from the metadata; what it should not be goes to `problems`."""
+    text = metadata.get(name)
+    if text is None:
+        return default
+    if re.fullmatch(r"[1-9]\d{0,5}", text):
+        return int(text)
+    problems.append(f"metadata say {name}={quoted(text)}, which is no positive whole number")
+    return default

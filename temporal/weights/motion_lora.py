@@ -1,0 +1,270 @@
+"""Motion LoRAs: low-rank changes of a motion module's matrices (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
+
+A layer's change is `alpha / rank * up @ down`; a file without alpha means alpha = rank. Read are the names of
+AnimateDiff (`attention_blocks.0.processor.to_q_lora.down.weight`), of diffusers (`attn1.to_q.lora.down.weight`), of
+PEFT (`to_q.lora_A.weight`) and of kohya's scripts (`lora_unet_..._to_q.lora_down.weight`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ..layers.motion_module import MotionModule, Site
+from .header import WeightsFileError, quoted
+from .motion_module_format import dense, open_weights
+from .motion_module_keys import MotionModuleError, another_kind, listed
+
+_ROLE = re.compile(
+    r"(?P<layer>.+?)(?:(?:_lora|\.lora|\.lora_linear_layer)\.(?P<old>down|up)|\.lora_(?P<new>down|up|A|B)(?:\.[^.]+)?)\.weight"
+)
+_PREFIX = re.compile(r"^(?:(?:lora_unet|unet|base_model|model|module|diffusion_model|motion_adapter|transformer)_)+")
+# A layer of a motion module with every dot written as an underscore, as kohya's scripts write all of them.
+_LAYER = re.compile(
+    r"(?:(?P<stage>down|up)_blocks_(?P<block>\d+)|mid_block)_(?:motion_modules|temporal_attentions)_(?P<layer>\d+)_"
+    r"(?:temporal_transformer_)?(?:(?P<proj>proj_in|proj_out)|transformer_blocks_(?P<deep>\d+)_(?:"
+    r"(?:attention_blocks_(?P<n>\d+)|attn(?P<attn>[12]))_(?:processor_)?(?P<to>to_[qkv]|to_out)(?:_0)?"
+    r"|ff_net_(?P<ff>0_proj|2)))"
+)
+_DOWN = ("down", "A")
+SD15 = "The published motion LoRAs are all for Stable Diffusion 1.5; one for SDXL has to be trained on an SDXL module."
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one matrix: `scale * up @ down`, down `[rank in]`, up `[out rank]`."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether it changes nothing."""
+        return not (self.scale and self.down.any() and self.up.any())
+
+    def delta(self) -> torch.Tensor:
+        """`[out in]` in fp32."""
+        return self.scale * (self.up.float() @ self.down.float())
+
+
+@dataclass(frozen=True)
+class MotionLora:
+    """changes: name of a weight in MotionModule.state_dict() -> its change; name: of the file."""
+
+    name: str
+    changes: Mapping[str, Change]
+
+    def describe(self) -> str:
+        """A summary in lines of text."""
+        ranks = sorted({change.down.shape[0] for change in self.changes.values()})
+        scales = sorted({change.scale for change in self.changes.values()})
+        places = {key.partition(".transformer_blocks.")[0].partition(".proj_")[0] for key in self.changes}
+        return "\n".join(
+            [
+                f"motion LoRA: {len(self.changes)} matrices at {len(places)} places",
+                f"rank: {', '.join(map(str, ranks))}; alpha over rank: {', '.join(f'{scale:g}' for scale in scales)}",
+            ]
+        )
+
+
+def load_motion_lora(path: str | os.PathLike) -> MotionLora:
+    """Load a motion LoRA of any of the four namings; nothing in it is run. Warn if it changes nothing.
+
+    Raises MotionModuleError, naming the file, for anything else, and for one that was made for Stable Diffusion 1.5.
+    """
+    path = Path(path)
+    try:
+        shapes, read, metadata = open_weights(path)
+        _refuse_sd15(shapes, metadata)
+        state = {key: dense(key, read(key)).clone() for key in shapes}
+        lora = MotionLora(path.stem, _changes(state, _peft_alpha(path, metadata)))
+    except (WeightsFileError, MotionModuleError) as error:
+        raise MotionModuleError(f"{path.name} {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise MotionModuleError(f"{path.name} cannot be read: {error}") from error
+    if all(change.silent for change in lora.changes.values()):
+        logging.warning("%s: every alpha or matrix in it is zero, so this motion LoRA changes nothing.", path.name)
+    return lora
+
+
+def is_motion_lora(keys: Iterable[str]) -> bool:
+    """Whether one of these keys is of a motion LoRA."""
+    return any(part and _weight(layer) for layer, part in map(_split, keys))
+
+
+def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> dict[str, tuple[torch.Tensor]]:
+    """Name of a weight -> (the sum of its changes times their weights,), as ComfyUI's add_patches takes it.
+
+    Raises MotionModuleError that lists every key of a LoRA which the module does not have, or not in that shape.
+    """
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found: dict[str, tuple[torch.Tensor]] = {}
+    for lora, weight in loras:
+        problems = []
+        for key, change in lora.changes.items():
+            shape = (change.up.shape[0], change.down.shape[1])
+            if key not in shapes:
+                problems.append(f"{key} is not in the module")
+            elif shape != shapes[key]:
+                problems.append(f"{key} is for {list(shape)} and the module has {list(shapes[key])}")
+        if problems:
+            raise MotionModuleError(
+                f"The motion LoRA {lora.name} does not fit {module.name}: {listed(problems)}. Use it with the motion "
+                "module that it was trained on."
+            )
+        if weight:
+            for key, change in lora.changes.items():
+                delta = weight * change.delta()
+                found[key] = (found[key][0] + delta if key in found else delta,)
+    return found
+
+
+@torch.no_grad()
+def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> MotionModule:
+    """A module with the changes added; it shares every other tensor with the one given, which stays as it was.
+
+    Raises MotionModuleError as `patches` does.
+    """
+    state = module.state_dict()
+    for key, (delta,) in patches(module, loras).items():
+        state[key] = (state[key].float() + delta.to(state[key].device)).to(state[key].dtype)
+    return module.like(state)
+
+
+def _changes(state: Mapping[str, torch.Tensor], alpha_of: Callable[[str, int], float]) -> dict[str, Change]:
+    """Our weight -> change. alpha_of: (layer in the file, rank) -> alpha where the tensors hold none."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    layers: dict[str, str] = {}
+    problems = []
+    for key, value in state.items():
+        layer, part = _split(key)
+        ours = _weight(layer)
+        if not part or not ours:
+            problems.append(f"unknown key {key}")
+        elif not _sound(part, value):
+            problems.append(f"{key} holds NaN, infinity or no weights at all")
+        elif part in parts.get(ours, {}):
+            problems.append(f"{key} is there twice, under another name")
+        else:
+            parts.setdefault(ours, {})[part] = value.flatten(1) if value.ndim > 2 else value  # a 1x1 convolution's
+            layers[ours] = layer
+    if not is_motion_lora(state) and (kind := another_kind(state, "a motion LoRA")):
+        raise MotionModuleError(kind)
+    changes = {}
+    for ours, found in parts.items():
+        down, up = found.get("down"), found.get("up")
+        if down is None or up is None:
+            problems.append(f"{ours} has {' and '.join(found)} without {'down' if down is None else 'up'}")
+        elif down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
+            problems.append(f"{ours} has down {list(down.shape)} and up {list(up.shape)}, of different ranks or none")
+        else:
+            rank = down.shape[0]
+            alpha = float(found["alpha"]) if "alpha" in found else alpha_of(layers[ours], rank)
+            changes[ours] = Change(down, up, alpha / rank)
+    if problems or not changes:
+        raise MotionModuleError(f"is no motion LoRA that can be read whole: {listed(problems) or 'it is empty'}.")
+    return changes
+
+
+def _sound(part: str, value: torch.Tensor) -> bool:
+    """Whether it is a matrix of finite numbers, or for an alpha one number, which kohya's scripts may write as int."""
+    right = value.numel() == 1 if part == "alpha" else value.is_floating_point()
+    return right and bool(value.float().isfinite().all())
+
+
+def _split(key: str) -> tuple[str, str | None]:
+    """(layer, "down" | "up" | "alpha") of a LoRA's key; None for the part of any other key."""
+    if key.endswith(".alpha"):
+        return key.removesuffix(".alpha"), "alpha"
+    match = _ROLE.fullmatch(key)
+    if match is None:
+        return key, None
+    return match["layer"], "down" if (match["old"] or match["new"]) in _DOWN else "up"
+
+
+def _weight(layer: str) -> str | None:
+    """The name in MotionModule.state_dict() of the weight of a layer, however it is written; None if it has none."""
+    match = _layer(layer)
+    if match is None:
+        return None
+    if match["proj"]:
+        part = match["proj"]
+    elif match["ff"]:
+        part = f"transformer_blocks.{match['deep']}.ff.net.{match['ff'].replace('_', '.')}"
+    else:
+        number = match["n"] or int(match["attn"]) - 1
+        to = "to_out.0" if match["to"] == "to_out" else match["to"]
+        part = f"transformer_blocks.{match['deep']}.attention_blocks.{number}.{to}"
+    return f"{_site(match).path}.{part}.weight"
+
+
+def _layer(layer: str) -> re.Match[str] | None:
+    return _LAYER.fullmatch(_PREFIX.sub("", layer.replace(".", "_")))
+
+
+def _site(match: re.Match[str]) -> Site:
+    return Site(match["stage"] or "mid", int(match["block"] or 0), int(match["layer"]))
+
+
+def _refuse_sd15(keys: Iterable[str], metadata: Mapping[str, str]) -> None:
+    """Raise MotionModuleError for a LoRA of Stable Diffusion 1.5: by a fourth level of its UNet, or its metadata."""
+    sites = {_site(match) for key in keys if (match := _layer(_split(key)[0]))}
+    if any(site.block == 3 for site in sites):
+        why = "it changes a fourth level, and SDXL's UNet has three"
+    else:
+        said = f"{metadata.get('ss_base_model_version', '')} {metadata.get('modelspec.architecture', '')}".lower()
+        if not re.search(r"sd_v[12]|sd1|stable-diffusion-v[12]", said):
+            return
+        why = f"its metadata say {quoted(said.strip())}"
+    raise MotionModuleError(f"is a motion LoRA for Stable Diffusion 1.5: {why}. {SD15}")
+
+
+def _peft_alpha(path: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
+    """(layer, rank) -> alpha as PEFT keeps it: in adapter_config.json beside the file, or in diffusers' metadata.
+
+    Its alpha_pattern names layers by the end of their names.
+    """
+    text = metadata.get("lora_adapter_metadata")
+    beside = path.with_name("adapter_config.json")
+    if text is None and path.name.startswith("adapter_model.") and beside.is_file():
+        text = beside.read_text("utf-8")
+    try:
+        said = json.loads(text or "{}")
+        said = {key.removeprefix("unet."): value for key, value in said.items()}
+        alpha = None if said.get("lora_alpha") is None else _finite(said["lora_alpha"])
+        pattern = {_layer_name(name): _finite(value) for name, value in (said.get("alpha_pattern") or {}).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise MotionModuleError(f"has settings of PEFT that cannot be read ({error}). Export it again.") from None
+
+    def of(layer: str, rank: int) -> float:
+        named = (value for name, value in pattern.items() if f".{layer}".endswith(f".{name}"))
+        value = next(named, rank if alpha is None else alpha)
+        return value * math.sqrt(rank) if said.get("use_rslora") and alpha is not None else value
+
+    return of
+
+
+def _finite(value: Any) -> float:
+    """Raises ValueError for NaN and infinity."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"alpha {number}")
+    return number
+
+
+def _layer_name(text: str) -> str:
+    """Raises ValueError for a regular expression, which PEFT allows there too."""
+    if not re.fullmatch(r"[\w.]+", text):
+        raise ValueError(f"alpha_pattern {quoted(text)} is no name of a layer")
+    return text

@@ -1,0 +1,262 @@
+"""Reading and writing files of motion modules.
+
+A file is read tensor by tensor into the dtype that is asked for, so that no second copy of it is ever held.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ..layers.adapter import TORCH_DTYPES
+from ..layers.motion_module import MotionModule
+from .header import WeightsFileError, quoted, read_header, write_weights
+from .motion_module_keys import MotionModuleError, read_contents, split_key
+
+TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
+FOLDER_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+Tensors = tuple[Mapping[str, tuple[int, ...]], Callable[[str], torch.Tensor], Mapping[str, str]]
+
+
+def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: torch.dtype | None = None) -> MotionModule:
+    """Load a motion module on the CPU, in `dtype` or else the file's own; warn if it is silent.
+
+    path: .safetensors, or what torch.save wrote (.ckpt, .pt, .pth, .bin; no code in it is ever run), or a folder of
+    diffusers' MotionAdapter. operations: as for MotionModule.
+
+    Raises MotionModuleError, naming the file, if it is anything but a sound motion module for SDXL.
+    """
+    path = Path(path)
+    try:
+        file, settings = _from_folder(path) if path.is_dir() else (path, _beside(path))
+        shapes, read, metadata = open_weights(file)
+        settings = _counts({name: metadata[name] for name in ("heads", "groups") if name in metadata} | settings)
+        contents = read_contents(shapes, **settings, betas=_betas(metadata))
+        if contents.aside:
+            logging.warning(
+                "%s: %d tensors of a UNet beside the motion module are not loaded.", path.name, len(contents.aside)
+            )
+        weights = _weights(contents.names, read, dtype)
+    except (WeightsFileError, MotionModuleError) as error:
+        raise MotionModuleError(f"{path.name} {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise MotionModuleError(f"{path.name} cannot be read: {error}") from error
+    module = MotionModule(
+        contents.config, operations=operations, device="meta", name=contents.layout.title, metadata=metadata
+    )
+    module.load_state_dict(weights, assign=True)
+    if module.is_silent():
+        logging.warning("%s: every last projection is zero, so this motion module cannot move anything.", path.name)
+    return module
+
+
+def describe(path: str | os.PathLike) -> str:
+    """Check a file as loading does and say what it is. Raises MotionModuleError."""
+    return load_motion_module(path).describe()
+
+
+def save_motion_module(
+    module: MotionModule, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a module as safetensors under AnimateDiff's names or Hotshot-XL's, whole or not at all.
+
+    metadata: added to the module's own; the betas of the training, heads and groups are always there.
+
+    Raises MotionModuleError for a tensor that is not finite and where the file cannot be written.
+    """
+    path = Path(path)
+    weights = {published_name(module.format, key): value for key, value in module.state_dict().items()}
+    weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    bad = [key for key, value in weights.items() if not value.isfinite().all()]
+    if bad:
+        raise MotionModuleError(f"{path.name} is not written: it holds NaN or infinity in {', '.join(bad)}.")
+    start, end = module.beta_schedule
+    said = {**module.metadata, **(metadata or {}), "beta_start": repr(float(start)), "beta_end": repr(float(end))}
+    said |= {"heads": str(module.config.heads), "groups": str(module.config.groups)}  # no tensor tells these
+    try:
+        write_weights(path, weights, said)
+    except WeightsFileError as error:
+        raise MotionModuleError(str(error)) from error
+
+
+def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None) -> str:
+    """Write a motion module of any layout as safetensors; describe the result. dtype: F32, F16, BF16; None keeps it.
+
+    Raises MotionModuleError.
+    """
+    if dtype is not None and dtype not in TORCH_DTYPES:
+        raise MotionModuleError(f"--dtype {dtype} is none of {', '.join(TORCH_DTYPES)}; give one of these.")
+    module = load_motion_module(source, dtype=TORCH_DTYPES[dtype] if dtype else None)
+    save_motion_module(module, target)
+    return module.describe()
+
+
+def published_name(format: str, key: str) -> str:
+    """The name of one of our keys in the files of a format's authors."""
+    site, _, part = key.partition(".motion_modules.")
+    layer, _, part = part.partition(".")
+    if format == "hotshot":
+        return (
+            f"{site}.temporal_attentions.{layer}.{part.replace('.pos_encoder.pe', '.pos_encoder.positional_encoding')}"
+        )
+    return f"{site}.motion_modules.{layer}.temporal_transformer.{part}"
+
+
+def _weights(
+    names: Mapping[str, tuple[str, ...]], read: Callable[[str], torch.Tensor], dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """Our name -> tensor with memory of its own. Raises MotionModuleError for NaN and infinity."""
+    weights, bad = {}, []
+    for key, ours in names.items():
+        found = dense(key, read(key))
+        if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
+            raise MotionModuleError(
+                f"has values of {found.dtype} in {key}, which are no weights: those are float32, float16 or bfloat16. "
+                "Export it again."
+            )
+        value = found.detach().to(dtype or found.dtype, copy=True).contiguous()
+        if not value.isfinite().all():
+            bad.append(f"{key} (as {value.dtype})")
+        weights |= {name: value if i == 0 else value.clone() for i, name in enumerate(ours)}
+    if bad:
+        raise MotionModuleError(
+            f"holds NaN or infinity in {', '.join(bad)}: its training diverged, the file is damaged, or its values are "
+            "too large for that precision."
+        )
+    return weights
+
+
+def dense(key: str, value: torch.Tensor) -> torch.Tensor:
+    """The tensor itself. Raises MotionModuleError for one that has no plain values, as torch.save may write them."""
+    if value.layout != torch.strided or value.is_meta or value.is_nested or value.is_quantized:
+        raise MotionModuleError(f"holds {key} without plain values. Save it again as a dense tensor on the CPU.")
+    return value
+
+
+def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+    """The schedule that the metadata name, None if they name none. Raises MotionModuleError for nonsense."""
+    if "beta_start" not in metadata and "beta_end" not in metadata:
+        return None
+    try:
+        start, end = float(metadata["beta_start"]), float(metadata["beta_end"])
+    except (KeyError, ValueError):
+        start, end = 1.0, 0.0
+    if not 0 < start < end < 1:
+        raise MotionModuleError(
+            f"says beta_start={metadata.get('beta_start')!r} and beta_end={metadata.get('beta_end')!r} in its "
+            "metadata, which are no noise schedule: 0 < beta_start < beta_end < 1. Export it again."
+        )
+    return start, end
+
+
+def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The weights and the settings of a folder that diffusers' MotionAdapter.save_pretrained wrote."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise MotionModuleError("is a folder without a config.json. Choose the file of the motion module.") from None
+    except (ValueError, RecursionError) as error:
+        raise MotionModuleError(f"has a config.json that is no JSON ({error}). Download it again.") from None
+    if not isinstance(config, dict) or config.get("_class_name") != "MotionAdapter":
+        raise MotionModuleError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
+    settings = _settings(config)
+    file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise MotionModuleError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
+    return file, settings
+
+
+def _beside(file: Path) -> dict[str, Any]:
+    """The settings of a MotionAdapter whose file was chosen rather than its folder, as ComfyUI's lists offer it."""
+    if file.name not in FOLDER_FILES:
+        return {}
+    try:
+        config = json.loads((file.parent / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # there is none, or it belongs to something else
+    return _settings(config) if isinstance(config, dict) and config.get("_class_name") == "MotionAdapter" else {}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads and groups of a MotionAdapter. Raises MotionModuleError for one that cannot be run here."""
+    if config.get("conv_in_channels"):
+        raise MotionModuleError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
+    heads = config.get("motion_num_attention_heads", 8)
+    if isinstance(heads, list):
+        if len({str(one) for one in heads}) != 1:
+            raise MotionModuleError(f"has {heads} attention heads from level to level; only one number works here.")
+        heads = heads[0]
+    return {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
+
+
+def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Heads and groups as numbers. Raises MotionModuleError for what is none."""
+    counts = {}
+    for name, value in settings.items():
+        number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value) else value
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise MotionModuleError(f"says {name} = {quoted(value)}, which is no number of them. Export it again.")
+        counts[name] = number
+    return counts
+
+
+def open_weights(path: Path) -> Tensors:
+    """Shapes, a reader of single tensors, and metadata of a safetensors or torch.save file.
+
+    Raises WeightsFileError or MotionModuleError, whose messages want the file's name before them.
+    """
+    try:
+        header = read_header(path)
+    except WeightsFileError as error:
+        if not error.pickle:
+            raise
+        state = _state_dict(path)
+        return {key: tuple(value.shape) for key, value in state.items()}, state.__getitem__, {}
+    file = safe_open(path, framework="pt", device="cpu")
+    return {key: info.shape for key, info in header.tensors.items()}, file.get_tensor, header.metadata
+
+
+def _state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by torch.save, mapped rather than read where the file's format allows that."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever it meets in a damaged file
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise MotionModuleError(
+            f"cannot be read as tensors alone ({first}). Save its state dict with safetensors where it was made."
+        ) from None
+    states = [{str(k): v for k, v in some.items() if torch.is_tensor(v)} for some in _dictionaries(content)]
+    if not any(states):
+        raise MotionModuleError("holds no tensors. Save the state dict of the motion module where it was made.")
+    # a training checkpoint holds other dictionaries of tensors beside the model's
+    return next((state for state in states if any(split_key(key) for key in state)), max(states, key=len))
+
+
+def _dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
+    """A dictionary and those inside it, the outermost first, each once: a pickle may hold itself."""
+    waiting, seen = deque([content]), set()
+    while waiting:
+        found = waiting.popleft()
+        if isinstance(found, dict) and id(found) not in seen:
+            seen.add(id(found))
+            waiting.extend(found.values())
+            yield found

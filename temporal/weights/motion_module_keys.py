@@ -1,0 +1,237 @@
+"""Files of motion modules: whose layout the keys are, one naming for all of them, and what is no SDXL motion module.
+
+The names inside are those of AnimateDiff without its `temporal_transformer`: `<diffusers path of the site>.norm`,
+`.proj_in`, `.transformer_blocks.N.attention_blocks.M.to_q` and so on, as `MotionModule.state_dict()` has them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from ..layers.motion_module import MotionConfig, MotionModule, Site
+from .known_files import recognise
+
+MOST_LISTED = 20
+"""Of all that is wrong with a file a message lists this much; the log has the rest at level DEBUG."""
+MOST = 16
+"""Transformer blocks of a place, and attentions of a block, are no more than this."""
+SD15_WIDTHS = {0: 320, 1: 640, 2: 1280, 3: 1280}
+SD15 = (
+    "Motion modules for SDXL are mm_sdxl_v10_beta of AnimateDiff and the temporal layers of Hotshot-XL, or one that "
+    "you trained."
+)
+_PREFIX = re.compile(r"^(?:(?:module|unet|base_model|model|diffusion_model|motion_adapter|motion_module|_orig_mod)\.)+")
+_KEY = re.compile(
+    r"(?:(down|up)_blocks\.(\d{1,4})|mid_block)\.(motion_modules|temporal_attentions)\.(\d{1,4})\.(temporal_transformer\.)?(.+)"
+)
+# Layers of the UNet that training checkpoints hold beside the motion module.
+_UNET = re.compile(
+    r"(conv_in|conv_out|conv_norm_out|time_embedding|add_embedding)\.\w"
+    r"|((down|up)_blocks\.\d+|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.\d"
+)
+
+
+class MotionModuleError(ValueError):
+    """A file is no sound motion module for SDXL, or a module does not fit. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a publisher calls things. title: for messages; format: whose arithmetic; names: (pattern, replacements)
+    from its parts of a site to ours, one key becoming as many as there are replacements."""
+
+    title: str
+    format: str
+    names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def ours(self, part: str) -> list[str]:
+        """Our names of a part of a site."""
+        for pattern, replacements in self.names:
+            if re.search(pattern, part):
+                return [re.sub(pattern, replacement, part) for replacement in replacements]
+        return [part]
+
+
+_BLOCK = r"^(transformer_blocks\.\d+)"
+# by (name of the list of modules, whether `temporal_transformer` follows)
+LAYOUTS = {
+    ("motion_modules", True): Layout("AnimateDiff-SDXL (mm_sdxl_v10_beta's layout)", "animatediff"),
+    ("motion_modules", False): Layout(
+        "AnimateDiff-SDXL (diffusers MotionAdapter's layout)",
+        "animatediff",
+        (
+            (
+                rf"{_BLOCK}\.pos_embed\.pe$",
+                (r"\1.attention_blocks.0.pos_encoder.pe", r"\1.attention_blocks.1.pos_encoder.pe"),
+            ),
+            (rf"{_BLOCK}\.attn1\.", (r"\1.attention_blocks.0.",)),
+            (rf"{_BLOCK}\.attn2\.", (r"\1.attention_blocks.1.",)),
+            (rf"{_BLOCK}\.norm1\.", (r"\1.norms.0.",)),
+            (rf"{_BLOCK}\.norm2\.", (r"\1.norms.1.",)),
+            (rf"{_BLOCK}\.norm3\.", (r"\1.ff_norm.",)),
+        ),
+    ),
+    ("temporal_attentions", False): Layout(
+        "Hotshot-XL (temporal layers)", "hotshot", ((r"\.pos_encoder\.positional_encoding$", (".pos_encoder.pe",)),)
+    ),
+}
+
+
+def split_key(key: str) -> tuple[tuple[str, bool], Site, str] | None:
+    """(key of LAYOUTS, site, part) of a motion module's key, with or without a wrapper's prefix; else None."""
+    match = _KEY.fullmatch(_PREFIX.sub("", key))
+    if match is None:
+        return None
+    stage, block, modules, layer, transformer, part = match.groups()
+    return (modules, bool(transformer)), Site(stage or "mid", int(block or 0), int(layer)), part
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds. config: of the module; layout: whose names; names: its key -> ours; aside: keys of a UNet."""
+
+    config: MotionConfig
+    layout: Layout
+    names: Mapping[str, tuple[str, ...]]
+    aside: tuple[str, ...]
+
+
+def read_contents(
+    shapes: Mapping[str, tuple[int, ...]], heads: int = 8, groups: int = 32, betas: tuple[float, float] | None = None
+) -> Contents:
+    """Whose layout these keys and shapes are and what module they make. heads, groups, betas: as for MotionConfig.
+
+    Raises MotionModuleError for anything that is no whole motion module of SDXL's family, naming what is wrong.
+    """
+    split = {key: place for key in shapes if (place := split_key(key))}
+    others = [key for key in shapes if key not in split]
+    if not split:
+        kind = another_kind(others, "a motion module")
+        raise MotionModuleError(
+            kind or f"has no key of a motion module (its keys: {_some(others) or 'none at all'}). {SD15}"
+        )
+    kinds = Counter(kind for kind, _, _ in split.values())
+    if len(kinds) > 1 or next(iter(kinds)) not in LAYOUTS:
+        raise MotionModuleError(f"mixes the names of several layouts: {_some(split)}. Download or export it again.")
+    layout = LAYOUTS[next(iter(kinds))]
+    if any("lora" in part for _, _, part in split.values()):
+        raise MotionModuleError("is a motion LoRA, not a motion module. Load it with SAV_MotionLora.")
+
+    names: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[int, ...]] = {}
+    problems = [f"unexpected key {key}" for key in others if not _UNET.match(_PREFIX.sub("", key))]
+    for key, (_, site, part) in split.items():
+        names[key] = tuple(f"{site.path}.{ours}" for ours in layout.ours(part))
+        if any(name in found for name in names[key]):
+            problems.append(f"{key} is there twice")
+        found.update(dict.fromkeys(names[key], tuple(shapes[key])))
+    sites = sorted({site for _, site, _ in split.values()}, key=_order)
+    widths = {site: _width(site, found) for site in sites}
+    _refuse_sd15(widths, found)
+    config = _config(widths, layout, found, heads, groups, betas)
+    problems += _differences(config, found, {ours: key for key, all_ours in names.items() for ours in all_ours})
+    if problems:
+        logging.debug("a motion module does not hold together: %s", "; ".join(problems))
+        raise MotionModuleError(
+            f"is {layout.title}, but does not hold together: {listed(problems)}. Download or export it again."
+        )
+    return Contents(config, layout, names, tuple(key for key in others))
+
+
+def another_kind(keys: Collection[str], wanted: str) -> str | None:
+    """A message on what a file is that has not a single key of what is wanted ("a motion module"), if that is known."""
+    if any(".temporal_attn." in key for key in keys):
+        return (
+            f"is a temporal adapter, not {wanted}. Move it to models/temporal_adapters and load it with "
+            "SAV_LoadTemporalAdapter."
+        )
+    kind = recognise(keys)
+    return f"is {kind.what}, not {wanted}. {kind.remedy}" if kind else None
+
+
+def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise MotionModuleError for a module of Stable Diffusion 1.5, whose UNet has a fourth level."""
+    down = {site.block: width for site, width in widths.items() if site.stage == "down"}
+    if down != SD15_WIDTHS:
+        return
+    length = max((shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3), default=0)
+    middle = any(site.stage == "mid" for site in widths)
+    which = "mm_sd_v15_v2" if middle else "mm_sd_v14 and mm_sd_v15" if length == 24 else "v3_sd15_mm"
+    raise MotionModuleError(
+        f"is a motion module for Stable Diffusion 1.5 (four levels of 320, 640, 1280 and 1280 channels, as {which}), "
+        f"which does not fit SDXL's UNet of three. {SD15}"
+    )
+
+
+def _order(site: Site) -> tuple[int, int, int]:
+    return ("down", "mid", "up").index(site.stage), site.block, site.layer
+
+
+def _width(site: Site, found: Mapping[str, tuple[int, ...]]) -> int:
+    """Channels of a site by its first tensor of sound rank, 0 if it has none."""
+    for part, rank in (("norm.weight", 1), ("proj_out.bias", 1), ("proj_out.weight", 2), ("proj_in.weight", 2)):
+        shape = found.get(f"{site.path}.{part}", ())
+        if len(shape) == rank:
+            return shape[0]
+    return 0
+
+
+def _config(
+    widths: Mapping[Site, int],
+    layout: Layout,
+    found: Mapping[str, tuple[int, ...]],
+    heads: int,
+    groups: int,
+    betas: tuple[float, float] | None,
+) -> MotionConfig:
+    """The module that the tensors are of, where they agree."""
+    lengths = Counter(shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3)
+    odd = [f"{site.path} of {width}" for site, width in widths.items() if not width or width % heads or width % groups]
+    if odd:
+        raise MotionModuleError(
+            f"is {layout.title} with channels that {heads} heads and {groups} groups of the norm do not divide: "
+            f"{listed(odd)}. Download or export it again."
+        )
+    if lengths and not all(lengths):
+        raise MotionModuleError(f"is {layout.title} whose position tables are empty. Download or export it again.")
+    return MotionConfig(
+        channels=dict(widths),
+        format=layout.format,
+        max_frames=max(lengths, key=lambda length: lengths[length], default=1),
+        heads=heads,
+        groups=groups,
+        blocks=_count(r"\.transformer_blocks\.(\d{1,4})\.", found),
+        attentions=_count(r"\.attention_blocks\.(\d{1,4})\.", found),
+        betas=betas,
+    )
+
+
+def _count(pattern: str, names: Iterable[str]) -> int:
+    """How many of a list's entries there are by their highest number, MOST at most: a wrong number costs no memory."""
+    return min(max((int(match[1]) for name in names if (match := re.search(pattern, name))), default=0) + 1, MOST)
+
+
+def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], origin: Mapping[str, str]) -> list[str]:
+    """What the tensors have missing, unexpected or misshapen against the module; origin: our name -> the file's."""
+    expected = {name: tuple(value.shape) for name, value in MotionModule(config, device="meta").state_dict().items()}
+    problems = [f"missing key {name}" for name in expected if name not in found]
+    for name, shape in found.items():
+        if name not in expected:
+            problems.append(f"unexpected key {origin[name]}")
+        elif shape != expected[name]:
+            problems.append(f"wrong shape {list(shape)} of {origin[name]} ({list(expected[name])} is right)")
+    return list(dict.fromkeys(problems))
+
+
+def listed(problems: list[str]) -> str:
+    """The first of them, and how many there are beyond."""
+    more = [f"and {len(problems) - MOST_LISTED:,} more"] if len(problems) > MOST_LISTED else []
+    return "; ".join(problems[:MOST_LISTED] + more)
+
+
+def _some(keys: Iterable[str]) -> str:
+    return ", ".join(list(keys)[:3])

@@ -1,0 +1,86 @@
+"""What a cache was made with: settings, and what VAE and text encoders answer to one picture and two captions.
+
+Answers are compared instead of weights, within what precision and device change: a checkpoint may be moved, renamed, or
+saved as another file, and stays the same. A finetuned text encoder or another VAE is not.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...temporal.hosts.diffusers.base import Base
+from .encode import posterior
+from .folder import DataError
+
+NAME = "cache.json"
+FORMAT = 1
+TOLERANCE = 0.01  # relative; one machine against another is far below
+_CAPTIONS = ["", "a girl with blue hair runs through a meadow at sunset, anime"]
+
+
+def probe(base: Base) -> dict[str, Any]:
+    """Answers of a model, and the sizes of what it makes, as JSON values."""
+    rows, columns = np.mgrid[:64, :64] * 4
+    picture = np.stack([rows, columns, (rows * columns // 8) % 256], -1).astype(np.uint8)  # [64, 64, 3]
+    mean, deviation = posterior(base, picture[None], 1, "fp32")
+    tokens, pooled = (part.float().cpu().numpy() for part in base.encode_text(_CAPTIONS))
+    answers = {
+        "VAE": np.concatenate([mean[0, :, ::2, ::2].ravel(), deviation[0, :, ::2, ::2].ravel()]),
+        "text encoders": np.concatenate([tokens[:, :8, ::16].ravel(), pooled[:, ::8].ravel()]),
+    }
+    return {
+        "answers": {name: np.round(answer.astype(np.float64), 5).tolist() for name, answer in answers.items()},
+        "sizes": {
+            "factor": base.factor,
+            "scaling_factor": float(base.vae.config.scaling_factor),
+            "tokens": list(tokens.shape[1:]),
+            "pooled": pooled.shape[1],
+        },
+    }
+
+
+def write_identity(cache: Path, probed: dict[str, Any], settings: dict[str, Any], checkpoint: str) -> None:
+    from ...files import whole_or_nothing
+
+    content = {"format": FORMAT, "checkpoint": checkpoint, "settings": settings, **probed}
+    with whole_or_nothing(cache / NAME) as part:
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_identity(cache: Path) -> dict[str, Any] | None:
+    """What a cache says of itself; None if there is none. Raises DataError if it is damaged or of another version."""
+    path = cache / NAME
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); prepare the videos anew into another folder") from None
+    if known != FORMAT:
+        raise DataError(f"{path} has format {known}, this program reads {FORMAT}; prepare the videos anew")
+    return content
+
+
+def changes(made: dict[str, Any], probed: dict[str, Any], settings: dict[str, Any] | None = None) -> str:
+    """What differs between a cache and a model (and settings), in words; empty if nothing does."""
+    found = [
+        f"{name} was {made['sizes'][name]}, now is {size}"
+        for name, size in probed["sizes"].items()
+        if made["sizes"].get(name) != size
+    ]
+    for name, answer in probed["answers"].items() if not found else ():
+        before, now = torch.tensor(made["answers"][name]), torch.tensor(answer)
+        away = float((now - before).norm() / before.norm()) if before.shape == now.shape else 1.0
+        if not away <= TOLERANCE:
+            verb = "are not those" if name.endswith("s") else "is not that"
+            found.append(f"the {name} {verb} of {made['checkpoint']} (answers differ by {away:.0%})")
+    for name, value in (settings or {}).items():
+        if made["settings"].get(name) != value:
+            found.append(f"{name} was {made['settings'].get(name)}, now is {value}")
+    return "; ".join(found)

@@ -1,0 +1,118 @@
+"""The cache's clips: a Lance dataset to which a source is added whole or not at all.
+
+Lance writes data first and a new version of its list of files last, in one atomic step; what a killed run has written
+and not listed is removed by the next. Short texts and numbers are columns of their own, latents are bytes of fp16.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "string": ("id", "source", "signature", "reason", "unique"),
+    "int32": ("scene", "frames", "original_height", "original_width", "crop_top", "crop_left", "height", "width"),
+    "float64": ("start", "fps"),
+    "binary": ("look",),
+    "large_binary": ("mean", "deviation", "tokens", "pooled"),
+}
+LIGHT = [name for kind, names in COLUMNS.items() if kind != "large_binary" for name in names]
+_SMALL_FILES = 64  # before they are joined
+_ROWS_A_FILE = 1024
+
+
+def schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for kind, names in COLUMNS.items() for name in names])
+
+
+class Store:
+    """`CACHE/clips.lance`, made if it is not there. One program writes at a time. Raises OSError."""
+
+    def __init__(self, cache: Path):
+        self.dataset = open_or_make(cache / "clips.lance", schema())
+        self.path = str(cache / "clips.lance")
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> list[str]:
+        """Write rows to files that are not yet part of the store; returns what `add` wants. One row is in memory.
+
+        Any process that sees the folder may call it. What the iterable raises is raised.
+        """
+        return write_rows(self.path, rows)
+
+    def add(self, files: list[str]) -> None:
+        """Make files of one source part of the store, all at once."""
+        from lance import LanceDataset, LanceOperation
+        from lance.fragment import FragmentMetadata
+
+        fragments = [FragmentMetadata.from_json(file) for file in files]
+        append = LanceOperation.Append(fragments)
+        self.dataset = LanceDataset.commit(self.path, append, read_version=self.dataset.version)
+        if sum(fragment.count_rows() < _ROWS_A_FILE for fragment in self.dataset.get_fragments()) > _SMALL_FILES:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Join small files, and remove old versions and what a killed run has left."""
+        self.dataset.optimize.compact_files(target_rows_per_fragment=_ROWS_A_FILE, batch_size=16)
+        self.dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
+    def remove(self, sources: Iterable[str]) -> None:
+        """Take out the rows of these sources."""
+        for name in sources:
+            quoted = name.replace("'", "''")
+            self.dataset.delete(f"source = '{quoted}'")
+
+    def signatures(self) -> dict[str, str]:
+        """Sources in the store, and the signature with which each was prepared."""
+        table = self.dataset.to_table(columns=["source", "signature"])
+        return dict(zip(*(table[name].to_pylist() for name in ("source", "signature")), strict=True))
+
+    def light(self) -> list[dict[str, Any]]:
+        """All rows without latents and embeddings, with their `row` in the dataset."""
+        rows = self.dataset.to_table(columns=LIGHT).to_pylist()
+        return [{**row, "row": number} for number, row in enumerate(rows)]
+
+    def take(self, row: int, columns: list[str]) -> dict[str, Any]:
+        """Columns of one row."""
+        return self.dataset.take([row], columns=columns).to_pylist()[0]
+
+
+def open_or_make(path: Path, columns: Any) -> Any:
+    """The Lance dataset at a path; an empty one of these columns, which appears there whole, if there is none."""
+    import lance
+
+    from ...files import whole_or_nothing
+
+    if not path.exists():
+        with whole_or_nothing(path) as part:
+            lance.write_dataset(columns.empty_table(), str(part))
+    return lance.dataset(str(path))
+
+
+def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> list[str]:
+    """`Store.write` without a store: new files of the dataset at `path`, as JSON."""
+    import pyarrow as pa
+    from lance.fragment import write_fragments
+
+    failure: list[BaseException] = []
+
+    def batches() -> Iterator[Any]:
+        try:
+            for row in rows:
+                yield pa.RecordBatch.from_pylist([row], schema=schema())
+        except BaseException as error:
+            failure.append(error)  # Lance would make a text of it
+            raise
+
+    try:
+        reader = pa.RecordBatchReader.from_batches(schema(), batches())
+        fragments = write_fragments(reader, path, schema=schema())
+    except Exception:
+        if failure:
+            raise failure[0] from None
+        raise
+    return [json.dumps(fragment.to_json()) for fragment in fragments]

@@ -1,0 +1,216 @@
+"""What a training run is told: every field of its config, typed and documented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from ...commands.config import Config, Decay, Device, Folder, NonNegative, Precision, Share, named
+from .phases import FrameChoices, NoiseStage, Stage, require_rising
+
+
+def _places(value: Any) -> Any:
+    """Keyframes as text: YAML reads a lone 0 as a number, and brackets as a list."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value) if type(value) is int else value
+
+
+ADAPTER_ONLY = ("norm", "pos_value", "init", "gate_learning_rate", "position_learning_rate")
+MOTION_ONLY = ("motion_places", "motion_attentions")
+HINTS_ONLY = ("hinted_share", "keyframes")
+SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
+
+
+class TrainConfig(Config):
+    """Settings of `sdxl-anime-video train`."""
+
+    clips: Folder
+    """What `sdxl-anime-video prepare` made, or a folder of video files, each with its caption in a .txt or .json file
+    of the same name beside it."""
+    output: Folder
+    """Run folder: config, log, checkpoints and adapter.safetensors go here."""
+    base: str = "toon"
+    """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
+    resolution: PositiveInt | None = None
+    """Shorter side of the training pictures in pixels; clips are scaled to it. None keeps each clip's own size."""
+    dataset: str = ""
+    """Name of the clips, recorded in the adapter's metadata."""
+
+    kind: Literal["adapter", "animatediff", "hotshot"] = "adapter"
+    """What is trained: the temporal adapter, or a motion module that computes as AnimateDiff's or as Hotshot-XL's."""
+    motion_places: Annotated[list[str], Field(min_length=1)] | None = None
+    """Where a motion module has transformers: stage.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None
+    for every place on the way down and up, as the published ones have them."""
+    motion_attentions: Annotated[int, Field(ge=1, le=16)] = 2
+    """Temporal attentions in each transformer of a motion module."""
+    start: Annotated[Path | None, BeforeValidator(lambda path: named(path, "file"))] = None
+    """Adapter or motion module to begin with, such as a published one; None begins with a silent one. max_frames and
+    the other fields that make it what it is are to be set as the file has them."""
+    max_frames: Annotated[int, Field(ge=1, le=4096)] = 24
+    """Frame positions that the adapter or the motion module has."""
+    frames: FrameChoices = [8, 12, 16]
+    """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
+    random_positions: bool = True
+    """Place the frames of a step anywhere within max_frames, so that every position is trained. The positions of a
+    motion module are not trained, and the published ones were used from the first on."""
+    temporal_dropout: Decay = 0.0
+    """Chance of each frame to be left out of a step. The others keep their places; two at least are left."""
+    norm: bool = True
+    """LayerNorm before the adapter's attention."""
+    pos_value: bool = True
+    """Learned positions on the values too, so that a frame can tell its place in the clip."""
+    init: Literal["proj", "gate"] = "proj"
+    """What keeps a new adapter silent: a zero output projection, or a zero gate (then raise gate_learning_rate)."""
+
+    steps: PositiveInt = 10000
+    """Optimizer steps."""
+    minutes: PositiveFloat | None = None
+    """Time limit. The learning rate then follows steps or minutes, whichever is further along."""
+    clips_per_step: PositiveInt = 2
+    """Clips in one forward pass; all share size and number of frames."""
+    accumulation: PositiveInt = 1
+    """Forward passes of each process to one optimizer step; N processes see N times as many clips."""
+    stages: list[Stage] = []
+    """Earlier stages of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
+    clips_per_step, accumulation, learning_rate. After them the config's own fields hold; the optimizer goes on."""
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """AdamW; the same with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices: for small and middling
+    adapters it needs a third of the steps."""
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate; Muon wants three to five times AdamW's."""
+    gate_learning_rate: PositiveFloat | None = None
+    """Peak rate of the gates; None takes learning_rate."""
+    position_learning_rate: PositiveFloat | None = None
+    """Peak rate of the learned positions; None takes learning_rate."""
+    weight_decay: NonNegative = 1e-4
+    """Decay of matrices; gates, positions, norms and biases have none."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """AdamW's decay rates of its first and second moment."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps over which the learning rate rises; after them it falls to zero along a cosine."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    ema: Decay = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is saved; 0 for none."""
+
+    min_snr_gamma: PositiveFloat | None = 5.0
+    """Min-SNR: the weight of a clip's x0 error is its SNR, at most this. None for no bound."""
+    snr_floor: NonNegative = 0.0
+    """The weight of x0 error is at least this; lifts the high noise levels, where motion is decided. 0 for none."""
+    high_noise_bias: NonNegative = 0.0
+    """0 draws noise levels evenly; b > 0 draws timesteps with density rising as t^b."""
+    pure_noise_share: Share = 0.0
+    """Share of clips at the last noise level that are noise alone, as sampling begins. Elsewhere noise leaves a trace
+    of a clip, and layers that trust it take their poses from the noise of a clip that is made, not from hints."""
+    noise_mode: Literal["shared", "progressive"] = "shared"
+    """How the noise of a clip's frames is correlated, where it is."""
+    noise_correlation: Share = 0.0
+    """Correlation of neighbouring frames' noise; 0 for independent noise."""
+    noise_probability: Share = 1.0
+    """Share of clips that get correlated noise; the others get independent noise."""
+    noise_curriculum: list[NoiseStage] = []
+    """Earlier stages of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
+    (1). After them noise_mode, noise_correlation and noise_probability hold: let clips be sampled with these."""
+    caption_dropout: Share = 0.1
+    """Share of clips that are trained without their caption, for classifier-free guidance."""
+
+    controlnet: Annotated[str | None, Field(min_length=1)] = None
+    """ControlNet that steers keyframes of some batches, so that the frames between learn to follow them: a diffusers
+    folder, or `toon`. It stays as it is. None for no such batches."""
+    hints: Annotated[Path | None, BeforeValidator(named)] = None
+    """Folder with a video of hint pictures for each clip, of the same name, size and number of frames."""
+    hinted_share: Share = 0.5
+    """Share of batches that have hints at keyframes; the others have none, as without a ControlNet."""
+    keyframes: Annotated[str, BeforeValidator(_places)] = "0,25%,50%,75%,100%"
+    """Frames that have a hint in half of those batches; in the other half it is as many or fewer at random places."""
+
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; the adapter's own weights are always fp32. `auto` is bf16 where the device
+    computes in it, else fp16 on a GPU and fp32 on a CPU: most CPUs only imitate bf16, a hundred times slower. In fp16
+    the loss is scaled up, so that small gradients are not lost; `loss_scale` in the log is by how much."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    device: Device = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    threads: PositiveInt | None = None
+    """CPU threads; None leaves PyTorch's choice."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Seed of everything random in the run."""
+
+    checkpoint_steps: PositiveInt | None = 1000
+    """Save a checkpoint every so many steps."""
+    checkpoint_minutes: PositiveFloat | None = 10.0
+    """Save a checkpoint every so many minutes."""
+    keep_checkpoints: PositiveInt = 2
+    """Older checkpoints are removed."""
+    resume: Annotated[str | None, Field(min_length=1)] = None
+    """`latest`, or a checkpoint file to go on from. `latest` starts afresh where there is none."""
+    validation_clips: Annotated[int, Field(ge=0)] = 0
+    """Clips kept out of training for the validation loss."""
+    validation_steps: PositiveInt = 500
+    """Measure the validation loss every so many steps."""
+    validation_levels: Annotated[list[Decay], Field(min_length=1)] = [0.3, 0.5, 0.7, 0.8, 0.9, 0.97]
+    """Noise levels of the validation loss, as shares of the training timesteps."""
+    sample_steps: PositiveInt | None = None
+    """Render clips every so many steps, and at the end; None renders none."""
+    sample_clips: PositiveInt = 2
+    """Held-out clips whose captions are rendered, at most."""
+    validation_captions: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Captions to render instead of those of held-out clips."""
+    sampler_steps: PositiveInt = 20
+    """Denoising steps of a rendered clip."""
+    sampler_cfg: NonNegative = 5.0
+    """Classifier-free guidance of a rendered clip."""
+    tensorboard: bool = True
+    """Write the curves as TensorBoard event files too: `tensorboard --logdir RUN_FOLDER`."""
+    report_megabytes: NonNegative = 20.0
+    """The newest clips, up to this size, are put into report.html itself; it links to the others."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if max(self.frames) > self.max_frames:
+            raise ValueError(f"frames: {max(self.frames)} is more than max_frames {self.max_frames}; raise max_frames")
+        if self.min_snr_gamma is not None and self.snr_floor > self.min_snr_gamma:
+            raise ValueError(f"snr_floor: {self.snr_floor} is above min_snr_gamma {self.min_snr_gamma}; lower it")
+        if self.sample_steps and not self.validation_captions and not self.validation_clips:
+            raise ValueError("sample_steps: there is nothing to render; give validation_clips or validation_captions")
+        foreign = ADAPTER_ONLY if self.kind != "adapter" else MOTION_ONLY
+        if given := self._changed(foreign):
+            raise ValueError(f"kind: {self.kind} has no {', '.join(given)}; leave that out, or train another kind")
+        if self.motion_places and len(set(self.motion_places)) < len(self.motion_places):
+            raise ValueError("motion_places: names a place twice; name each once")
+        self._consistent_hints()
+        require_rising(self.stages, "stages")
+        require_rising(self.noise_curriculum, "noise_curriculum")
+        for stage in self.stages:
+            if max(stage.frames or [0]) > self.max_frames:
+                raise ValueError(
+                    f"stages: frames {stage.frames} go beyond max_frames {self.max_frames}; raise max_frames"
+                )
+        return self
+
+    def _changed(self, names: tuple[str, ...]) -> list[str]:
+        """Those of the fields that are not at their defaults."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
+    def _consistent_hints(self) -> None:
+        if (self.controlnet is None) != (self.hints is None):
+            raise ValueError("controlnet and hints: one goes with the other; give both, or neither")
+        if self.controlnet is None:
+            if given := self._changed(HINTS_ONLY):
+                raise ValueError(
+                    f"{', '.join(given)}: of no use without a ControlNet; give controlnet and hints, or leave that out"
+                )
+            return
+        if self.temporal_dropout or any(stage.clips for stage in self.stages):
+            raise ValueError("controlnet: does not go with temporal_dropout, nor with stages of other clips")
+        from ...temporal.clip.keyframes import keyframe_rows  # torch takes seconds to load
+
+        lengths = {*self.frames, *(count for stage in self.stages for count in stage.frames or [])}
+        if self.validation_clips:  # a held-out clip is measured at its own length, if that lies between
+            lengths = set(range(min(lengths), max(lengths) + 1))
+        for frames in sorted(lengths):
+            keyframe_rows(self.keyframes, frames, f"keyframes, in clips of {frames} frames")

@@ -1,0 +1,1 @@
+"""A training run: its folder, trainer, validation, checkpoints, clips and report."""

@@ -1,0 +1,130 @@
+"""Checkpoints: one safetensors file with the adapter, its moving average and the optimizer's moments."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or resumed from; the message says why."""
+
+
+def _named_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    return {name: optimizer.state[parameter] for name, parameter in model.named_parameters()}
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: dict[str, torch.Tensor],
+    progress: dict[str, Any],
+) -> None:
+    """Write everything that later steps depend on; the file appears whole or not at all. Raises CheckpointError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    from ...files import whole_or_nothing
+
+    tensors = {f"adapter.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in ema.items()}
+    for name, state in _named_states(model, optimizer).items():
+        tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    try:
+        with whole_or_nothing(path) as part:
+            save_file(tensors, part, metadata={"progress": json.dumps(progress)})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error}; make room on the disk and go on with --resume latest"
+        ) from None
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    progress: dict[str, Any]  # step, seconds, config
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises CheckpointError if the file is missing, damaged, or no checkpoint."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        raise CheckpointError(f"resume: {path} does not exist; give a checkpoint file or 'latest'")
+    try:
+        with safe_open(path, "pt") as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+            return Checkpoint(path, {key: file.get_tensor(key) for key in file.keys()}, progress)  # noqa: SIM118
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"resume: {path} is no checkpoint of this trainer: {error}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"resume: {path} is damaged: {error}") from None
+
+
+def read_latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be read, with a warning for each that cannot; None if there is none yet.
+
+    Raises CheckpointError if there are some and none can be read.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            log.warning("%s; the one before it is tried", error)
+    if found:
+        raise CheckpointError(f"resume: no checkpoint in {folder} can be read; give another, or another output folder")
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Put a checkpoint into model and optimizer; returns the moving average.
+
+    Raises CheckpointError if it is one of another adapter.
+    """
+    path, tensors = checkpoint.path, checkpoint.tensors
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+    try:
+        model.load_state_dict(part("adapter."))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()  # of as many lines as there are tensors
+        raise CheckpointError(f"resume: {path} belongs to another adapter or base: {shorten(first, 200)}") from None
+    stored = {tuple(key.split(".", 2)[1:]): value for key, value in tensors.items() if key.startswith("optimizer.")}
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {
+            key: _as_it_was(key, value, parameter.device) for (key, of), value in stored.items() if of == name
+        }
+    return part("ema.")
+
+
+def _as_it_was(key: str, value: torch.Tensor, device: torch.device) -> Any:
+    """One entry of an optimizer's state: 8-bit AdamW counts its steps in an int, and keeps moments in uint8."""
+    if key == "step":
+        return value if value.is_floating_point() else int(value)
+    return value.to(device)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step:08d}.safetensors"

@@ -1,0 +1,193 @@
+"""`sdxl-anime-video train ... --dry-run`: what a run would take, and what would fit."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...commands.config import ConfigError
+from ...commands.overrides import parse_overrides, read_config
+from ...commands.precision import arithmetic, base_dtype
+from ...temporal.hosts.diffusers.single_file import CONFIGS
+from ..config.train import SHAPES_ONLY, TrainConfig
+from ..step.hints import require, require_fit
+from ..step.memory import Live, Memory, estimate
+from .advice import Size, gigabytes, largest_clip, savings
+from .progress import clock
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+SDXL = CONFIGS / "unet" / "config.json"
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+STEPS = 3  # that are timed, after one that is not
+
+
+def main(path: Path, words: list[str]) -> None:
+    """Print parameters, memory, speed, time left and the sizes that fit. Raises ConfigError as training would.
+
+    words: overrides of the config, and `--memory 20GB`.
+    """
+    limit = take_memory(words)
+    overrides = parse_overrides(words)
+    shapes_only = {"clips": "clips", "output": "output"}  # neither is looked at then
+    config = read_config(path, overrides, defaults=shapes_only if _base(path, overrides) == SHAPES_ONLY else None)
+    sys.stdout.write("\n".join(_lines(config, limit)) + "\n")
+
+
+def take_memory(words: list[str]) -> float | None:
+    """Take `--memory 20GB` out of the words; bytes, or None. Raises ConfigError for what is no size."""
+    place = next((i for i, word in enumerate(words) if word.split("=")[0] == "--memory"), None)
+    if place is None:
+        return None
+    _, equals, text = words.pop(place).partition("=")
+    if not equals:
+        text = words.pop(place) if place < len(words) else ""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(G|GB|GiB|M|MB|MiB)\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"command line: --memory {text!r} is no size; write it like 20GB")
+    unit = match[2].lower()
+    return float(match[1]) * (1024 if "i" in unit else 1000) ** (3 if unit[0] == "g" else 2)
+
+
+def _base(path: Path, overrides: dict[str, Any]) -> Any:
+    import yaml
+
+    if "base" in overrides:
+        return overrides["base"]
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # read_config says what is wrong
+    return values.get("base") if isinstance(values, dict) else None
+
+
+def _lines(config: TrainConfig, limit: float | None) -> list[str]:
+    trainer = None if config.base == SHAPES_ONLY else _trainer(config)
+    if trainer is None:
+        side = (config.resolution or 1024) // 8
+        unet_config, gpu = json.loads(SDXL.read_text(encoding="utf-8")), True
+        dtype = torch.bfloat16 if config.precision == "auto" else arithmetic("cpu", config.precision)
+        size: Size = (config.clips_per_step, max(config.frames), side, side)
+        if config.controlnet:
+            require_fit(config.controlnet, unet_config)
+        factor = 8
+    else:
+        unet_config, factor = trainer.base.unet.config, trainer.base.factor
+        dtype, gpu = arithmetic(trainer.device, config.precision), trainer.device.type == "cuda"
+        size = (config.clips_per_step, *largest_clip(trainer.clips, max(config.frames)))
+        if gpu and limit is None:
+            limit = float(torch.cuda.get_device_properties(trainer.device).total_memory)
+    half = dtype != torch.float32
+    memory = _estimate(unet_config, config, half, gpu)
+    what = "adapter" if config.kind == "adapter" else "motion module"
+    lines = [
+        f"base: {memory.base_parameters / 1e6:,.1f} M parameters, frozen, {NAMES[dtype]}",
+        f"{what}: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
+        *_memory_lines(memory, size, factor),
+    ]
+    lines += ["speed: not measured, for there are no weights"] if trainer is None else _speed(trainer)
+    lines += _fitting(memory, config, size, factor, limit)
+    if limit is not None and memory.total(*size) > limit:
+        lines.append("to fit, change: " + "; ".join(savings(memory, unet_config, config, size, half, gpu)[:3]))
+    return lines
+
+
+def _trainer(config: TrainConfig) -> Trainer:
+    from ...temporal.hosts.diffusers.base import load_base
+    from ..config.schedule import config_at
+    from .processes import Processes
+    from .progress import Bars
+    from .run import load_stage, require_clips
+    from .trainer import Trainer
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    require_clips(config)
+    processes = Processes(config.device)
+    base = load_base(config.base, base_dtype(processes.device, config.precision))
+    with Bars(config) as bars:
+        require(config, base, bars.checked)
+        clips = load_stage(config_at(config, 0), base, processes, bars)
+    return Trainer(config.model_copy(update={"resume": None}), base, clips, processes)
+
+
+def _estimate(unet_config: Any, config: TrainConfig, half: bool, gpu: bool) -> Memory:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("count bytes")
+        return estimate(unet_config, config, half, gpu, lambda n, total: bar.update(task, completed=n, total=total))
+
+
+def _memory_lines(memory: Memory, size: Size, factor: int) -> list[str]:
+    clips, frames, height, width = size
+    parts = ", ".join(f"{name} {gigabytes(value)}" for name, value in memory.parts.items() if value)
+    return [
+        f"memory, estimated: {gigabytes(memory.total(*size))} for {clips} x {frames} frames of "
+        f"{width * factor} x {height * factor}: {parts}, step {gigabytes(memory.step(*size))}"
+    ]
+
+
+def _speed(trainer: Trainer) -> list[str]:
+    """Times a few real steps, which are thrown away."""
+    config = trainer.config
+    trainer.train_step()
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    for _ in range(STEPS):
+        trainer.train_step()
+    seconds = (time.monotonic() - began) / STEPS
+    if trainer.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        measured = f"memory, measured: {gigabytes(peak)} of tensors at the peak of these steps"
+    else:
+        with Live((*trainer.adapter.parameters(), *trainer.base.unet.parameters())) as live:
+            trainer.train_step()
+        measured = f"memory, measured: {gigabytes(live.peak)} at the peak of one step, beside weights and moments"
+    total = config.steps * seconds
+    if trainer.held_out:
+        began = time.monotonic()
+        trainer.validate()
+        total += (time.monotonic() - began) * (config.steps // config.validation_steps)
+    limited = f", of which minutes: {config.minutes:g} allows " + clock(60 * config.minutes) if config.minutes else ""
+    return [
+        measured,
+        f"speed: {1 / seconds:.3g} steps a second over {STEPS} steps; {config.steps} steps take {clock(total)}{limited}"
+        + (" and the rendering of clips" if config.sample_steps else ""),
+    ]
+
+
+def _fitting(memory: Memory, config: TrainConfig, size: Size, factor: int, limit: float | None) -> list[str]:
+    """The most clips of one pass for each resolution and number of frames, and the largest of all of them."""
+    if limit is None:
+        return ["give --memory, such as --memory 20GB, to see which sizes fit"]
+    lengths = sorted({length for length in (8, 12, 16, 24) if length <= config.max_frames} | set(config.frames))
+    sides = sorted({512, 640, 768, 896, 1024, min(size[2:]) * factor}) if factor == 8 else [min(size[2:]) * factor]
+    lines, best = [f"clips_per_step that fit {gigabytes(limit)}, by resolution (square) and frames:"], None
+    lines.append("resolution " + "".join(f"{frames:>5}" for frames in lengths))
+    for side in sides:
+        counts = [_most_clips(memory, frames, side // factor, limit) for frames in lengths]
+        lines.append(f"{side:>10} " + "".join(f"{count or '-':>5}" for count in counts))
+        for frames, count in zip(lengths, counts, strict=True):
+            if count:
+                best = max(best or (0, 0, 0), (side, frames, count))
+    if best is None:
+        return [*lines, f"nothing fits {gigabytes(limit)}"]
+    return [*lines, f"largest that fits: resolution {best[0]}, {best[1]} frames, clips_per_step {best[2]}"]
+
+
+def _most_clips(memory: Memory, frames: int, side: int, limit: float) -> int:
+    count = 0
+    while count < 64 and memory.total(count + 1, frames, side, side) <= limit:
+        count += 1
+    return count

@@ -1,0 +1,89 @@
+"""Where the events of a run go: its log, TensorBoard, the bars on the screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ...commands.config import ConfigError
+
+Tracker = Callable[[dict[str, Any]], None]
+"""Takes an event: a step with `loss`, `lr` and `seconds`, and whatever figures were measured after it."""
+
+
+def figures(event: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an event that make curves."""
+    return {
+        name: value
+        for name, value in event.items()
+        if isinstance(value, (int, float)) and name not in ("step", "seconds")
+    }
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[Tracker]:
+    """Every event as a line of JSON, after those of an earlier start. What raises OSError says what to do."""
+    # Unbuffered: a full disk is met when a line is written, and not once more when the file is closed.
+    with path.open("ab", buffering=0) as file:
+
+        def write(event: dict[str, Any]) -> None:
+            try:
+                file.write(json.dumps(event).encode() + b"\n")
+            except OSError as error:
+                raise _disk(error, path) from None
+
+        yield write
+
+
+@contextmanager
+def tensorboard(folder: Path, first_step: int) -> Iterator[Tracker]:
+    """Curves as event files. Of an earlier start, those from `first_step` on are hidden.
+
+    Raises ConfigError if TensorBoard is not installed, and OSError that says what to do on a full disk.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"tensorboard: not installed ({error}); pip install tensorboard, or give --tensorboard false"
+        ) from None
+    try:
+        writer = SummaryWriter(str(folder), purge_step=first_step)
+    except OSError as error:
+        raise _disk(error, folder) from None
+
+    def write(event: dict[str, Any]) -> None:
+        try:
+            for name, value in figures(event).items():
+                writer.add_scalar(
+                    name.replace("_", "/", 1) if name.startswith("validation_") else name, value, event["step"]
+                )
+        except OSError as error:
+            raise _disk(error, folder) from None
+
+    try:
+        yield write
+    finally:
+        with suppress(OSError):  # what could not be written has been told at the event
+            writer.close()
+
+
+def _disk(error: OSError, path: Path) -> OSError:
+    why = f"{error.strerror or error}; make room on the disk and go on with --resume latest"
+    return OSError(error.errno, why, str(path))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The events of a run, in the order of their steps; of steps done twice after a kill, the later ones.
+
+    A line that a kill has cut off is left out.
+    """
+    steps: dict[tuple[int, bool], dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            event = json.loads(line)
+            steps[event["step"], "samples" in event] = event
+    return [steps[key] for key in sorted(steps)]

@@ -1,0 +1,128 @@
+"""What a person watches while an adapter trains, and how long it will still take."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..config.train import TrainConfig
+
+
+class Eta:
+    """Seconds that a run still takes: steps as fast as the last 50, and what else it does every so many steps.
+
+    limit: seconds that the run may take in all. every: name of each thing that it does beside its steps -> steps
+    between two of them. What has not happened yet is not counted, for nobody knows how long it takes.
+    """
+
+    def __init__(self, total: int, limit: float | None = None, every: dict[str, int] | None = None):
+        self.total, self.limit, self.every = total, limit, every or {}
+        self.recent: deque[float] = deque(maxlen=50)
+        self.durations: dict[str, float] = {}
+
+    def step(self, seconds: float) -> None:
+        self.recent.append(seconds)
+
+    def other(self, name: str, seconds: float) -> None:
+        self.durations[name] = seconds
+
+    def remaining(self, done: int, spent: float) -> float | None:
+        """Seconds after `done` steps, on which `spent` seconds went; None before the first."""
+        if not self.recent:
+            return None
+        left = self.total - done
+        seconds = left * sum(self.recent) / len(self.recent)
+        for name, duration in self.durations.items():
+            if name in self.every:
+                seconds += duration * (self.total // self.every[name] - done // self.every[name])
+        return seconds if self.limit is None else max(0.0, min(seconds, self.limit - spent))
+
+
+def clock(seconds: float | None) -> str:
+    """Such as `2:03:04`; dashes where nobody knows."""
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+LOG_SECONDS = 60.0
+
+
+class Bars:
+    """A bar for encoding, a bar for training, and lines above them, on stderr; nothing where `quiet`.
+
+    Where stderr is a file, which shows bars only at the end, a line a minute says where the run is.
+    """
+
+    def __init__(self, config: TrainConfig, quiet: bool = False):
+        self.config = config
+        self.console = Console(stderr=True, quiet=quiet)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
+        self.checking = self.progress.add_task("check hints", left="", visible=False)
+        self.encoding = self.progress.add_task("encode clips", left="", visible=False)
+        self.training = self.progress.add_task("train", total=config.steps, left="", visible=False)
+        every = {"validation": config.validation_steps, "samples": config.sample_steps}
+        every["checkpoint"] = config.checkpoint_steps
+        limit = 60 * config.minutes if config.minutes else None
+        self.eta = Eta(config.steps, limit, {name: steps for name, steps in every.items() if steps})
+        self.losses: deque[float] = deque(maxlen=50)
+        self.logged = time.monotonic()
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
+        self.progress.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def log(self, line: str) -> None:
+        """A line for a log file, at most one in LOG_SECONDS."""
+        if not self.console.is_terminal and time.monotonic() - self.logged >= LOG_SECONDS:
+            self.logged = time.monotonic()
+            self.say(line)
+
+    def checked(self, done: int, total: int) -> None:
+        self.progress.update(self.checking, completed=done, total=total, visible=True)
+        self.log(f"check hints: {done} of {total}")
+
+    def encoded(self, done: int, total: int) -> None:
+        self.progress.update(self.encoding, completed=done, total=total, visible=True)
+        self.log(f"encode clips: {done} of {total}")
+
+    def event(self, event: dict[str, Any]) -> None:
+        """One line of the log: a step with its loss, a validation, or rendered clips."""
+        if "loss" in event:
+            self.losses.append(event["loss"])
+            mean = sum(self.losses) / len(self.losses)
+            left = clock(self.eta.remaining(event["step"], event["seconds"]))
+            self.progress.update(
+                self.training,
+                description=f"train, loss {mean:.5f}",
+                completed=event["step"],
+                left=f"{left} left",
+                visible=True,
+            )
+            self.log(f"step {event['step']} of {self.config.steps}: loss {mean:.5f}, {left} left")
+        if "validation" in event:
+            hinted = f", with hints {event['validation_hinted']:.6f}" if "validation_hinted" in event else ""
+            self.say(f"step {event['step']}: validation loss {event['validation']:.6f}{hinted}")
+        if "samples" in event:
+            said = ", ".join(f"{name} {event[name]:.4g}" for name in ("flicker", "warp_error", "motion"))
+            self.say(f"step {event['step']}: {event['samples']}: {said}")

@@ -1,0 +1,78 @@
+"""The folder of a training run: whether it may be written into, by whom, and what the run was told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...commands.config import ConfigError
+from ..config.train import SHAPES_ONLY, TrainConfig
+
+if TYPE_CHECKING:
+    from .processes import Processes
+
+
+def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
+    """Make the run folder. Raises ConfigError, in every process, without a base or if an earlier run has filled it.
+
+    adapter: the file of weights that the run will leave.
+    """
+    from .checkpoint import checkpoints
+
+    if config.base == SHAPES_ONLY:
+        raise ConfigError(f"base: {SHAPES_ONLY} is only the shapes of SDXL; give your checkpoint with --base")
+    found = "checkpoints" if checkpoints(config.output) else adapter.name if adapter.exists() else None
+    if config.resume is None and found:
+        raise ConfigError(
+            f"output: {config.output} holds {found} of an earlier run; go on with --resume latest, or give another "
+            "folder"
+        )
+    processes.wait()  # each has looked before the first one writes
+    if processes.main:
+        try:
+            config.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(config.output, error) from None
+
+
+@contextmanager
+def alone(folder: Path, processes: Processes) -> Iterator[None]:
+    """Inside, no other run writes into the folder. Raises ConfigError, in every process, if one does."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    said: ConfigError | None = None
+    if processes.main:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            said = ConfigError(f"output: another run is writing into {folder}; wait for it, or give another folder")
+        except OSError as error:
+            said = _unwritable(folder, error)
+    if said := processes.gather(said)[0]:
+        raise said
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_config(config: TrainConfig) -> None:
+    """Write config.yaml into the run folder: what the run was told, once nothing speaks against it any more."""
+    import yaml
+
+    from ...files import whole_or_nothing
+
+    written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
+    try:
+        with whole_or_nothing(config.output / "config.yaml") as part:
+            part.write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(config.output, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"output: {folder} cannot be written to ({error.strerror}); name another folder")

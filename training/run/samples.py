@@ -1,0 +1,135 @@
+"""Clips that a run renders on its way: mp4 files, a contact sheet, and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...temporal.hosts.diffusers.sampling import sample_clip
+from ..config.schedule import last_noise
+from ..step.draws import draw_noise, step_generator
+from .trainer import Trainer
+
+_SAMPLE_STEP = -2  # takes the place of the step in seeds
+
+
+@dataclass
+class Scene:
+    """What to render: a caption as the text encoders give it, and the latents `[F, 4, h, w]` of the real clip."""
+
+    title: str  # the caption, or the file of the clip that has it
+    tokens: torch.Tensor  # [2, T, C], of the empty caption and this one
+    pooled: torch.Tensor  # [2, P]
+    shape: torch.Size  # [F, 4, h, w]
+    real: torch.Tensor | None = None
+
+
+def scenes(trainer: Trainer) -> list[Scene]:
+    """The config's captions, or those of the held-out clips, at the length and size of a training clip."""
+    config, clips = trainer.stage, trainer.clips
+    longest = max(config.frames)
+    if config.validation_captions:
+        size = next(clips.sizes[i] for bucket in trainer.buckets for i in bucket)
+        text = trainer.base.encode_text(["", *config.validation_captions])
+        tokens, pooled = (rows.cpu() for rows in text)
+        return [
+            Scene(caption, tokens[[0, i]], pooled[[0, i]], torch.Size((longest, 4, *size)))
+            for i, caption in enumerate(config.validation_captions, 1)
+        ]
+    found = []
+    for i in trainer.held_out[: config.sample_clips]:
+        real = clips.frames(i, 0, min(longest, clips.lengths[i]))
+        tokens, pooled = clips.text(torch.tensor([0, clips.caption[i]]))
+        found.append(Scene(clips.names[i], tokens, pooled, real.shape, real))
+    return found
+
+
+def render(trainer: Trainer, scene: Scene, number: int) -> torch.Tensor:
+    """Latents `[F, 4, h, w]` of a scene by the adapter as it would be saved; the seed is the scene's number."""
+    config, device = trainer.config, trainer.device
+    noise_stage = last_noise(config).model_copy(update={"probability": 1.0})
+    generator = step_generator(config.seed, _SAMPLE_STEP, number)
+    noise = draw_noise(torch.Size((1, *scene.shape)), generator, noise_stage)[0]
+    with trainer.averaged():
+        return sample_clip(
+            trainer.base,
+            trainer.unet,
+            noise.to(device),
+            (scene.tokens.to(device), scene.pooled.to(device)),
+            steps=config.sampler_steps,
+            cfg=config.sampler_cfg,
+            precision=config.precision,
+        )
+
+
+def decoded(trainer: Trainer, latents: torch.Tensor) -> np.ndarray:
+    """Pictures uint8 `[F, H, W, 3]`. The VAE visits the run's device and goes back to where it was."""
+    vae = trainer.base.vae
+    home = vae.device
+    vae.to(trainer.device)
+    try:
+        return (trainer.base.decode(latents, batch=1) * 255).round().byte().numpy()
+    finally:
+        vae.to(home)
+
+
+def figures(clip: np.ndarray) -> dict[str, float]:
+    """Steadiness and motion of a clip `[F, H, W, 3]`; see `temporal/measure/metrics.py` for what they mean."""
+    from ...temporal.measure import metrics
+
+    error, coverage = metrics.warp_error(clip)
+    return {
+        "flicker": metrics.flicker(clip),
+        "warp_error": error,
+        "coverage": coverage,
+        "motion": metrics.motion(clip),
+    }
+
+
+def sample(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """Render every scene into `folder`; returns mean figures, beside those of the real clips where there are some.
+
+    The processes share the scenes and the first one writes: `0.mp4`, `1.mp4`, ... and `contact_sheet.png`. The folder
+    appears when it is whole. Raises OSError where it cannot be written.
+    """
+    made = []
+    for number, scene in trainer.processes.share(scenes(trainer)):
+        clip = decoded(trainer, render(trainer, scene, number))
+        real = None if scene.real is None else decoded(trainer, scene.real)
+        made.append((number, scene.title, clip, real))
+    everything = sorted((one for some in trainer.processes.gather(made) for one in some), key=lambda one: one[0])
+    if not trainer.processes.main:
+        return {}
+    _write(everything, folder, trainer.clips.fps)
+    means = _means([figures(clip) for _, _, clip, _ in everything])
+    truth = _means([figures(real) for *_, real in everything if real is not None])
+    return {**means, **{f"real_{name}": value for name, value in truth.items()}}
+
+
+def _write(everything: list[tuple[int, str, np.ndarray, np.ndarray | None]], folder: Path, fps: float) -> None:
+    from ...files import whole_or_nothing
+    from ...media.sheets import contact_sheet
+    from ...media.writer import write_clip
+
+    folder.parent.mkdir(exist_ok=True)
+    rows = []
+    with whole_or_nothing(folder) as part:
+        part.mkdir()
+        for number, title, clip, real in everything:
+            write_clip(part / f"{number}.mp4", clip, fps, metadata={"title": title})
+            rows.append((title, clip))
+            if real is not None:
+                rows.append((f"{title}: the clip itself", real))
+        contact_sheet(rows).save(part / "contact_sheet.png")
+        if folder.exists():  # of a run that was killed after this step
+            import shutil
+
+            shutil.rmtree(folder)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}

@@ -1,0 +1,48 @@
+"""`sdxl-anime-video train CONFIG.yaml [--field value ...]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...commands.config import ConfigError
+from ...commands.overrides import parse_overrides, read_config
+from ...commands.usage import CONFIGS, presets
+from ...commands.verbs import run_verb
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    interrupted = "nothing was trained" if "--dry-run" in arguments else "go on with --resume latest"
+    return run_verb("train", lambda: _train(arguments[0], list(arguments[1:])), interrupted)
+
+
+def _train(config: str, words: list[str]) -> None:
+    path = preset_or_file(config)
+    if "--dry-run" in words:
+        from .dry_run import main as dry_run
+
+        words.remove("--dry-run")
+        dry_run(path, words)
+        return
+    if any(word.split("=")[0] == "--memory" for word in words):
+        raise ConfigError("command line: --memory is for --dry-run; add that, or leave --memory out")
+    overrides = parse_overrides(words)
+    if "clips" in overrides:  # the config's name of the clips is not theirs
+        overrides.setdefault("dataset", "")
+    read = read_config(path, overrides)
+    from .run import train  # only now: PyTorch takes seconds to load, and what is wrong above is said before that
+
+    train(read)
+
+
+def preset_or_file(name: str) -> Path:
+    """A config file by its path, or one that comes with the package by its name.
+
+    Raises ConfigError that lists the presets if it is neither.
+    """
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and name not in presets()):  # a folder is refused when it is read
+        return path
+    if name in presets():
+        return CONFIGS / f"{name}.yaml"
+    raise ConfigError(f"config {name} does not exist; give a YAML file, or one of the presets {', '.join(presets())}")

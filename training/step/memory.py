@@ -1,0 +1,191 @@
+"""How much memory a run takes, without running it: shapes alone go through a step, and every byte is counted.
+
+    total = base + ControlNet + adapter + gradients + optimizer + EMA + step
+    step  = max over the operations of a step of (a + (b * latent pixels of a frame + c) * frames * clips)
+
+A step of FakeTensors (shapes without data, Python's part of PyTorch's compiler) allocates and frees what a real one
+does. After each of its operations the bytes alive are noted, for three small sizes; between sizes they differ by a, b
+and c only, for no operation is of higher order: fused attention keeps no matrix of scores. So the peak at any size
+follows, wherever in the step it lies. Gradients count all the time, as in the second part of an accumulated step, and a
+ControlNet as if every frame had a hint. Not counted are the driver, what the allocator cannot use, and the VAE and text
+encoders, which stay in the machine's own memory; `OVERHEAD` stands for the first two on a GPU.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...rendering import kinds
+from ..config.train import TrainConfig
+from .hints import controlnet_config
+
+OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
+SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
+BYTES = {"adamw": (8, 8), "adamw8bit": (2.03, 8), "muon": (4, 8)}  # of moments, a number of matrices and of the rest
+
+
+class Live(TorchDispatchMode):
+    """Inside, notes how many bytes are alive beyond those that were there before, after every operation."""
+
+    def __init__(self, before: Iterator[torch.Tensor] | tuple[torch.Tensor, ...] = ()):
+        super().__init__()
+        self.alive, self.history = 0, [0]
+        self.known = {tensor.untyped_storage()._cdata for tensor in before}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.utils._pytree import tree_leaves
+
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.known:
+                    self.known.add(storage._cdata)
+                    self.alive += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.history.append(self.alive)
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self.alive -= size
+        self.known.discard(key)
+
+    @property
+    def peak(self) -> int:
+        return max(self.history)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run takes; `total` at any size of its clips."""
+
+    base_parameters: int
+    adapter_parameters: int
+    parts: dict[str, float]  # bytes of base, ControlNet, adapter, gradients, optimizer, EMA, and on a GPU what else is
+    fit: np.ndarray  # [operations, 3]: a, b, c
+
+    def step(self, clips: int, frames: int, height: int, width: int) -> float:
+        """Bytes of activations and temporary values at their peak, for latents `[clips, frames, 4, height, width]`."""
+        count = clips * frames
+        return float((self.fit @ np.array([1.0, count * height * width, count])).max())
+
+    def total(self, clips: int, frames: int, height: int, width: int) -> float:
+        return sum(self.parts.values()) + self.step(clips, frames, height, width)
+
+
+def estimate(
+    unet_config: Mapping[str, Any],
+    config: TrainConfig,
+    half: bool,
+    gpu: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Memory:
+    """What a run by `config` takes with a base whose UNet has this diffusers config; needs no weights.
+
+    half: whether the base and the arithmetic are bf16 or fp16. gpu: whether it runs on one. progress: told how many of
+    the steps of shapes are done; a full-size SDXL needs some ten seconds for each.
+    """
+    rows = []
+    for done, (frames, side) in enumerate(SIZES):
+        history, counts = _step_of_shapes(unet_config, config, half, frames, side)
+        rows.append(history)
+        progress(done + 1, len(SIZES))
+    sizes = np.array([[1.0, frames * side * side, frames] for frames, side in SIZES])
+    fit = np.linalg.solve(sizes, np.array(rows, dtype=np.float64)).T
+    matrices, rest = BYTES[config.optimizer]
+    base, adapter = counts["base"], counts["matrices"] + counts["rest"]
+    parts = {
+        "base": base * (2 if half else 4),
+        "ControlNet": counts["ControlNet"] * (2 if half else 4),
+        "adapter": adapter * 4,
+        "gradients": adapter * 4,
+        "optimizer": counts["matrices"] * matrices + counts["rest"] * rest,
+        "EMA": adapter * 4 if config.ema else 0,
+        "overhead": OVERHEAD if gpu else 0,
+    }
+    return Memory(base, adapter, parts, fit)
+
+
+def _step_of_shapes(
+    unet_config: Mapping[str, Any], config: TrainConfig, half: bool, frames: int, side: int
+) -> tuple[list[int], dict[str, int]]:
+    """Bytes alive after each operation of a step, and how many parameters there are."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        with _default_dtype(torch.bfloat16 if half else torch.float32):
+            unet: Any = UNet2DConditionModel.from_config(dict(unet_config)).requires_grad_(False)
+            network: Any = config.controlnet and ControlNetModel.from_config(controlnet_config(config.controlnet))
+        adapter = kinds.create(config, unet)
+        model = kinds.put_on(unet, adapter)
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+            unet.train()
+        if half:
+            _compute_norms_in_fp32(model)
+            if network:
+                _compute_norms_in_fp32(network)
+        for parameter in adapter.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        parameters = [*unet.parameters(), *adapter.parameters(), *unet.buffers()]
+        parameters += network.requires_grad_(False).parameters() if network else []
+        before = (*parameters, *(parameter.grad for parameter in adapter.parameters()))
+        matrices = sum(p.numel() for p in adapter.parameters() if p.ndim > 1)
+        counts = {
+            "base": sum(p.numel() for p in unet.parameters()),
+            "ControlNet": sum(p.numel() for p in network.parameters()) if network else 0,
+            "matrices": matrices,
+            "rest": sum(p.numel() for p in adapter.parameters()) - matrices,
+        }
+        with Live(before) as live:
+            latents = torch.empty(frames, 4, side, side)
+            pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
+            added = {"text_embeds": torch.empty(frames, pooled), "time_ids": torch.empty(frames, 6)}
+            text = torch.empty(frames, 77, unet_config["cross_attention_dim"])
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                told = (latents, torch.zeros(frames, dtype=torch.long), text)
+                more = _residuals(network, told, added) if network else {}
+                out = model(*told, added_cond_kwargs=added, num_frames=frames, **more)
+            error = (out.sample.float() - torch.empty_like(latents)).square().mean()
+            error.backward()
+        return live.history, counts
+
+
+def _residuals(network: Any, told: tuple[torch.Tensor, ...], added: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What the ControlNet gives the UNet, made of as many pictures as there are frames."""
+    frames, _, height, width = told[0].shape
+    hints = torch.empty(frames, 3, 8 * height, 8 * width)
+    with torch.no_grad():
+        down, middle = network(*told, controlnet_cond=hints, added_cond_kwargs=added, return_dict=False)
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+
+def _compute_norms_in_fp32(model: nn.Module) -> None:
+    """As autocast does it on a GPU: the estimate runs under a CPU's, which leaves norms in bf16."""
+    for module in model.modules():
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            for name, value in list(module.named_parameters(recurse=False)):
+                if value.dtype != torch.float32:
+                    setattr(module, name, nn.Parameter(torch.empty(value.shape, dtype=torch.float32), False))
+            module.register_forward_pre_hook(lambda module, args: (args[0].float(), *args[1:]))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New modules in this dtype: one of FakeTensors cannot be converted."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

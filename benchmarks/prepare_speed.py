@@ -19,7 +19,7 @@ from pathlib import Path
 import av
 
 from sdxl_anime_video.training.prepare.options import PrepareConfig
-from sdxl_anime_video.training.prepare.sources import Source
+from sdxl_anime_video.training.prepare.reading.sources import Source
 from sdxl_anime_video.training.prepare.walk import walk
 
 
@@ -51,7 +51,7 @@ def main() -> int:
     }
     if options.toon:
         from sdxl_anime_video.training.clips.encode import encode_row
-        from sdxl_anime_video.training.prepare.run import open_model
+        from sdxl_anime_video.training.prepare.model import open_model
 
         base, multiple = open_model(config)
         work["encode"] = lambda: [encode_row(base, row, 4, "fp32") for row in walk(source, config, multiple, 8)]

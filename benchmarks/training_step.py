@@ -71,7 +71,7 @@ def ours(options: argparse.Namespace) -> tuple[Step, int]:
     from sdxl_anime_video.commands.precision import arithmetic
     from sdxl_anime_video.schedulers.best_hq import training_sigmas
     from sdxl_anime_video.temporal.hosts.diffusers.base import Base
-    from sdxl_anime_video.training.clips.folder import Clips
+    from sdxl_anime_video.training.clips.source import Clips
     from sdxl_anime_video.training.config.train import TrainConfig
     from sdxl_anime_video.training.run.trainer import Trainer
 

@@ -72,7 +72,7 @@ class HeldOut:
     def __init__(self) -> None:
         from ...commands.overrides import read_config
         from ...temporal.hosts.diffusers.base import load_base
-        from ...training.clips.folder import load_clips
+        from ...training.clips.load import load_clips
 
         self.config: TrainConfig = read_config(CONFIG, PLAIN)
         self.base = load_base("toon")

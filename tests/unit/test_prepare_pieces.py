@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sdxl_anime_video.training.clips.folder import DataError
-from sdxl_anime_video.training.prepare.captions import apply_manifest
-from sdxl_anime_video.training.prepare.cuts import given_scenes, scenes
-from sdxl_anime_video.training.prepare.frames import shown_frames, size_of
+from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.prepare.options import PrepareConfig
 from sdxl_anime_video.training.prepare.pieces import Picture, cut, on_grid, ssim
+from sdxl_anime_video.training.prepare.reading.captions import apply_manifest
+from sdxl_anime_video.training.prepare.reading.cuts import given_scenes, scenes
+from sdxl_anime_video.training.prepare.reading.frames import shown_frames, size_of
+from sdxl_anime_video.training.prepare.reading.sources import Source, find_sources
 from sdxl_anime_video.training.prepare.sizes import buckets, fit
-from sdxl_anime_video.training.prepare.sources import Source, find_sources
 
 
 def config(**fields) -> PrepareConfig:

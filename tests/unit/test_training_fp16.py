@@ -8,7 +8,7 @@ import torch
 from runs import SMALL, NoBars
 from sdxl_anime_video.commands.precision import arithmetic, vae_arithmetic
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
-from sdxl_anime_video.training.clips.folder import Clips
+from sdxl_anime_video.training.clips.source import Clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer

@@ -5,7 +5,7 @@ import torch
 
 from runs import SMALL
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
-from sdxl_anime_video.training.clips.folder import Clips
+from sdxl_anime_video.training.clips.source import Clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.run.validation import hold_out

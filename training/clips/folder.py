@@ -1,4 +1,4 @@
-"""What training draws from: prepared clips, or a folder of captioned videos, encoded once into memory."""
+"""A folder of captioned videos, encoded once into memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import json
 import logging
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,83 +16,11 @@ import torch
 
 from ...commands.config import Precision
 from ...commands.precision import vae_arithmetic
-from ...temporal.hosts.diffusers.base import Base, Text, time_ids
+from ...temporal.hosts.diffusers.base import Base
+from .source import Clips, DataError
 
 log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
-
-
-class DataError(ValueError):
-    """A folder or file that cannot be trained on; the message names it."""
-
-
-class ClipSource(ABC):
-    """Encoded clips with captions, by number.
-
-    names:   of the clips
-    caption: row of each clip's caption; row 0 is the empty caption
-    lengths: frames
-    sizes:   height and width of the latents
-    fps:     frames a second of most clips
-    """
-
-    names: list[str]
-    caption: list[int]
-    lengths: list[int]
-    sizes: list[tuple[int, int]]
-    fps: float
-
-    @abstractmethod
-    def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents `[count, 4, h, w]` fp32 of clip i, scaled for the UNet.
-
-        With a generator they are drawn from the VAE's posterior where that is stored; else they are its mean.
-        """
-
-    @abstractmethod
-    def text(self, rows: torch.Tensor) -> Text:
-        """Tokens `[N, T, C]` and pooled `[N, P]`, fp32, of caption rows `[N]`."""
-
-    @abstractmethod
-    def time_ids(self, i: int) -> torch.Tensor:
-        """SDXL's size conditioning `[6]` of clip i: original, crop offset and target, each height before width."""
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def buckets(self) -> list[list[int]]:
-        """Clips that can share a batch: those of one picture size."""
-        sizes: dict[tuple[int, int], list[int]] = {}
-        for i, size in enumerate(self.sizes):
-            sizes.setdefault(size, []).append(i)
-        return [sizes[size] for size in sorted(sizes)]
-
-
-@dataclass
-class Clips(ClipSource):
-    """Clips in memory: latents `[F, 4, h, w]` each (half precision)."""
-
-    latents: list[torch.Tensor]
-    caption: list[int]
-    tokens: torch.Tensor  # [captions, T, C]
-    pooled: torch.Tensor  # [captions, P]
-    names: list[str]
-    fps: float
-    factor: int = 8  # pixels to a latent, a side
-
-    def __post_init__(self) -> None:
-        self.lengths = [len(latent) for latent in self.latents]
-        self.sizes = [(latent.shape[2], latent.shape[3]) for latent in self.latents]
-
-    def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        return self.latents[i][start : start + count].float()
-
-    def text(self, rows: torch.Tensor) -> Text:
-        return self.tokens[rows], self.pooled[rows]
-
-    def time_ids(self, i: int) -> torch.Tensor:
-        height, width = self.sizes[i]
-        return time_ids(height * self.factor, width * self.factor, 1)[0]
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -169,24 +95,20 @@ def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, prec
     return digest.hexdigest()[:16]
 
 
-def load_clips(
+def load_folder(
     folder: Path,
     base: Base,
     resolution: int | None = None,
     precision: Precision = "fp32",
     progress: Callable[[int, int], None] | None = None,
     shortest: int = 1,
-) -> ClipSource:
-    """Open what `prepare` made; or read, scale and encode every clip of a folder, or take an earlier run's latents.
+) -> Clips:
+    """Read, scale and encode every clip of a folder, or take an earlier run's latents.
 
-    The latter are kept in `.latents-<fingerprint>.npz` in the folder. Clips of fewer than `shortest` frames are left
+    These are kept in `.latents-<fingerprint>.npz` in the folder. Clips of fewer than `shortest` frames are left
     out, with a warning that names each. Raises DataError that names the file for one that cannot be read, is smaller
-    than a latent, or has no caption, if every clip is too short, and for a cache of another checkpoint.
+    than a latent, or has no caption, and if every clip is too short.
     """
-    from .prepared import is_cache, open_cache
-
-    if is_cache(folder):
-        return open_cache(folder, base, resolution, shortest)
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
     cache = folder / f".latents-{_fingerprint(files, base, resolution, precision)}.npz"
@@ -264,38 +186,3 @@ def _encode(
         if progress:
             progress(i + 1, len(files))
     return arrays, float(np.median(rates))
-
-
-def draw_batch(
-    clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int], generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, list[int], list[int]]:
-    """`count` random clips of one size, cut to one length from the list at random places.
-
-    No clip may be shorter than every choice; the length is one that all the drawn clips have. Returns latents
-    `[count, F, 4, h, w]` fp32, caption indices `[count]`, clip indices, and the frames that the cuts begin at.
-    """
-
-    def integer(high: int) -> int:
-        return int(torch.randint(high, (1,), generator=generator))
-
-    sizes = torch.tensor([len(bucket) for bucket in buckets], dtype=torch.float32)
-    bucket = buckets[int(torch.multinomial(sizes, 1, generator=generator))]
-    if len(bucket) >= count:
-        chosen = [bucket[i] for i in torch.randperm(len(bucket), generator=generator)[:count].tolist()]
-    else:
-        chosen = [bucket[integer(len(bucket))] for _ in range(count)]
-    room = min(clips.lengths[i] for i in chosen)
-    choices = [frames for frames in frame_choices if frames <= room]
-    frames = choices[integer(len(choices))]
-    cut, starts = [], []
-    for i in chosen:
-        starts.append(integer(clips.lengths[i] - frames + 1))
-        cut.append(clips.frames(i, starts[-1], frames, generator))
-    return torch.stack(cut), torch.tensor([clips.caption[i] for i in chosen]), chosen, starts
-
-
-def longest_draw(clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int]) -> int:
-    """The largest of the choices that `draw_batch` can cut a batch to."""
-    lengths = [sorted((clips.lengths[i] for i in bucket), reverse=True) for bucket in buckets]
-    room = max(some[count - 1 if count <= len(some) else 0] for some in lengths)  # only small buckets repeat clips
-    return max(frames for frames in frame_choices if frames <= room)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ...temporal.hosts.diffusers.base import Base
-from .encode import posterior
-from .folder import DataError
+from .encode import half_posterior
+from .source import DataError
 
 NAME = "cache.json"
 FORMAT = 1
@@ -27,7 +27,7 @@ def probe(base: Base) -> dict[str, Any]:
     """Answers of a model, and the sizes of what it makes, as JSON values."""
     rows, columns = np.mgrid[:64, :64] * 4
     picture = np.stack([rows, columns, (rows * columns // 8) % 256], -1).astype(np.uint8)  # [64, 64, 3]
-    mean, deviation = posterior(base, picture[None], 1, "fp32")
+    mean, deviation = half_posterior(base, picture[None], 1, "fp32")
     tokens, pooled = (part.float().cpu().numpy() for part in base.encode_text(_CAPTIONS))
     answers = {
         "VAE": np.concatenate([mean[0, :, ::2, ::2].ravel(), deviation[0, :, ::2, ::2].ravel()]),

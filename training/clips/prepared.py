@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from ...temporal.hosts.diffusers.base import Base, Text
-from .folder import ClipSource, DataError
 from .identity import NAME, changes, probe, read_identity
+from .manifest import NAME as MANIFEST
+from .manifest import Texts, read_manifest
+from .source import ClipSource, DataError
+from .store import Store
 
 log = logging.getLogger(__name__)
 _IDS = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
@@ -40,8 +43,6 @@ def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest
     Raises DataError with the remedy if the cache was made with another VAE or text encoders, is not finished, or holds
     no clip that is long enough, and if a `resolution` is asked for: a cache has its own.
     """
-    from ..prepare.manifest import read_manifest
-
     made = read_identity(folder)
     assert made is not None  # is_cache
     require_resolution(folder, resolution)
@@ -82,15 +83,11 @@ class Unchanged:
 
     def _stamp(self) -> list[tuple[int, int] | None]:
         """Time and size of the manifest, and of the folders that list the versions of clips and captions."""
-        from ..prepare.manifest import NAME as MANIFEST
-
         places = (MANIFEST, "clips.lance/_versions", "captions.lance/_versions")
         stats = [(self.folder / place).stat() if (self.folder / place).exists() else None for place in places]
         return [stat and (stat.st_mtime_ns, stat.st_size) for stat in stats]
 
     def _content(self) -> tuple[Any, ...]:
-        from ..prepare.manifest import NAME as MANIFEST
-
         manifest = self.folder / MANIFEST
         digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None
         versions = (self.folder / name / "_versions" for name in ("clips.lance", "captions.lance"))
@@ -104,9 +101,6 @@ class PreparedClips(ClipSource):
     """
 
     def __init__(self, folder: Path, sizes: dict, rows: list[dict]):
-        from ..prepare.manifest import Texts
-        from .store import Store
-
         self.unchanged = Unchanged(folder)
         self.store, self.texts = Store(folder), Texts(folder).open()
         self.sizes_of_text = (sizes["tokens"], sizes["pooled"])

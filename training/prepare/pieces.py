@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frames import Shown
 from .options import PrepareConfig
+from .reading.frames import Shown
 from .sizes import Fit
 
 SLACK = 0.005  # seconds; containers round time stamps, Matroska to 1 ms and GIF to 10 ms

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...commands.overrides import make_config, parse_overrides
 from ...commands.verbs import run_verb
-from ..clips.folder import DataError
+from ..clips.source import DataError
 from .options import PrepareConfig
-from .sources import Source
+from .reading.sources import Source
 
 if TYPE_CHECKING:
     from ...temporal.hosts.diffusers.base import Base
@@ -46,27 +46,11 @@ def read_arguments(words: list[str]) -> PrepareConfig:
     return make_config(PrepareConfig, {**values, **({"videos": videos} if videos else {})}, "command line")
 
 
-def open_model(config: PrepareConfig) -> tuple[Base, int]:
-    """The frozen VAE and text encoders, and the number of pixels that sides of pictures are multiples of."""
-    import torch
-
-    from ...commands.precision import chosen_device
-    from ...temporal.hosts.diffusers.base import load_base
-
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    base = load_base(config.checkpoint, torch.bfloat16)  # the UNet, which nothing here needs but its shape
-    multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    base.unet = None
-    base.vae.to(chosen_device(config.device))
-    return base, multiple
-
-
 def prepare(config: PrepareConfig) -> Path:
     """Bring the cache up to date with the videos; returns it. Raises ValueError or OSError that says what to do."""
     from filelock import FileLock, Timeout
 
-    from .sources import find_sources
+    from .reading.sources import find_sources
 
     sources, passed_over = find_sources(config.videos)
     if config.output.is_file():
@@ -90,8 +74,11 @@ def _plain(error: OSError, cache: Path) -> OSError:
 
 def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[str]) -> None:
     from ..clips.store import Store
-    from . import manifest
+    from .manifest import manifest_rows, write_manifest
+    from .model import open_model
+    from .npz import export_npz
     from .progress import Bars
+    from .texts import add_texts
 
     cache = config.output
     base, multiple = open_model(config)
@@ -110,11 +97,11 @@ def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[s
                 else:
                     store.add(files)
             store.tidy()
-        rows = manifest.manifest_rows(store, sources, failures, config.repeat_level)
-        manifest.add_texts(cache, store, rows, base, sizes, bars.captions)
-        manifest.write_manifest(cache, rows)
+        rows = manifest_rows(store, sources, failures, config.repeat_level)
+        add_texts(cache, store, rows, base, sizes, bars.captions)
+        write_manifest(cache, rows)
         if config.npz:
-            manifest.export_npz(cache, store, rows, config.npz, sizes)
+            export_npz(cache, store, rows, config.npz, sizes)
     _report(config, rows, failures, passed_over, unknown, len(there.keys() - {source.name for source in sources}))
 
 
@@ -137,7 +124,7 @@ def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
 
 def _describe(config: PrepareConfig, sources: list[Source]) -> tuple[int, dict[str, str]]:
     """Fill in captions, scenes and signatures; returns the manifest's unknown rows, and what cannot be read."""
-    from .captions import apply_manifest, beside
+    from .reading.captions import apply_manifest, beside
 
     unknown = apply_manifest(config.manifest, sources) if config.manifest else 0
     failures = {}

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..clips.folder import DataError
+from ..clips.source import DataError
 from ..clips.store import COLUMNS, write_rows
 from .options import PrepareConfig
-from .sources import Source
+from .reading.sources import Source
 
 _MOST_BLOCKS = 2000  # of sources that a decoder takes at once
 _EMPTY = {"string": "", "int32": 0, "float64": 0.0, "binary": b"", "large_binary": b""}
@@ -134,7 +134,7 @@ def _decode(batch: Any, config: PrepareConfig, multiple: int, factor: int) -> It
 
 class _Encoder:
     def __init__(self, config: PrepareConfig, checkpoint: str, store: str):
-        from .run import open_model
+        from .model import open_model
 
         self.config, self.store = config, store
         self.base, _ = open_model(config.model_copy(update={"checkpoint": checkpoint}))

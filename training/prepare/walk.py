@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..clips import npz
-from ..clips.folder import DataError
-from .cuts import given_scenes, scenes
-from .frames import shown_frames, size_of
+from ..clips.source import DataError
+from . import npz
 from .options import PrepareConfig
 from .pieces import cut, drawings, fault, look, on_grid
+from .reading.cuts import given_scenes, scenes
+from .reading.frames import shown_frames, size_of
+from .reading.sources import Source
 from .sizes import Fit, fit
-from .sources import Source
 
 Row = dict[str, Any]  # of store.SCHEMA, and `pictures`, uint8 [F, H, W, 3], of a clip that is yet to be encoded
 

@@ -9,7 +9,7 @@ from ..config.train import TrainConfig
 from ..step.memory import BYTES, Memory, estimate
 
 if TYPE_CHECKING:
-    from ..clips.folder import ClipSource
+    from ..clips.source import ClipSource
 
 Size = tuple[int, int, int, int]
 """Clips, frames, and height and width of the latents."""

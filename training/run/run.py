@@ -16,7 +16,7 @@ from ..config.train import TrainConfig
 
 if TYPE_CHECKING:
     from ...temporal.hosts.diffusers.base import Base
-    from ..clips.folder import ClipSource
+    from ..clips.source import ClipSource
     from .journal import Tracker
     from .processes import Processes
     from .progress import Bars
@@ -81,7 +81,7 @@ def require_clips(config: TrainConfig) -> None:
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
     """The clips of a stage. The first process encodes those that are not encoded yet."""
-    from ..clips.folder import load_clips
+    from ..clips.load import load_clips
 
     with processes.main_first():
         clips = load_clips(
@@ -149,7 +149,7 @@ class Run:
         read any more. Among several processes the first that hears of an interrupt tells the others at the end of the
         step, and all stop together.
         """
-        from ..clips.folder import DataError
+        from ..clips.source import DataError
 
         trainer, config = self.trainer, self.config
         self._enter_stage()

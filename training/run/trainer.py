@@ -14,7 +14,8 @@ import torch
 from ...commands.precision import arithmetic, autocast, base_dtype
 from ...rendering import kinds
 from ...temporal.hosts.diffusers.base import Base, prepared
-from ..clips.folder import ClipSource, draw_batch, longest_draw
+from ..clips.draw import draw_batch, longest_draw
+from ..clips.source import ClipSource
 from ..config.schedule import config_at, describe_noise, noise_at
 from ..config.train import TrainConfig
 from ..step import hints as hinted

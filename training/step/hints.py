@@ -13,7 +13,8 @@ import torch
 
 from ...commands.config import ConfigError
 from ...temporal.clip.keyframes import keyframe_rows
-from ..clips.folder import VIDEO_SUFFIXES, ClipSource, DataError, find_clips, fit, scaled
+from ..clips.folder import VIDEO_SUFFIXES, find_clips, fit, scaled
+from ..clips.source import ClipSource, DataError
 from ..config.train import TrainConfig
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 
 from ....commands.config import Precision
 from ....commands.precision import base_dtype, computing_in, vae_arithmetic
@@ -45,13 +46,22 @@ class Base:
         return self
 
     @torch.no_grad()
+    def posterior(
+        self, frames: torch.Tensor, batch: int = 16, precision: Precision = "fp32"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation `[F, 4, H/8, W/8]`, fp32 and unscaled, of frames `[F, H, W, 3]` uint8."""
+        found = []
+        for some in frames.split(batch):
+            pictures = rearrange(some.to(self.vae.device), "f h w c -> f c h w").to(self.vae.dtype) / 127.5 - 1
+            with computing_in(self.vae.device, vae_arithmetic(self.vae.device, precision)):
+                latents = self.vae.encode(pictures).latent_dist
+            found.append((latents.mean.float().cpu(), latents.std.float().cpu()))
+        mean, deviation = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return mean, deviation
+
     def encode(self, frames: torch.Tensor, batch: int = 16, precision: Precision = "fp32") -> torch.Tensor:
-        """Posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
-        where = {"device": self.vae.device, "dtype": self.vae.dtype}
-        pictures = (frames.permute(0, 3, 1, 2) / 127.5 - 1).to(**where)
-        with computing_in(self.vae.device, vae_arithmetic(self.vae.device, precision)):
-            means = [self.vae.encode(some).latent_dist.mean.float().cpu() for some in pictures.split(batch)]
-        return torch.cat(means) * self.vae.config.scaling_factor
+        """Return posterior means `[F, 4, H/8, W/8]`, scaled for the UNet, of frames `[F, H, W, 3]` uint8."""
+        return self.posterior(frames, batch, precision)[0] * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from ..options import PrepareConfig
 from .frames import Shown
-from .options import PrepareConfig
 
 _SIDE = 256  # width at which pictures are compared, as PySceneDetect's own reader does
 _WINDOW = 2  # frames before and after that a cut is compared with

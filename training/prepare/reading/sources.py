@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..clips.folder import DataError
+from ...clips.source import DataError
 
 VIDEOS = re.compile(
     r"\.(mp4|m4v|mkv|webm|mov|avi|gif|apng|flv|f4v|wmv|asf|mpe?g|m2v|vob|m?2?ts|mts|og[vm]|3g[p2]|mxf|nut|ivf|y4m|divx|"

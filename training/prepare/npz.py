@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..prepare.options import PrepareConfig
-from ..prepare.sources import Source
-from .folder import DataError
+from ..clips.manifest import Row, Texts, text_key
+from ..clips.source import DataError
+from ..clips.store import Store
+from .options import PrepareConfig
+from .reading.sources import Source
 
 
 def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[dict[str, Any]]:
@@ -60,3 +62,24 @@ def write_clip(path: Path, latents: np.ndarray, text: np.ndarray, pooled: np.nda
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_or_nothing(path) as part, part.open("wb") as file:
         np.savez(file, latents=latents, text_embeds=text, pooled_text_embeds=pooled, **more)
+
+
+def export_npz(cache: Path, store: Store, rows: list[Row], folder: Path, sizes: dict[str, Any]) -> int:
+    """Write every kept clip as an .npz file; returns how many. Raises OSError."""
+    texts, where = Texts(cache).open(), Texts(cache).rows()
+    kept = [row for row in rows if not row["reason"]]
+    for row in kept:
+        clip = np.frombuffer(store.take(row["row"], ["mean"])["mean"], np.float16).astype(np.float32)
+        side = (row["height"] // sizes["factor"], row["width"] // sizes["factor"])
+        text = texts.take([where[text_key(row)]]).to_pylist()[0]
+        names = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
+        write_clip(
+            folder / (row["id"].replace("/", "_").replace("#", "_") + ".npz"),
+            (clip * sizes["scaling_factor"]).reshape(row["frames"], 4, *side),
+            np.frombuffer(text["tokens"], np.float16).reshape(sizes["tokens"]),
+            np.frombuffer(text["pooled"], np.float16),
+            caption=row["caption"],
+            fps=row["fps"],
+            time_ids=np.array([row[name] for name in names]),
+        )
+    return len(kept)

@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..clips.folder import DataError, find_caption
+from ...clips.folder import find_caption
+from ...clips.source import DataError
 from .sources import Source
 
 # What a column may be called. The last names are Sakuga-42M's; its identifier is VIDEO:CLIP, VIDEO the file's stem.

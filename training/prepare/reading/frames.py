@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..clips.folder import DataError
+from ...clips.source import DataError
 from .sources import Source
 
 HOLD = 4.0  # seconds; a frame that stays longer is a still, or its time stamps are damaged
@@ -29,7 +29,7 @@ def size_of(source: Source) -> tuple[int, int]:
             return picture.height, picture.width
     import av
 
-    from ...media.reader import probe_clip
+    from ....media.reader import probe_clip
 
     info = probe_clip(source.files[0])
     with av.open(source.files[0], options={"protocol_whitelist": "file"}) as container:
@@ -58,7 +58,7 @@ def shown_frames(source: Source, fps: float) -> Iterator[Shown]:
 
 
 def _video(source: Source) -> Iterator[tuple[float, Any]]:
-    from ...media.reader import iter_timed
+    from ....media.reader import iter_timed
 
     return iter_timed(source.files[0])
 

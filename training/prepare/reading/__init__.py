@@ -1,0 +1,1 @@
+"""Sources of clips: what there is, and its frames, captions and cuts."""

@@ -12,10 +12,10 @@ from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.estimate.advice import savings
+from sdxl_anime_video.training.estimate.memory import Live, estimate
 from sdxl_anime_video.training.run import dry_run
 from sdxl_anime_video.training.run import verb as cli
-from sdxl_anime_video.training.run.advice import savings
-from sdxl_anime_video.training.step.memory import Live, estimate
 
 
 def config(**fields) -> TrainConfig:

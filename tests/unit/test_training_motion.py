@@ -13,9 +13,9 @@ from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
 from sdxl_anime_video.training.clips import folder as data
 from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.estimate.memory import estimate
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
-from sdxl_anime_video.training.step.memory import estimate
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 UP_AND_DOWN = {"down.0.0", "down.1.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1"}

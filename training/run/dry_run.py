@@ -16,9 +16,9 @@ from ...commands.overrides import parse_overrides, read_config
 from ...commands.precision import arithmetic, base_dtype
 from ...temporal.hosts.diffusers.single_file import CONFIGS
 from ..config.train import SHAPES_ONLY, TrainConfig
+from ..estimate.advice import Size, gigabytes, largest_clip, savings
+from ..estimate.memory import Live, Memory, estimate
 from ..step.hints import require, require_fit
-from ..step.memory import Live, Memory, estimate
-from .advice import Size, gigabytes, largest_clip, savings
 from .progress import clock
 
 if TYPE_CHECKING:

@@ -115,7 +115,7 @@ def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) 
 def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     """Turn what is raised where memory runs out into a message that helps."""
     from ...commands.precision import arithmetic
-    from .advice import OutOfMemory, explain, is_out_of_memory, largest_clip
+    from ..estimate.advice import OutOfMemory, explain, is_out_of_memory, largest_clip
 
     try:
         yield

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...rendering import kinds
 from ..config.train import TrainConfig
-from .hints import controlnet_config
+from ..step.hints import controlnet_config
 
 OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..config.train import TrainConfig
-from ..step.memory import BYTES, Memory, estimate
+from .memory import BYTES, Memory, estimate
 
 if TYPE_CHECKING:
     from ..clips.source import ClipSource

@@ -60,28 +60,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     Raises ValueError that names the file and says what to do, if it is damaged or holds no tensors.
     """
-    import torch
-    from safetensors.torch import load_file
-
-    from ..temporal.weights.header import DOWNLOAD_AGAIN, WeightsFileError, read_header
+    from ..temporal.weights.header import WeightsFileError
+    from ..temporal.weights.torch_file import open_weights
 
     try:
-        read_header(path)
-        return load_file(path)
+        opened = open_weights(path)
+        return {key: opened.read(key).clone() for key in opened.shapes}  # a mapped file could not be replaced
     except WeightsFileError as error:
-        if not error.pickle:
-            raise ValueError(f"{path.name} {error}") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever it meets in a damaged file
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path.name} cannot be read as tensors alone ({first}). {DOWNLOAD_AGAIN}") from None
-    inner = [content, *content.values()] if isinstance(content, dict) else []
-    states = [{k: v for k, v in some.items() if torch.is_tensor(v)} for some in inner if isinstance(some, dict)]
-    state = max(states, key=len, default={})
-    if not state:
-        raise ValueError(f"{path.name} holds no tensors. {DOWNLOAD_AGAIN}")
-    return state
+        raise ValueError(f"{path.name} {error}") from None
 
 
 def _places() -> Iterator[Path]:

@@ -30,6 +30,7 @@ from ..weights.adapter_format import (
     require_uniform_heads,
 )
 from ..weights.header import TensorInfo, WeightsFileError, read_header, write_weights
+from ..weights.listing import listed
 from .attention import TemporalSelfAttention
 
 __all__ = [
@@ -212,7 +213,7 @@ def _widest(tensors: Mapping[str, TensorInfo]) -> torch.dtype:
 
 
 def require_finite(weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise AdapterError that names every tensor with NaN or infinity."""
+    """Raise AdapterError that names tensors with NaN or infinity."""
     bad = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if bad:
-        raise AdapterError(f"holds NaN or infinity in {', '.join(bad)}: its training diverged or the file is damaged.")
+        raise AdapterError(f"holds NaN or infinity in {listed(bad)}: its training diverged or the file is damaged.")

@@ -12,8 +12,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from .header import TensorInfo, quoted
+from .header import TensorInfo
 from .known_files import recognise
+from .listing import listed, quoted
 
 FORMAT = "sdxl-temporal-adapter"
 VERSION = "1"
@@ -22,8 +23,6 @@ DTYPES = ("F32", "F16", "BF16")
 PARTS = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate")
 NORM_PARTS = ("norm.weight", "norm.bias")
 VALUE_PARTS = ("pos_value",)
-MOST_LISTED = 20
-"""Of all that is wrong with a file a message lists this much."""
 CONVERT = "Convert it with `sdxl-anime-video convert SOURCE OUT.safetensors`."
 _KEY = re.compile(
     r"((?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.\d+)\.temporal_attn\.([\w.]+)"
@@ -68,7 +67,7 @@ def require_uniform_heads(sites: Mapping[str, tuple[int, int]]) -> None:
     odd = [f"{path}: {heads} heads in {dim}" for path, (dim, heads) in sites.items() if heads < 1 or dim % heads]
     sizes = {dim // heads for dim, heads in sites.values() if heads > 0}
     if odd or len(sizes) != 1:
-        raise AdapterError(f"heads must all have one size; here: {'; '.join(odd) or sorted(sizes)}.")
+        raise AdapterError(f"heads must all have one size; here: {listed(odd, '; ') or sorted(sizes)}.")
 
 
 def reject_other_files(keys: Collection[str]) -> None:
@@ -81,8 +80,10 @@ def reject_other_files(keys: Collection[str]) -> None:
     if kind:
         raise AdapterError(f"holds an adapter together with {kind.what}, as a model's state_dict does. {CONVERT}")
     if alone:
-        names = ", ".join(others[:3]) or "none at all"
-        raise AdapterError(f"has no key of a temporal adapter (its keys: {names}). Choose the adapter's file.")
+        raise AdapterError(
+            f"has no key of a temporal adapter (its keys: {listed(others) or 'none at all'}). Choose the "
+            "adapter's file."
+        )
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -101,8 +102,8 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> AdapterConfig:
     """The configuration that the tensors and the numbers in the metadata describe.
 
-    Raises AdapterError that names every key that is missing, unexpected, misshapen or of a wrong dtype, and every
-    number in the metadata that disagrees; beyond `MOST_LISTED` of them it counts, and the log has all at level DEBUG.
+    Raises AdapterError for keys that are missing, unexpected, misshapen or of a wrong dtype, and for numbers in the
+    metadata that disagree: it names three and counts the rest, and the log has all at level DEBUG.
     """
     sites: dict[str, dict[str, TensorInfo]] = {}
     problems = []
@@ -132,10 +133,7 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
         problems += _site_problems(path, sites[path], dim, config)
     if problems:
         logging.debug("a temporal adapter does not hold together: %s", "; ".join(problems))
-        listed = problems[:MOST_LISTED]
-        if len(problems) > MOST_LISTED:
-            listed.append(f"and {len(problems) - MOST_LISTED:,} more")
-        raise AdapterError(f"does not hold together: {'; '.join(listed)}. Export or download the adapter again.")
+        raise AdapterError(f"does not hold together: {listed(problems, '; ')}. Export or download the adapter again.")
     return config
 
 

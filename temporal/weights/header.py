@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .listing import quoted, shortened
+
 if TYPE_CHECKING:
     import torch
 
@@ -187,7 +189,9 @@ def _parse(content: Any, data_bytes: int) -> Header:
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound or end - begin != size:
-            raise WeightsFileError(f"describes the tensor {name!r} wrongly: {_short(entry)}. {DOWNLOAD_AGAIN}")
+            raise WeightsFileError(
+                f"describes the tensor {name!r} wrongly: {shortened(json.dumps(entry))}. {DOWNLOAD_AGAIN}"
+            )
         tensors[name] = TensorInfo(dtype, shape)
         spans.append((begin, end))
     expected = 0
@@ -202,17 +206,3 @@ def _parse(content: Any, data_bytes: int) -> Header:
     if expected < data_bytes:
         raise WeightsFileError(f"has {data_bytes - expected:,} bytes too many after its last tensor. {DOWNLOAD_AGAIN}")
     return Header(metadata, tensors)
-
-
-def _short(value: Any) -> str:
-    """The start of a value's JSON, for a message."""
-    return _cut(json.dumps(value))
-
-
-def quoted(text: Any) -> str:
-    """The start of a text, or of another value as Python writes it, in quotation marks, for a message."""
-    return _cut(repr(text))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) < 120 else text[:117] + "..."

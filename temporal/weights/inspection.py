@@ -8,9 +8,10 @@ from typing import Literal
 
 from ..layers.adapter import inspect_adapter
 from .header import WeightsFileError
-from .motion_lora import is_motion_lora, load_motion_lora
-from .motion_module_format import describe, open_weights
-from .motion_module_keys import MotionModuleError, split_key
+from .motion_lora import is_motion_lora_key, load_motion_lora
+from .motion_module_format import describe
+from .motion_module_keys import split_key
+from .torch_file import open_weights
 
 
 def kind_of(path: str | os.PathLike) -> Literal["adapter", "motion module", "motion LoRA"]:
@@ -19,10 +20,10 @@ def kind_of(path: str | os.PathLike) -> Literal["adapter", "motion module", "mot
     if path.is_dir() and (path / "config.json").is_file():
         return "motion module"
     try:
-        keys = list(open_weights(path)[0])
-    except (WeightsFileError, MotionModuleError, OSError):
+        keys = open_weights(path, lambda key: is_motion_lora_key(key) or split_key(key)).shapes
+    except (WeightsFileError, OSError):
         return "adapter"
-    if is_motion_lora(keys):
+    if any(map(is_motion_lora_key, keys)):
         return "motion LoRA"
     return "motion module" if any(split_key(key) for key in keys) else "adapter"
 

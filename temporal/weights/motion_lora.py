@@ -21,9 +21,10 @@ import torch
 from safetensors import SafetensorError
 
 from ..layers.motion_module import MotionModule, Site
-from .header import WeightsFileError, quoted
-from .motion_module_format import dense, open_weights
-from .motion_module_keys import MotionModuleError, another_kind, listed
+from .header import WeightsFileError
+from .listing import listed, quoted
+from .motion_module_keys import MotionModuleError, another_kind
+from .torch_file import open_weights
 
 _ROLE = re.compile(
     r"(?P<layer>.+?)(?:(?:_lora|\.lora|\.lora_linear_layer)\.(?P<old>down|up)|\.lora_(?P<new>down|up|A|B)(?:\.[^.]+)?)\.weight"
@@ -85,10 +86,10 @@ def load_motion_lora(path: str | os.PathLike) -> MotionLora:
     """
     path = Path(path)
     try:
-        shapes, read, metadata = open_weights(path)
-        _refuse_sd15(shapes, metadata)
-        state = {key: dense(key, read(key)).clone() for key in shapes}
-        lora = MotionLora(path.stem, _changes(state, _peft_alpha(path, metadata)))
+        opened = open_weights(path, is_motion_lora_key)
+        _refuse_sd15(opened.shapes, opened.metadata)
+        state = {key: opened.read(key).clone() for key in opened.shapes}
+        lora = MotionLora(path.stem, _changes(state, _peft_alpha(path, opened.metadata)))
     except (WeightsFileError, MotionModuleError) as error:
         raise MotionModuleError(f"{path.name} {error}") from None
     except (SafetensorError, OSError) as error:
@@ -98,9 +99,10 @@ def load_motion_lora(path: str | os.PathLike) -> MotionLora:
     return lora
 
 
-def is_motion_lora(keys: Iterable[str]) -> bool:
-    """Whether one of these keys is of a motion LoRA."""
-    return any(part and _weight(layer) for layer, part in map(_split, keys))
+def is_motion_lora_key(key: str) -> bool:
+    """Whether a key is one of a motion LoRA's."""
+    layer, part = _split(key)
+    return bool(part and _weight(layer))
 
 
 def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> dict[str, tuple[torch.Tensor]]:
@@ -120,8 +122,8 @@ def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> 
                 problems.append(f"{key} is for {list(shape)} and the module has {list(shapes[key])}")
         if problems:
             raise MotionModuleError(
-                f"The motion LoRA {lora.name} does not fit {module.name}: {listed(problems)}. Use it with the motion "
-                "module that it was trained on."
+                f"The motion LoRA {lora.name} does not fit {module.name}: {listed(problems, '; ')}. Use it with the "
+                "motion module that it was trained on."
             )
         if weight:
             for key, change in lora.changes.items():
@@ -159,7 +161,7 @@ def _changes(state: Mapping[str, torch.Tensor], alpha_of: Callable[[str, int], f
         else:
             parts.setdefault(ours, {})[part] = value.flatten(1) if value.ndim > 2 else value  # a 1x1 convolution's
             layers[ours] = layer
-    if not is_motion_lora(state) and (kind := another_kind(state, "a motion LoRA")):
+    if not any(map(is_motion_lora_key, state)) and (kind := another_kind(state, "a motion LoRA")):
         raise MotionModuleError(kind)
     changes = {}
     for ours, found in parts.items():
@@ -173,7 +175,7 @@ def _changes(state: Mapping[str, torch.Tensor], alpha_of: Callable[[str, int], f
             alpha = float(found["alpha"]) if "alpha" in found else alpha_of(layers[ours], rank)
             changes[ours] = Change(down, up, alpha / rank)
     if problems or not changes:
-        raise MotionModuleError(f"is no motion LoRA that can be read whole: {listed(problems) or 'it is empty'}.")
+        raise MotionModuleError(f"is no motion LoRA that can be read whole: {listed(problems, '; ') or 'it is empty'}.")
     return changes
 
 

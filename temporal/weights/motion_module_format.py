@@ -9,19 +9,20 @@ import json
 import logging
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from ..layers.adapter import TORCH_DTYPES
 from ..layers.motion_module import MotionModule
-from .header import WeightsFileError, quoted, read_header, write_weights
+from .header import WeightsFileError, write_weights
+from .listing import listed, quoted
 from .motion_module_keys import MotionModuleError, read_contents, split_key
+from .torch_file import open_weights
 
 TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
 FOLDER_FILES = (
@@ -29,7 +30,6 @@ FOLDER_FILES = (
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
 )
-Tensors = tuple[Mapping[str, tuple[int, ...]], Callable[[str], torch.Tensor], Mapping[str, str]]
 
 
 def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: torch.dtype | None = None) -> MotionModule:
@@ -43,14 +43,15 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     path = Path(path)
     try:
         file, settings = _from_folder(path) if path.is_dir() else (path, _beside(path))
-        shapes, read, metadata = open_weights(file)
+        opened = open_weights(file, split_key)
+        metadata = opened.metadata
         settings = _counts({name: metadata[name] for name in ("heads", "groups") if name in metadata} | settings)
-        contents = read_contents(shapes, **settings, betas=_betas(metadata))
+        contents = read_contents(opened.shapes, **settings, betas=_betas(metadata))
         if contents.aside:
             logging.warning(
                 "%s: %d tensors of a UNet beside the motion module are not loaded.", path.name, len(contents.aside)
             )
-        weights = _weights(contents.names, read, dtype)
+        weights = _weights(contents.names, opened.read, dtype)
     except (WeightsFileError, MotionModuleError) as error:
         raise MotionModuleError(f"{path.name} {error}") from None
     except (SafetensorError, OSError) as error:
@@ -83,7 +84,7 @@ def save_motion_module(
     weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     bad = [key for key, value in weights.items() if not value.isfinite().all()]
     if bad:
-        raise MotionModuleError(f"{path.name} is not written: it holds NaN or infinity in {', '.join(bad)}.")
+        raise MotionModuleError(f"{path.name} is not written: it holds NaN or infinity in {listed(bad)}.")
     start, end = module.beta_schedule
     said = {**module.metadata, **(metadata or {}), "beta_start": repr(float(start)), "beta_end": repr(float(end))}
     said |= {"heads": str(module.config.heads), "groups": str(module.config.groups)}  # no tensor tells these
@@ -122,7 +123,7 @@ def _weights(
     """Our name -> tensor with memory of its own. Raises MotionModuleError for NaN and infinity."""
     weights, bad = {}, []
     for key, ours in names.items():
-        found = dense(key, read(key))
+        found = read(key)
         if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
             raise MotionModuleError(
                 f"has values of {found.dtype} in {key}, which are no weights: those are float32, float16 or bfloat16. "
@@ -134,17 +135,10 @@ def _weights(
         weights |= {name: value if i == 0 else value.clone() for i, name in enumerate(ours)}
     if bad:
         raise MotionModuleError(
-            f"holds NaN or infinity in {', '.join(bad)}: its training diverged, the file is damaged, or its values are "
+            f"holds NaN or infinity in {listed(bad)}: its training diverged, the file is damaged, or its values are "
             "too large for that precision."
         )
     return weights
-
-
-def dense(key: str, value: torch.Tensor) -> torch.Tensor:
-    """The tensor itself. Raises MotionModuleError for one that has no plain values, as torch.save may write them."""
-    if value.layout != torch.strided or value.is_meta or value.is_nested or value.is_quantized:
-        raise MotionModuleError(f"holds {key} without plain values. Save it again as a dense tensor on the CPU.")
-    return value
 
 
 def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
@@ -212,51 +206,3 @@ def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
             raise MotionModuleError(f"says {name} = {quoted(value)}, which is no number of them. Export it again.")
         counts[name] = number
     return counts
-
-
-def open_weights(path: Path) -> Tensors:
-    """Shapes, a reader of single tensors, and metadata of a safetensors or torch.save file.
-
-    Raises WeightsFileError or MotionModuleError, whose messages want the file's name before them.
-    """
-    try:
-        header = read_header(path)
-    except WeightsFileError as error:
-        if not error.pickle:
-            raise
-        state = _state_dict(path)
-        return {key: tuple(value.shape) for key, value in state.items()}, state.__getitem__, {}
-    file = safe_open(path, framework="pt", device="cpu")
-    return {key: info.shape for key, info in header.tensors.items()}, file.get_tensor, header.metadata
-
-
-def _state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by torch.save, mapped rather than read where the file's format allows that."""
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever it meets in a damaged file
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise MotionModuleError(
-            f"cannot be read as tensors alone ({first}). Save its state dict with safetensors where it was made."
-        ) from None
-    states = [{str(k): v for k, v in some.items() if torch.is_tensor(v)} for some in _dictionaries(content)]
-    if not any(states):
-        raise MotionModuleError("holds no tensors. Save the state dict of the motion module where it was made.")
-    # a training checkpoint holds other dictionaries of tensors beside the model's
-    return next((state for state in states if any(split_key(key) for key in state)), max(states, key=len))
-
-
-def _dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
-    """A dictionary and those inside it, the outermost first, each once: a pickle may hold itself."""
-    waiting, seen = deque([content]), set()
-    while waiting:
-        found = waiting.popleft()
-        if isinstance(found, dict) and id(found) not in seen:
-            seen.add(id(found))
-            waiting.extend(found.values())
-            yield found

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from ..layers.motion_module import MotionConfig, MotionModule, Site
 from .known_files import recognise
+from .listing import listed
 
-MOST_LISTED = 20
-"""Of all that is wrong with a file a message lists this much; the log has the rest at level DEBUG."""
 MOST = 16
 """Transformer blocks of a place, and attentions of a block, are no more than this."""
 SD15_WIDTHS = {0: 320, 1: 640, 2: 1280, 3: 1280}
@@ -112,11 +111,11 @@ def read_contents(
     if not split:
         kind = another_kind(others, "a motion module")
         raise MotionModuleError(
-            kind or f"has no key of a motion module (its keys: {_some(others) or 'none at all'}). {SD15}"
+            kind or f"has no key of a motion module (its keys: {listed(others) or 'none at all'}). {SD15}"
         )
     kinds = Counter(kind for kind, _, _ in split.values())
     if len(kinds) > 1 or next(iter(kinds)) not in LAYOUTS:
-        raise MotionModuleError(f"mixes the names of several layouts: {_some(split)}. Download or export it again.")
+        raise MotionModuleError(f"mixes the names of several layouts: {listed(split)}. Download or export it again.")
     layout = LAYOUTS[next(iter(kinds))]
     if any("lora" in part for _, _, part in split.values()):
         raise MotionModuleError("is a motion LoRA, not a motion module. Load it with SAV_MotionLora.")
@@ -137,7 +136,7 @@ def read_contents(
     if problems:
         logging.debug("a motion module does not hold together: %s", "; ".join(problems))
         raise MotionModuleError(
-            f"is {layout.title}, but does not hold together: {listed(problems)}. Download or export it again."
+            f"is {layout.title}, but does not hold together: {listed(problems, '; ')}. Download or export it again."
         )
     return Contents(config, layout, names, tuple(key for key in others))
 
@@ -225,13 +224,3 @@ def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], ori
         elif shape != expected[name]:
             problems.append(f"wrong shape {list(shape)} of {origin[name]} ({list(expected[name])} is right)")
     return list(dict.fromkeys(problems))
-
-
-def listed(problems: list[str]) -> str:
-    """The first of them, and how many there are beyond."""
-    more = [f"and {len(problems) - MOST_LISTED:,} more"] if len(problems) > MOST_LISTED else []
-    return "; ".join(problems[:MOST_LISTED] + more)
-
-
-def _some(keys: Iterable[str]) -> str:
-    return ", ".join(list(keys)[:3])

@@ -202,14 +202,14 @@ class Mischief:
     ("content", "message"),
     [
         ({"weights": Mischief()}, "cannot be read as tensors alone"),
-        ([1, 2, 3], "holds no state dict"),
+        ([1, 2, 3], "holds no tensors"),
         ({"a": torch.ones(2)}, "has no key of a temporal adapter"),
         ({"lora_unet_x.lora_up.weight": torch.ones(2, 2)}, "is a LoRA"),
         (
             {p + "mid_block.attentions.0.transformer_blocks.0.temporal_attn.gate": torch.ones(1) for p in ("", "ema.")},
             "more than once",
         ),
-        (INSIDE_ITSELF, "holds no state dict"),
+        (INSIDE_ITSELF, "holds no tensors"),
         ({GATE: torch.ones(1).to_sparse()}, rf"holds {GATE} without plain values"),
         ({GATE: torch.ones(1, device="meta")}, rf"holds {GATE} without plain values"),
     ],

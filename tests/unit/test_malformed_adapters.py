@@ -233,7 +233,7 @@ def test_many_wrong_keys_are_counted(tmp_path):
     path = tmp_path / "many.safetensors"
     path.write_bytes(raw({"__metadata__": METADATA, **keys}, bytes(4)))
     with pytest.raises(
-        AdapterError, match=r"unexpected key x0; .*unexpected key x19; and 9,9\d\d more\. Export"
+        AdapterError, match=r"unexpected key x0; unexpected key x1; unexpected key x2 and 10,003 more\. Export"
     ) as caught:
         load_adapter(path)
     assert len(str(caught.value)) < 2000
@@ -258,7 +258,7 @@ def sparse(path, start, size):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no sparse files, no resource module")
-def test_no_memory_is_spent(tmp_path):
+def test_no_memory_is_spent(tmp_path, caplog):
     """Files that ask for gigabytes, in the header or in a tensor, are refused before anything is allocated."""
     huge = 3 << 30
     sparse(tmp_path / "header", struct.pack("<Q", huge) + b"{", huge + 64)
@@ -277,6 +277,7 @@ def test_no_memory_is_spent(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(AdapterError, match="exhaust memory"):
         load_adapter(tmp_path / "header")
-    with pytest.raises(AdapterError, match=r"missing key .*proj\.weight.*wrong shape \[99999, 4096\]"):
+    with pytest.raises(AdapterError, match=r"missing key .*proj\.weight"), caplog.at_level("DEBUG"):
         load_adapter(tmp_path / "tensor")
+    assert "wrong shape [99999, 4096]" in caplog.text
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB

@@ -135,7 +135,7 @@ def test_dtypes(tmp_path, state):
 PEAK = """
 import sys, threading, torch
 from pathlib import Path
-from sdxl_anime_video.temporal.motion_module_format import load_motion_module
+from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
 def anonymous():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssAnon"))
 load_motion_module(sys.argv[2], dtype=torch.float16)  # what the first load of a process imports and starts

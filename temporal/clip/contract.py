@@ -71,7 +71,7 @@ class Chain:
 
     carry: what a segment is given of the one before. "overlap": its last `overlap` frames, held. "last_frame": its
     last frame, from which every frame of the next starts, noised to `carry_denoise` of the schedule.
-    resume_id: finished segments are kept on disk under this name; "" for none. graph: digest of the graph above.
+    resume_id: finished segments are kept on disk under this name; "" for none.
     """
 
     segment_frames: int
@@ -79,7 +79,6 @@ class Chain:
     carry: str
     carry_denoise: float = 1.0
     resume_id: str = ""
-    graph: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
-
-FRAMES_KEY = "sav_frames"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,40 +37,6 @@ class FrameInfo:
 
     def __deepcopy__(self, memo: dict) -> FrameInfo:
         return self
-
-
-def frames_of(transformer_options: Mapping[str, Any], batch: int) -> FrameInfo:
-    """The frames in a UNet batch of `batch` rows, laid out `[(chunks f) ...]` with chunks the cond and uncond passes.
-
-    Reads what the frame contract published. Without it, or when some other extension has cut the batch into pieces
-    of its own, the frames at hand are numbered from 0. Core's context windows say which rows they took.
-
-    Raises ValueError if `batch` is no multiple of the number of chunks.
-    """
-    chunks = len(transformer_options.get("cond_or_uncond") or (0,))
-    frames, rest = divmod(batch, chunks)
-    if rest:
-        raise ValueError(f"a batch of {batch} rows cannot hold {chunks} passes over the same frames")
-    info: FrameInfo | None = transformer_options.get(FRAMES_KEY)
-    if info is None:
-        return FrameInfo.whole(frames)
-    if len(info.index) == frames:
-        return info
-    rows = window_rows(transformer_options)
-    if len(rows) == frames and max(rows) < len(info.index):
-        return info.take(rows)
-    return FrameInfo.whole(frames, info.step)
-
-
-def window_rows(transformer_options: Mapping[str, Any]) -> list[int]:
-    """Rows of a clip that ComfyUI's own context window has taken, none without one.
-
-    Newer versions put the frame before the window in front of it.
-    """
-    window = transformer_options.get("context_window")
-    rows: list[int] = list(getattr(window, "index_list", ()))
-    before = getattr(window, "causal_anchor_index", None)
-    return rows if before is None or before < 0 else [before, *rows]
 
 
 def require_equal_frames(who: str, name_a: str, frames_a: int, name_b: str, frames_b: int) -> None:

@@ -29,7 +29,8 @@ from clip_sampling import (
 )
 from sdxl_anime_video.nodes.latent import EmptyVideoLatent
 from sdxl_anime_video.temporal.clip.contract import CONTRACT_KEY, Smoothing, contract_of
-from sdxl_anime_video.temporal.clip.frames import frames_of, pull_to_reference, smooth_frames
+from sdxl_anime_video.temporal.clip.frames import pull_to_reference, smooth_frames
+from sdxl_anime_video.temporal.hosts.comfy.published import frames_of
 from sdxl_anime_video.temporal.hosts.comfy.sampling.clip_run import Schedule
 
 SETTINGS = {

@@ -20,8 +20,8 @@ from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy
 from sdxl_anime_video.demo.model import CONTEXT, POOLED, TOWERS, tower_config
 from sdxl_anime_video.nodes.prompt_schedule import PromptSchedule
 from sdxl_anime_video.nodes.segment_chain import SegmentChain
-from sdxl_anime_video.temporal.clip.frames import FRAMES_KEY
 from sdxl_anime_video.temporal.clip.prompts import slerp
+from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 
 TINY = tiny.TinyConfig(widths=(64, 128), depth=(1, 2), context=CONTEXT, pooled=POOLED)
 FRAMES = 6

@@ -22,8 +22,9 @@ from comfy.patcher_extension import WrappersMP
 import tiny
 from sdxl_anime_video.nodes.temporal_adapter import ApplyTemporalAdapter
 from sdxl_anime_video.temporal.clip.contract import NoiseSettings, Smoothing
-from sdxl_anime_video.temporal.clip.frames import FRAMES_KEY, FrameInfo
+from sdxl_anime_video.temporal.clip.frames import FrameInfo
 from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
 from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet
 from sdxl_anime_video.temporal.layers.adapter import AdapterError, TemporalAdapter, save_adapter

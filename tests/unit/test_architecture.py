@@ -95,6 +95,27 @@ def test_temporal_knows_its_host_only_under_hosts(file):
     assert not reached & (set.union(*hosts.values()) - allowed)
 
 
+COMFYUI_NAMES = {"transformer_options", "cond_or_uncond", "class_type", "context_window"}
+WITHOUT_COMFYUI = ("commands", "media", "rendering", "schedulers", "temporal", "training")
+
+
+def names_in(file):
+    """Each name, attribute, argument and short text in the code of a file."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        for field in ("id", "attr", "arg", "value"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name
+
+
+@pytest.mark.parametrize(
+    "file",
+    [f for f in FILES if f.relative_to(ROOT).parts[0] in WITHOUT_COMFYUI and "hosts" not in f.parts],
+    ids=name_of,
+)
+def test_names_of_comfyui_stand_only_under_hosts(file):
+    assert not COMFYUI_NAMES & set(names_in(file))
+
+
 def test_only_one_file_imports_the_node_api():
     users = [name_of(file) for file in FILES for module, *_ in imports(file) if module.startswith("comfy_api")]
     assert set(users) == {"nodes/_api.py"}

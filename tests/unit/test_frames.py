@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from sdxl_anime_video.temporal.clip.frames import (
-    FRAMES_KEY,
     FrameInfo,
-    frames_of,
     low_band,
     parse_positions,
     pull_to_reference,
@@ -17,6 +15,7 @@ from sdxl_anime_video.temporal.clip.frames import (
     resolve_positions,
     smooth_frames,
 )
+from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY, frames_of
 
 
 def published(length: int = 8) -> FrameInfo:

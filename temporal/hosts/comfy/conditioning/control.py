@@ -13,7 +13,8 @@ from typing import Any
 import comfy.controlnet
 import torch
 
-from ....clip.frames import FRAMES_KEY, frames_of, require_equal_frames, window_rows
+from ....clip.frames import require_equal_frames
+from ..published import FRAMES_KEY, frames_of, window_rows
 from .conds import take_control, tell_advanced
 
 NODE = "SAV_ControlKeyframes"

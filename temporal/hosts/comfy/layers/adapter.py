@@ -17,11 +17,11 @@ import comfy.ops
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ....clip.frames import frames_of
 from ....layers.adapter import AdapterError, TemporalAdapter, load_adapter
 from ....layers.attention import TemporalSelfAttention
 from ....layers.blocks import TransformerBlock, transformer_blocks
 from ....weights.fit import require_fit
+from ..published import frames_of
 from ..sampling.wrapper import record
 from .planned import Plan, PlannedPatch, as_patcher, frame_positions, weights_dtype
 

@@ -28,12 +28,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ....clip.frames import frames_of
 from ....layers.motion_module import MotionModule, Site, TemporalTransformer, clips_as_images, images_as_clips
 from ....weights.motion_lora import load_motion_lora, patches
 from ....weights.motion_module_fit import require_fit
 from ....weights.motion_module_format import load_motion_module
 from ....weights.motion_module_keys import MotionModuleError
+from ..published import frames_of
 from ..sampling.wrapper import record
 from .beta_schedule import UNCHANGED, with_beta_schedule
 from .planned import Plan, PlannedPatch, as_patcher, frame_positions, weights_dtype

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ....clip.contract import CONTRACT_KEY, Chain
+from ..sampling.segment import Clip, Sampling
 from .digests import Digests
-
-if TYPE_CHECKING:
-    from ..sampling.wrapper import Clip, Sampling
 
 WHO = "SAV_SegmentChain"
 SAMPLED_BY = "sampled by node"

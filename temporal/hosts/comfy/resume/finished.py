@@ -16,17 +16,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ....clip.contract import Chain
+from ..sampling.segment import Clip, Sampling
 from .fingerprint import SAMPLED_BY, Digests, fingerprint
-
-if TYPE_CHECKING:
-    from ..sampling.wrapper import Clip, Sampling
 
 WHO = "SAV_SegmentChain"
 KEPT_NAMES = 8

@@ -13,7 +13,7 @@ from ....clip.contract import Chain
 from ....clip.segments import Segment, plan_segments
 from ..conditioning.conds import take_frames
 from ..resume.finished import FinishedSegments
-from .wrapper import Clip, Sampling, sample_segment
+from .segment import Clip, Sampling, sample_segment
 
 WHO = "SAV_SegmentChain"
 

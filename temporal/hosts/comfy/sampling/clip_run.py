@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 
 from ....clip.contract import FrameContract, Pull
-from ....clip.frames import FRAMES_KEY, FrameInfo, pull_to_reference, smooth_frames
+from ....clip.frames import FrameInfo, pull_to_reference, smooth_frames
+from ..published import FRAMES_KEY
 from .pinning import PinnedFrames
 
 

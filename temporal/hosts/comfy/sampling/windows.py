@@ -13,9 +13,10 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
 from ....clip.contract import Windows
-from ....clip.frames import FRAMES_KEY, FrameInfo
+from ....clip.frames import FrameInfo
 from ....clip.segments import plan_windows, window_weights
 from ..conditioning.conds import take_frames, tell_advanced
+from ..published import FRAMES_KEY
 
 
 class WindowHandler:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8. Raises OSError."""
+    with whole_or_nothing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def whole_or_nothing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary neighbour ``.<name>.part`` to write, file or folder, and rename it to ``path`` at the end.
+    """Yield the path `.<name>.part` beside `path` to write a file or folder at; rename it to `path` at the end.
 
-    If the block fails or is interrupted the neighbour is removed and ``path`` stays as it was. A neighbour that an
-    earlier, killed run has left is removed first. The dot keeps it out of listings, and out of ComfyUI's counting of
-    what is saved already, so that a run after a killed one takes the same name and clears up.
+    If the block fails or is interrupted, the `.part` is removed and `path` stays as it was. A `.part` that a killed run
+    left is removed first. The dot hides it from listings and from ComfyUI's count of saved files, so that the run after
+    a killed one takes the same name and cleans up. Raises OSError.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     _remove(part)
     part.touch()
-    usual = part.stat().st_mode  # safetensors lets nobody but the owner read what it writes
+    usual = part.stat().st_mode  # safetensors makes files that only their owner can read
     part.unlink()
     try:
         yield part

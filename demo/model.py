@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import whole_or_nothing
+
 SCALE = 0.13025  # SDXL's latent scale factor
 WEIGHTS = Path(__file__).parent / "weights" / "toon_base.safetensors"
 
@@ -191,6 +193,5 @@ def save_toon(unet: Any, vae: Any, text: TextStack, metadata: dict[str, str], pa
         for key, value in module.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"format": "pt", "title": "toon world base", **metadata})
-    part.replace(path)
+    with whole_or_nothing(path) as part:
+        save_file(tensors, part, metadata={"format": "pt", "title": "toon world base", **metadata})

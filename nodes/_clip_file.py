@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_or_nothing
 from ._api import InputImpl, io, ui
 
 
@@ -138,7 +139,6 @@ def _write(
     from comfy.model_management import throw_exception_if_processing_interrupted
     from comfy.utils import ProgressBar
 
-    from ..files import whole_or_nothing
     from ..media.metadata import to_json
     from ..media.stills import PATTERN, save_stills
     from ..media.video import exact_fps, write_clip

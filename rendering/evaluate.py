@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..commands.verbs import complain, run_verb
+from ..files import write_whole
 
 COLUMNS = {
     "frames": "how many there are",
@@ -92,7 +93,6 @@ def _pairs(frames: Iterator[np.ndarray], path: Path) -> Iterator[list[float]]:
 
 
 def _report(found: dict[str, dict[str, Any]], json_file: Path | None) -> None:
-    from ..files import whole_or_nothing
     from ..media.metadata import to_json
 
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -100,8 +100,7 @@ def _report(found: dict[str, dict[str, Any]], json_file: Path | None) -> None:
     if found:
         sys.stdout.write("\n".join(lines) + "\n")
     if json_file and found:
-        with whole_or_nothing(json_file) as part:
-            part.write_text(to_json({"clips": found}, indent=1) + "\n", encoding="utf-8")
+        write_whole(json_file, to_json({"clips": found}, indent=1) + "\n")
 
 
 class _bar:

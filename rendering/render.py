@@ -17,6 +17,7 @@ import torch
 from ..commands.overrides import parse_overrides, read_config
 from ..commands.precision import chosen_device
 from ..commands.verbs import run_verb
+from ..files import whole_or_nothing
 from ..temporal.hosts.diffusers.sampling import sample_clip, steps_of
 from . import kinds
 from .config import RenderConfig
@@ -205,7 +206,6 @@ def stills_of(config: RenderConfig) -> Path:
 def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str, Any], report: Report) -> None:
     """The mp4, and the stills if they are wanted: both or neither."""
     from ..commands.revision import git_revision
-    from ..files import whole_or_nothing
     from ..media.stills import save_stills
     from ..media.writer import write_clip
 

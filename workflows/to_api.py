@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
+
 FOLDER = Path(__file__).resolve().parent
 API_FOLDER = FOLDER / "api"
 
@@ -144,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         stale.append(path.name)
         if not check:
             API_FOLDER.mkdir(exist_ok=True)
-            twin.write_text(text, encoding="utf-8")
+            write_whole(twin, text)
     if stale:
         sys.stdout.write(f"{'out of date' if check else 'written'}: {', '.join(stale)}\n")
     return 1 if check and stale else 0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...commands.arguments import whole
+from ...files import write_whole
 from .evaluate import Arm, Sampler, held_out_pairs
 from .judge import Judge, mean_scores, table
 
@@ -134,9 +135,9 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         adapter = train(options.output / name.replace(" ", "_").replace(",", ""), VARIANTS[name], options.steps)
         held_out = held_out or HeldOut()
         found[name] = held_out.ratios(adapter) | rendered(adapter, options.pairs, options.sampler_steps, 3.0, ARMS)
-        results.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        write_whole(results, json.dumps(found, indent=1))
         columns = [*NOISES, *(prefix + figure for prefix in ARMS for figure in RENDERED)]
-        (options.output / "table.md").write_text(table(found, columns), encoding="utf-8")
+        write_whole(options.output / "table.md", table(found, columns))
     return found
 
 

@@ -25,6 +25,7 @@ import torch
 from ...commands.arguments import number, whole
 from ...demo.hints import KINDS, hint_pictures
 from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
+from ...files import write_whole
 from ...temporal.clip.keyframes import keyframe_rows, picture_of_frame, strength_curve
 from ...temporal.measure import metrics, paths
 from .evaluate import contact_sheet, held_out_pairs
@@ -188,8 +189,8 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
         gap_closed(means)
         settings = {name: str(value) for name, value in vars(options).items()}
         results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
-        (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-        (options.output / "table.md").write_text(table(means, COLUMNS), encoding="utf-8")
+        write_whole(options.output / "results.json", json.dumps(results, indent=1))
+        write_whole(options.output / "table.md", table(means, COLUMNS))
         if i < options.shown:
             cv2.imwrite(str(options.output / "sheet.png"), contact_sheet(sheet, every=1)[..., ::-1])
     return table(means, COLUMNS)

@@ -24,6 +24,7 @@ import torch
 
 from ...commands.arguments import number, whole
 from ...demo.painter import ACTIONS, HELD_OUT, paint_clip
+from ...files import write_whole
 from .judge import COLUMNS, Judge, mean_scores, table
 
 # As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
@@ -206,11 +207,11 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
             "each": scores,
         }
         results["table"] = table(results["mean"], ("true_warp_error", *COLUMNS) if options.clips else COLUMNS)
-        (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        write_whole(options.output / "results.json", json.dumps(results, indent=1))
     rows = zip(*shown.values(), strict=True)  # of one pair each
     sheet = contact_sheet([(name, [clip]) for row in rows for name, clip in zip(arms, row, strict=True)])
     cv2.imwrite(str(options.output / "sheet.png"), sheet[..., ::-1])
-    (options.output / "table.md").write_text(results["table"], encoding="utf-8")
+    write_whole(options.output / "table.md", results["table"])
     return results
 
 

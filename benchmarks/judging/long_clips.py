@@ -22,6 +22,7 @@ import numpy as np
 
 from ...commands.arguments import number, whole
 from ...demo.painter import paint_clip
+from ...files import write_whole
 from ...headless.client import ComfyClient, PromptError
 from ...headless.comfyui import find_comfyui
 from ...headless.graph import saved_clip
@@ -162,7 +163,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
                 else:
                     record = saved_clip(client.run(graph(arm, caption, seed, options)))
                     path = options.output / f"{i}_{arm.replace(' ', '_')}.mp4"
-                    path.write_bytes(client.view(record))
+                    write_whole(path, client.view(record))
                     clip = read_clip(path)[0] / np.float32(255)
                 seam = seam_score(clip, borders(arm, options.frames))
                 scores[arm].append({"seam": seam, **judge.scores(clip)})
@@ -170,8 +171,8 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             means = {arm: mean_scores(some) for arm, some in scores.items()}
             about = {"frames": options.frames, "steps": options.steps, "cfg": options.cfg, "adapter": options.adapter}
             results = {"pairs": pairs[: i + 1], "settings": about, "mean": means, "each": scores}
-            (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-            (options.output / "table.md").write_text(table(means, COLUMNS), encoding="utf-8")
+            write_whole(options.output / "results.json", json.dumps(results, indent=1))
+            write_whole(options.output / "table.md", table(means, COLUMNS))
     return means
 
 

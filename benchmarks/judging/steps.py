@@ -22,6 +22,7 @@ import torch
 
 from ...commands.arguments import number, whole
 from ...demo.painter import paint_clip
+from ...files import write_whole
 from ...schedulers.presets import PRESETS
 from .evaluate import contact_sheet, held_out_pairs
 from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
@@ -117,8 +118,8 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
         means = {text: mean_scores(some) for text, some in each.items()}
         settings = {name: str(value) for name, value in vars(options).items()}
         results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
-        (options.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-        (options.output / "table.md").write_text(table(means, COLUMNS), encoding="utf-8")
+        write_whole(options.output / "results.json", json.dumps(results, indent=1))
+        write_whole(options.output / "table.md", table(means, COLUMNS))
         cv2.imwrite(str(options.output / "sheet.png"), contact_sheet(list(shown.items()))[..., ::-1])
     return table(means, COLUMNS)
 

@@ -15,6 +15,7 @@ from ...commands.precision import autocast
 from ...demo.controlnet import CONFIG, first_name
 from ...demo.model import SCALE, TextStack, size_ids
 from ...demo.painter import TRAIN
+from ...files import whole_or_nothing
 from .optimise import Clock, Optimisation
 
 CONTRAST = 0.3  # of encoded hints at the start; noise behind the UNet's first layer has a deviation of 0.6
@@ -147,8 +148,6 @@ def save_controlnet(network: Any, metadata: dict[str, str], path: Path) -> None:
     shapes only.
     """
     from safetensors.torch import save_file
-
-    from ...files import whole_or_nothing
 
     tensors = {first_name(key): value.half().contiguous() for key, value in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)

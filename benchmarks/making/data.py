@@ -9,6 +9,7 @@ import numpy as np
 
 from ...demo.hints import hint_pictures
 from ...demo.painter import TRAIN, paint_clip
+from ...files import whole_or_nothing
 
 _LIMBS = ("near_hand", "far_hand", "near_foot", "far_foot", "face")
 
@@ -38,8 +39,8 @@ def painted_frames(
         with multiprocessing.get_context("spawn").Pool() as pool:
             painted = pool.map(_paint, jobs, chunksize=64)
         cache.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, frames=np.concatenate([p[0] for p in painted]), weight=np.concatenate([p[1] for p in painted]))
-        part.replace(path)
+        frames, weight = (np.concatenate(parts) for parts in zip(*painted, strict=True))
+        with whole_or_nothing(path) as part, part.open("wb") as file:
+            np.savez(file, frames=frames, weight=weight)
     with np.load(path) as stored:
         return stored["frames"], stored["weight"], [caption for caption in captions for _ in range(2)]

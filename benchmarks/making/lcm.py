@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...commands.precision import autocast
 from ...demo.model import SCALE, TextStack, size_ids
+from ...files import whole_or_nothing
 from .optimise import Clock, Optimisation
 
 LEVELS = 50
@@ -149,8 +150,6 @@ def save_lora(unet: Any, metadata: dict[str, str], path: Path) -> None:
     from diffusers.utils import convert_state_dict_to_kohya
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
-
-    from ...files import whole_or_nothing
 
     stored = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
     tensors = {key: value.half().contiguous() for key, value in convert_state_dict_to_kohya(stored).items()}

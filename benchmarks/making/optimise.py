@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...files import whole_or_nothing
+
 
 class Average:
     """Exponential moving average of a module's parameters, with a warm-up."""
@@ -86,6 +88,5 @@ class Optimisation:
             "step": self.clock.step,
             "seconds": self.clock.elapsed,
         }
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+        with whole_or_nothing(self.checkpoint) as part:
+            torch.save(state, part)

@@ -25,13 +25,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ...files import write_whole
 from ...headless.client import ComfyClient, Event, PromptError
 from ...headless.comfyui import find_comfyui
 from ...headless.graph import only, saved_clip, variant, with_files
 from ...headless.server import PACK_ROOT, ComfyServer, ServerError, device_flags, log_faults
 from ...media.sheets import contact_sheet, side_by_side
 from ...media.video import read_clip, write_clip
-from .report import figure_table, figures, mean_figures, write_bytes, write_report
+from .report import figure_table, figures, mean_figures, write_report
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",
@@ -180,7 +181,7 @@ def _take(
     started = time.monotonic()
     record = saved_clip(client.run(job, workflow, show))
     path = out / record["filename"]
-    write_bytes(path, client.view(record))
+    write_whole(path, client.view(record))
     seconds = time.monotonic() - started
     progress.update(bar, completed=1.0)
     frames, fps = read_clip(path)
@@ -206,7 +207,7 @@ def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: 
     """Pictures, report and table from the rendered clips."""
     png = BytesIO()
     contact_sheet([(f"{take.caption}   {take.variant}", take.frames) for take in takes]).save(png, "PNG")
-    write_bytes(out / "contact_sheet.png", png.getvalue())
+    write_whole(out / "contact_sheet.png", png.getvalue())
     cells = [(f"{take.variant}\n{take.caption}", take.frames) for take in takes]
     width = len(VARIANTS)
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]

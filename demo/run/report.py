@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ...files import write_whole
 from ...temporal.measure.metrics import flicker, identity_drift, motion, warp_error
 
 # figure -> (heading, digits)
@@ -50,13 +51,6 @@ def figure_table(rows: Sequence[tuple[str, str, dict[str, float]]], title: str) 
     return table
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """report.json, whole or not at all."""
-    write_bytes(path, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import whole_or_nothing
 from .listing import quoted, shortened
 
 if TYPE_CHECKING:
@@ -77,20 +76,13 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Map
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # as any new file's; safetensors would make one that only its owner can read
-        save_file(dict(weights), part, dict(metadata))
-        part.chmod(mode)
-        part.replace(path)
+        with whole_or_nothing(path) as part:
+            save_file(dict(weights), part, dict(metadata))
     except (OSError, SafetensorError) as error:
         raise WeightsFileError(
             f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
         ) from error
-    finally:
-        with suppress(OSError):  # not there, or its folder is not
-            part.unlink()
 
 
 def read_header(path: Path) -> Header:

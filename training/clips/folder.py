@@ -16,6 +16,7 @@ import torch
 
 from ...commands.config import Precision
 from ...commands.precision import vae_arithmetic
+from ...files import whole_or_nothing
 from ...temporal.hosts.diffusers.base import Base
 from .source import Clips, DataError
 
@@ -153,7 +154,6 @@ def _read_cache(path: Path, count: int) -> tuple[list[np.ndarray], float] | None
 
 def _write_cache(path: Path, arrays: list[np.ndarray], fps: float) -> None:
     """Keep latents for later runs; where that cannot be done, this run goes on without."""
-    from ...files import whole_or_nothing
 
     content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...files import write_whole
 from ...temporal.hosts.diffusers.base import Base
 from .encode import half_posterior
 from .source import DataError
@@ -45,11 +46,9 @@ def probe(base: Base) -> dict[str, Any]:
 
 
 def write_identity(cache: Path, probed: dict[str, Any], settings: dict[str, Any], checkpoint: str) -> None:
-    from ...files import whole_or_nothing
 
     content = {"format": FORMAT, "checkpoint": checkpoint, "settings": settings, **probed}
-    with whole_or_nothing(cache / NAME) as part:
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_whole(cache / NAME, json.dumps(content, indent=1))
 
 
 def read_identity(cache: Path) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ...files import whole_or_nothing
+
 COLUMNS = {
     "string": ("id", "source", "signature", "reason", "unique"),
     "int32": ("scene", "frames", "original_height", "original_width", "crop_top", "crop_left", "height", "width"),
@@ -84,8 +86,6 @@ class Store:
 def open_or_make(path: Path, columns: Any) -> Any:
     """The Lance dataset at a path; an empty one of these columns, which appears there whole, if there is none."""
     import lance
-
-    from ...files import whole_or_nothing
 
     if not path.exists():
         with whole_or_nothing(path) as part:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...files import whole_or_nothing
 from ..clips.manifest import NAME, Row, text_key
 from ..clips.store import Store
 from .reading.sources import Source
@@ -67,8 +68,6 @@ def write_manifest(cache: Path, rows: list[Row]) -> None:
     """Write `CACHE/manifest.parquet`, one row a clip, the dropped ones and damaged videos included."""
     import pyarrow as pa
     import pyarrow.parquet
-
-    from ...files import whole_or_nothing
 
     kinds = {
         "string": ("id", "source", "caption", "text", "reason", "unique"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import whole_or_nothing
 from ..clips.manifest import Row, Texts, text_key
 from ..clips.source import DataError
 from ..clips.store import Store
@@ -57,7 +58,6 @@ def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[di
 
 def write_clip(path: Path, latents: np.ndarray, text: np.ndarray, pooled: np.ndarray, **more: Any) -> None:
     """Write a clip: latents `[F, 4, h, w]` as the UNet sees them, text `[T, C]`, pooled `[P]`. Raises OSError."""
-    from ...files import whole_or_nothing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_or_nothing(path) as part, part.open("wb") as file:

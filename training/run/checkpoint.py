@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...files import whole_or_nothing
+
 log = logging.getLogger(__name__)
 
 
@@ -33,8 +35,6 @@ def save_checkpoint(
     """Write everything that later steps depend on; the file appears whole or not at all. Raises CheckpointError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-
-    from ...files import whole_or_nothing
 
     tensors = {f"adapter.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}

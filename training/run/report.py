@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ...files import write_whole
 from .journal import figures, read_log
 
 WIDTH, HEIGHT, EDGE = 640, 200, 48  # of a plot, pixels
@@ -25,7 +26,6 @@ def write_report(folder: Path, megabytes: float) -> Path:
     megabytes: how much of clips and contact sheets is put into the file, the newest first; it links to the others.
     Raises OSError where it cannot be written.
     """
-    from ...files import whole_or_nothing
 
     events = read_log(folder / "log.jsonl")
     config = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -40,8 +40,7 @@ def write_report(folder: Path, megabytes: float) -> Path:
         f"<style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
     )
     path = folder / "report.html"
-    with whole_or_nothing(path) as part:
-        part.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 

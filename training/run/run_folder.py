@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...commands.config import ConfigError
+from ...files import write_whole
 from ..config.train import SHAPES_ONLY, TrainConfig
 
 if TYPE_CHECKING:
@@ -64,12 +65,9 @@ def write_config(config: TrainConfig) -> None:
     """Write config.yaml into the run folder: what the run was told, once nothing speaks against it any more."""
     import yaml
 
-    from ...files import whole_or_nothing
-
     written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
     try:
-        with whole_or_nothing(config.output / "config.yaml") as part:
-            part.write_text(written, encoding="utf-8")
+        write_whole(config.output / "config.yaml", written)
     except OSError as error:
         raise _unwritable(config.output, error) from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...files import whole_or_nothing
 from ...temporal.hosts.diffusers.sampling import sample_clip
 from ..config.schedule import last_noise
 from ..step.draws import draw_noise, step_generator
@@ -111,7 +112,6 @@ def sample(trainer: Trainer, folder: Path) -> dict[str, Any]:
 
 
 def _write(everything: list[tuple[int, str, np.ndarray, np.ndarray | None]], folder: Path, fps: float) -> None:
-    from ...files import whole_or_nothing
     from ...media.sheets import contact_sheet
     from ...media.writer import write_clip
 

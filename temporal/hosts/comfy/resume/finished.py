@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .....files import write_whole
 from ....clip.contract import Chain
 from ..sampling.segment import Clip, Sampling
 from .fingerprint import SAMPLED_BY, Digests, fingerprint
@@ -68,7 +69,7 @@ class FinishedSegments:
             if not folder.exists() and (changed := _changed(named, parts)):
                 logging.warning("%s: resume_id %s starts afresh, for this changed: %s", WHO, chain.resume_id, changed)
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / "run.json", json.dumps(parts, indent=1).encode())
+            write_whole(folder / "run.json", json.dumps(parts, indent=1).encode())
         _keep_newest(folder, KEPT_RUNS)
         _keep_newest(named, KEPT_NAMES)
         return cls(folder)
@@ -94,7 +95,7 @@ class FinishedSegments:
         tensors = {name: value.detach().cpu().clone() for name, value in (("samples", samples), ("clean", clean))}
         metadata = {"checksum": self._checksum(k, **tensors)}
         with _told_if_not_kept(self._folder):
-            _write(self._path(k), save(tensors, metadata))
+            write_whole(self._path(k), save(tensors, metadata))
 
     def _path(self, k: int) -> Path:
         return self._folder / f"{k:04}.safetensors"
@@ -146,16 +147,6 @@ def _told_if_not_kept(folder: Path) -> Iterator[None]:
             folder,
             error,
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _keep_newest(folder: Path, number: int) -> None:

@@ -140,8 +140,9 @@ def _write(
     from comfy.utils import ProgressBar
 
     from ..media.metadata import to_json
+    from ..media.rates import exact_fps
     from ..media.stills import PATTERN, save_stills
-    from ..media.video import exact_fps, write_clip
+    from ..media.writer import write_clip
 
     bar = ProgressBar(facts["frames"])
 

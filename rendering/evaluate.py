@@ -64,7 +64,8 @@ def measure(path: Path, advance: Callable[[], Any] = lambda: None) -> dict[str, 
 
     Raises FileNotFoundError, or ValueError for a file that is no video, for one frame, or for frames of several sizes.
     """
-    from ..media.video import exact_fps, iter_clip, probe_clip
+    from ..media.rates import exact_fps
+    from ..media.reader import iter_clip, probe_clip
 
     info = probe_clip(path)
     sums, count = np.zeros(len(COLUMNS) - 1), 0

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from sdxl_anime_video.demo.hints import hint_pictures
 from sdxl_anime_video.demo.model import UNET_WIDTHS
 from sdxl_anime_video.demo.painter import paint_clip
-from sdxl_anime_video.media.video import write_clip
+from sdxl_anime_video.media.writer import write_clip
 
 LORAS = ("style.safetensors", "flat_color.safetensors")
 VIDEOS = {"poses.mp4": "pose", "depth.mp4": "depth", "guide.mp4": None}

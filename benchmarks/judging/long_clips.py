@@ -146,7 +146,7 @@ def graph(arm: str, caption: str, seed: int, options: argparse.Namespace) -> Gra
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Render and judge every caption by every arm; write the files; return the means."""
-    from ...media.video import read_clip
+    from ...media.reader import read_clip
 
     options.output.mkdir(parents=True, exist_ok=True)
     pairs = held_out_pairs(options.pairs, options.seed)

@@ -50,7 +50,7 @@ def truth(clip: Clip) -> dict:
 
 def write(job: tuple[Path, str, int, int, int, float, int, str | None]) -> Path:
     """Paint one clip and write its files, the video last: where it is, the rest is."""
-    from ...media.video import write_clip
+    from ...media.writer import write_clip
 
     path, caption, seed, frames, size, fps, scale, hint = job
     if path.exists():

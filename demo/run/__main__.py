@@ -30,8 +30,9 @@ from ...headless.client import ComfyClient, Event, PromptError
 from ...headless.comfyui import find_comfyui
 from ...headless.graph import only, saved_clip, variant, with_files
 from ...headless.server import PACK_ROOT, ComfyServer, ServerError, device_flags, log_faults
+from ...media.reader import read_clip
 from ...media.sheets import contact_sheet, side_by_side
-from ...media.video import read_clip, write_clip
+from ...media.writer import write_clip
 from .report import figure_table, figures, mean_figures, write_report
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on

@@ -21,7 +21,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from sdxl_anime_video.demo.comfy import load_toon_comfy
-from sdxl_anime_video.media.video import probe_clip, read_clip
+from sdxl_anime_video.media.reader import probe_clip, read_clip
 from sdxl_anime_video.nodes.decode_and_save import DecodeAndSaveClip
 from sdxl_anime_video.temporal.hosts.comfy.decode import FRAMES_AT_ONCE, decode_frames, plan
 

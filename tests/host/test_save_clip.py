@@ -19,7 +19,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from clips import painted
-from sdxl_anime_video.media.video import probe_clip, read_clip
+from sdxl_anime_video.media.reader import probe_clip, read_clip
 from sdxl_anime_video.nodes.save_clip import SaveClip
 
 PROMPT = {"7": {"class_type": "SAV_SaveClip", "inputs": {"fps": 12.0}, "is_changed": [float("nan")]}}

@@ -7,7 +7,8 @@ import pytest
 
 from sdxl_anime_video import __main__ as command
 from sdxl_anime_video.demo.painter import HELD_OUT, paint_clip
-from sdxl_anime_video.media.video import read_clip, write_clip
+from sdxl_anime_video.media.reader import read_clip
+from sdxl_anime_video.media.writer import write_clip
 from sdxl_anime_video.rendering.evaluate import COLUMNS, measure
 from sdxl_anime_video.temporal.measure import metrics
 

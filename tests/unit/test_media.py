@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 
 from clips import PALETTE, painted
 from sdxl_anime_video.files import whole_or_nothing
-from sdxl_anime_video.media.video import exact_fps, iter_clip, probe_clip, read_clip, write_clip
+from sdxl_anime_video.media.rates import exact_fps
+from sdxl_anime_video.media.reader import iter_clip, probe_clip, read_clip
+from sdxl_anime_video.media.writer import write_clip
 
 
 @pytest.fixture
@@ -254,7 +256,7 @@ def test_killed_process_leaves_no_clip_and_the_next_run_succeeds(path):
     program = f"""
 import os
 import numpy as np
-from sdxl_anime_video.media.video import write_clip
+from sdxl_anime_video.media.writer import write_clip
 write_clip({str(path)!r}, np.zeros((9, 16, 16, 3), np.uint8), 12, progress=lambda done: done == 5 and os._exit(9))
 """
     assert subprocess.run([sys.executable, "-c", program], cwd=path.parent, env=os.environ).returncode == 9

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from clips import painted
-from sdxl_anime_video.media.video import iter_clip, probe_clip, read_clip, write_clip
+from sdxl_anime_video.media.reader import iter_clip, probe_clip, read_clip
+from sdxl_anime_video.media.writer import write_clip
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clips import painted
-from sdxl_anime_video.media.video import write_clip
+from sdxl_anime_video.media.writer import write_clip
 
 
 @pytest.fixture

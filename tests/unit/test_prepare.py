@@ -16,7 +16,8 @@ from PIL import Image
 
 from prepared import SMALL, content, latents, manifest, reasons, run
 from sdxl_anime_video.benchmarks.making import paint_clips
-from sdxl_anime_video.media.video import read_clip, write_clip
+from sdxl_anime_video.media.reader import read_clip
+from sdxl_anime_video.media.writer import write_clip
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.training.clips import identity
 

@@ -14,7 +14,7 @@ import torch
 from sdxl_anime_video import __main__ as command
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.commands.overrides import parse_overrides, read_config
-from sdxl_anime_video.media.video import probe_clip, read_clip
+from sdxl_anime_video.media.reader import probe_clip, read_clip
 from sdxl_anime_video.rendering import render as verb
 from sdxl_anime_video.rendering.config import RenderConfig
 from sdxl_anime_video.schedulers.best_hq import percent_to_sigma, training_sigmas

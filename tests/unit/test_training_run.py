@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from runs import painted_clips, write_config
-from sdxl_anime_video.media.video import read_clip
+from sdxl_anime_video.media.reader import read_clip
 from sdxl_anime_video.temporal.measure import metrics
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import report

@@ -17,21 +17,26 @@ import torch
 from ...commands.config import Precision
 from ...commands.precision import vae_arithmetic
 from ...files import whole_or_nothing
+from ...media.suffixes import is_video
 from ...temporal.hosts.diffusers.base import Base
 from .source import Clips, DataError
 
 log = logging.getLogger(__name__)
-VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
 
 
 def find_clips(folder: Path) -> list[Path]:
     """Video files of a folder and its subfolders, by name. Raises DataError if there are none."""
     if not folder.is_dir():
         raise DataError(f"clips: folder {folder} does not exist; name one of captioned clips, or what prepare made")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    files = find_videos(folder)
     if not files:
-        raise DataError(f"clips: no video ({', '.join(sorted(VIDEO_SUFFIXES))}) in {folder}")
+        raise DataError(f"clips: no video (.mp4, .mkv, .webm, ...) in {folder}")
     return files
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Return the video files of a folder and its subfolders, by name."""
+    return sorted(path for path in folder.rglob("*") if is_video(path))
 
 
 def find_caption(video: Path) -> str | None:
@@ -170,7 +175,7 @@ def _encode(
     precision: Precision,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[np.ndarray], float]:
-    from ...media.video import read_clip
+    from ...media.reader import read_clip
 
     arrays, rates = [], []
     for i, file in enumerate(files):

@@ -13,7 +13,7 @@ import torch
 
 from ...commands.config import ConfigError
 from ...temporal.clip.keyframes import keyframe_rows
-from ..clips.folder import VIDEO_SUFFIXES, find_clips, fit, scaled
+from ..clips.folder import find_clips, find_videos, fit, scaled
 from ..clips.source import ClipSource, DataError
 from ..config.train import TrainConfig
 
@@ -123,8 +123,8 @@ def require_fit(controlnet: str, unet_config: Mapping[str, Any]) -> None:
 def hint_files(config: TrainConfig, names: list[str]) -> list[Path]:
     """The video of hint pictures of each clip. Raises DataError if one is missing, or two have the same name."""
     assert config.hints is not None  # as the config says
-    videos = [path for path in sorted(config.hints.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES]
-    there = _by_name([path.relative_to(config.hints) for path in videos if path.is_file()], config.hints)
+    videos = [path.relative_to(config.hints) for path in find_videos(config.hints) if path.is_file()]
+    there = _by_name(videos, config.hints)
     _by_name([Path(name) for name in names], config.clips)
     if missing := [name for name in names if Path(name).with_suffix("") not in there]:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

@@ -10,13 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ....media.suffixes import is_picture, is_video
 from ...clips.source import DataError
 
-VIDEOS = re.compile(
-    r"\.(mp4|m4v|mkv|webm|mov|avi|gif|apng|flv|f4v|wmv|asf|mpe?g|m2v|vob|m?2?ts|mts|og[vm]|3g[p2]|mxf|nut|ivf|y4m|divx|"
-    r"rm|rmvb|dv|h?264|h?265|hevc)"
-)
-PICTURES = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?)")
 BESIDE = re.compile(r"\.(txt|json|csv|parquet|yaml|md)")  # captions and notes need no mention
 Kind = Literal["video", "pictures", "npz"]
 _NUMBERED = re.compile(r"(.*?)(\d+)")
@@ -90,15 +86,15 @@ def find_sources(given: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
 def _below(folder: Path, prefix: str, passed_over: Counter[str]) -> Iterator[Source]:
     sequences: dict[str, list[tuple[int, Path]]] = {}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    videos = {path.with_suffix("") for path in files if VIDEOS.fullmatch(path.suffix.lower())}
+    videos = {path.with_suffix("") for path in files if is_video(path)}
     for path in files:
         suffix = path.suffix.lower()
         name = prefix + path.relative_to(folder).as_posix()
-        if VIDEOS.fullmatch(suffix) or suffix == ".npz":
+        if is_video(path) or suffix == ".npz":
             yield Source(name, "npz" if suffix == ".npz" else "video", [str(path)])
         elif path.with_suffix("") in videos or BESIDE.fullmatch(suffix):
             continue
-        elif PICTURES.fullmatch(suffix) and (match := _NUMBERED.fullmatch(path.stem)):
+        elif is_picture(path) and (match := _NUMBERED.fullmatch(path.stem)):
             sequences.setdefault(name[: -len(path.name)] + match[1], []).append((int(match[2]), path))
         else:
             passed_over[suffix or path.name] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,9 @@ import numpy as np
 
 from ..commands.verbs import complain, run_verb
 from ..files import write_whole
+from ..temporal.measure.figures import FIGURES, figures
 
-COLUMNS = {
-    "frames": "how many there are",
-    "flicker": "mean absolute difference of neighbouring frames, 0..1; a still has 0, so read motion beside it",
-    "warp_error": "mean squared colour distance along the flow (Lai et al. 2018; DIS flow)",
-    "coverage": "share of pixels that flow can follow, on which warp_error is measured",
-    "motion": "mean length of the flow, pixels a frame",
-    "identity_drift": "distance of later frames' colours from the first's, 0..1",
-    "repeated": "share of frames that repeat the drawing before them; 0.5 on twos",
-}
+COLUMNS = {"frames": "number of frames", **FIGURES}
 
 
 def main(arguments: list[str]) -> int:
@@ -60,37 +52,28 @@ def _evaluate(clips: list[Path], json_file: Path | None) -> int:
 
 
 def measure(path: Path, advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """The figures of `COLUMNS` for a clip, with its fps, width and height. Three frames are in memory at a time.
+    """Return `COLUMNS` of a clip, its fps, width and height. Three frames are in memory at a time.
 
     Raises FileNotFoundError, or ValueError for a file that is no video, for one frame, or for frames of several sizes.
     """
     from ..media.rates import exact_fps
     from ..media.reader import iter_clip, probe_clip
 
-    info = probe_clip(path)
-    sums, count = np.zeros(len(COLUMNS) - 1), 0
-    for figures in _pairs(iter_clip(path), path):
-        sums, count = sums + figures, count + 1
-        advance()
-    if not count:
+    info, seen = probe_clip(path), []
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame in iter_clip(path):
+            if seen and frame.shape != seen[0]:
+                raise ValueError(f"{path} changes its size; cut it into clips of one size")
+            seen.append(frame.shape)
+            advance()
+            yield frame
+
+    found = figures(frames())
+    if len(seen) < 2:
         raise ValueError(f"{path} has less than 2 frames; a clip has 2 or more")
-    means = dict(zip(list(COLUMNS)[1:], (sums / count).tolist(), strict=True))
-    return {"frames": count + 1, **means, "fps": float(exact_fps(info.fps)), "width": info.width, "height": info.height}
-
-
-def _pairs(frames: Iterator[np.ndarray], path: Path) -> Iterator[list[float]]:
-    """The figures of each pair of neighbouring frames, whose mean is the clip's: every metric is a mean over pairs."""
-    from ..temporal.measure import metrics
-
-    first = None
-    for here, there in pairwise(frames):
-        if here.shape != there.shape:
-            raise ValueError(f"{path} changes its size; cut it into clips of one size")
-        first = here if first is None else first
-        pair = metrics.as_clip(np.stack([here, there]))
-        error, coverage = metrics.warp_error(pair)
-        drift = metrics.identity_drift(np.stack([first, there]))
-        yield [metrics.flicker(pair), error, coverage, metrics.motion(pair), drift, metrics.repeated_share(pair)]
+    size = {"fps": float(exact_fps(info.fps)), "width": info.width, "height": info.height}
+    return {"frames": len(seen), **found, **size}
 
 
 def _report(found: dict[str, dict[str, Any]], json_file: Path | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...demo.painter import LIMB_COLOURS, Clip, paint_clip
 from ...temporal.measure import metrics, paths
+from ...temporal.measure.figures import figures
 
 COLUMNS = (
     "flicker",
@@ -63,7 +64,7 @@ class Judge:
         motion_ratio: mean flow. centroid_ratio, limb_ratio: amplitude of the paths of body and moving limbs.
         jerkiness: of the moving limbs' paths. limbs_seen: share of frames in which a limb is found.
         """
-        error, coverage = metrics.warp_error(clip)
+        found = figures(clip, np.broadcast_to(self.core, clip.shape[:3]))
         limbs = self._limbs(clip)
         moving = {name: limbs[name] for name in self.limbs}
         truth, truly = self.truth, {}
@@ -71,12 +72,8 @@ class Judge:
             truly["true_warp_error"] = metrics.warp_error(clip, truth.flow, truth.visible).error
         return {
             **truly,
-            "flicker": metrics.flicker(clip),
-            "warp_error": error,
-            "coverage": coverage,
-            "motion": metrics.motion(clip),
-            "motion_ratio": metrics.motion(clip) / self.motion,
-            "identity_drift": metrics.identity_drift(clip, np.broadcast_to(self.core, clip.shape[:3])),
+            **{name: found[name] for name in ("flicker", "warp_error", "coverage", "motion", "identity_drift")},
+            "motion_ratio": found["motion"] / self.motion,
             "centroid_ratio": paths.path_amplitude(self._body(clip)) / self.centroid if self.body_moves else np.nan,
             "limb_ratio": _mean(paths.path_amplitude(path) / self.limbs[name] for name, path in moving.items()),
             "jerkiness": _mean(paths.path_jerkiness(path) for path in moving.values()),

@@ -33,7 +33,8 @@ from ...headless.server import PACK_ROOT, ComfyServer, ServerError, device_flags
 from ...media.reader import read_clip
 from ...media.sheets import contact_sheet, side_by_side
 from ...media.writer import write_clip
-from .report import figure_table, figures, mean_figures, write_report
+from ...temporal.measure.figures import mean_figures
+from .report import figure_table, report_figures, write_report
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",
@@ -214,7 +215,7 @@ def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: 
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
     write_clip(out / "side_by_side.mp4", side_by_side(rows), takes[0].fps)
 
-    measured = [(take, figures(take.frames)) for take in takes]
+    measured = [(take, report_figures(take.frames)) for take in takes]
     means = {kind: mean_figures([f for take, f in measured if take.variant == kind]) for kind in VARIANTS}
     seconds = time.monotonic() - started
     clips = [

@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from ...files import write_whole
-from ...temporal.measure.metrics import flicker, identity_drift, motion, warp_error
+from ...temporal.measure.figures import figures
 
 # figure -> (heading, digits)
 FIGURES = {
@@ -22,21 +22,10 @@ FIGURES = {
 }
 
 
-def figures(frames: np.ndarray) -> dict[str, float]:
-    """The temporal figures of one clip, uint8 [F, H, W, 3]. Low flicker counts only where the motion stays."""
-    error = warp_error(frames)
-    return {
-        "flicker": flicker(frames),
-        "warp_error": error.error,
-        "warp_coverage": error.coverage,
-        "identity_drift": identity_drift(frames),
-        "motion": motion(frames),
-    }
-
-
-def mean_figures(records: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Average of each figure over several clips."""
-    return {name: float(np.mean([record[name] for record in records])) for name in records[0]}
+def report_figures(frames: np.ndarray) -> dict[str, float]:
+    """Return the figures of a clip, uint8 `[F, H, W, 3]`, by their names in report.json."""
+    found = figures(frames)
+    return {"warp_coverage": found["coverage"], **{name: found[name] for name in FIGURES}}
 
 
 def figure_table(rows: Sequence[tuple[str, str, dict[str, float]]], title: str) -> Table:

@@ -147,20 +147,26 @@ def warp_error(clip: Any, flow: Any = None, visible: Any = None) -> WarpError:
         raise ValueError("`visible` belongs to a given `flow`; pass both or neither")
     if flow is not None and np.shape(flow) != (len(frames) - 1, *frames.shape[1:3], 2):
         raise ValueError(f"flow of a clip {list(frames.shape)} is [F-1, H, W, 2], not {list(np.shape(flow))}")
-    errors, coverages = [], []
+    pairs = []
     for t, (here, there) in enumerate(pairwise(frames)):
         if flow is None:
-            forward = estimate_flow(here, there)
-            mask = followable(forward, estimate_flow(there, here))
-            warped, _ = warp_back(there, forward)
-        else:
-            warped, mask = warp_back(there, np.asarray(flow[t], dtype=np.float32))
-            if visible is not None:
-                mask = mask & np.asarray(visible[t], dtype=bool)
-        distance = np.square(here - warped).sum(-1)
-        coverages.append(float(mask.mean()))
-        errors.append(float(distance[mask].mean() if mask.any() else distance.mean()))
-    return WarpError(float(np.mean(errors)), float(np.mean(coverages)))
+            pairs.append(pair_warp_error(here, there, estimate_flow(here, there), estimate_flow(there, here)))
+            continue
+        warped, mask = warp_back(there, np.asarray(flow[t], dtype=np.float32))
+        if visible is not None:
+            mask = mask & np.asarray(visible[t], dtype=bool)
+        pairs.append(_masked_error(here, warped, mask))
+    return WarpError(*(float(np.mean(part)) for part in zip(*pairs, strict=True)))
+
+
+def pair_warp_error(here: np.ndarray, there: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> WarpError:
+    """Return the warp error of two frames `[H, W, 3]`, 0..1, over the pixels that flow can follow."""
+    return _masked_error(here, warp_back(there, forward)[0], followable(forward, backward))
+
+
+def _masked_error(here: np.ndarray, warped: np.ndarray, mask: np.ndarray) -> WarpError:
+    distance = np.square(here - warped).sum(-1)
+    return WarpError(float(distance[mask].mean() if mask.any() else distance.mean()), float(mask.mean()))
 
 
 def motion(clip: Any, flow: Any = None) -> float:
@@ -228,26 +234,3 @@ def identity_drift(clip: Any, region: Any = None) -> float:
     if len(colours) < 2:
         return 0.0
     return float(np.mean([colour_distance(colours[0], later) for later in colours[1:]]))
-
-
-CELLS, CELL, SAME_DRAWING = 64, 8, 3 / 255
-
-
-def is_repeated(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether a frame `[H, W, 3]`, 0..1, shows the drawing of the frame before: animation is drawn on twos and threes.
-
-    So it is if the mean brightness of no cell differs by more than 3 of 255 levels. There are 64 x 64 cells, or fewer
-    of 8 pixels a side. Means do away with grain and with what a codec adds; the largest difference still sees an eye
-    blink. (The test for keyframes of Sakuga-42M, an SSIM of 0.95 on 64 x 64, takes small motion for none.)
-    """
-    import cv2
-
-    height, width = (min(CELLS, max(1, side // CELL)) for side in first.shape[:2])
-    means = [cv2.resize(frame.mean(-1), (width, height), interpolation=cv2.INTER_AREA) for frame in (first, second)]
-    return float(np.abs(means[0] - means[1]).max()) <= SAME_DRAWING
-
-
-def repeated_share(clip: Any) -> float:
-    """Share of frames after the first that repeat the drawing before them: 1/2 for motion on twos, 1 for a still."""
-    frames = as_clip(clip)
-    return float(np.mean([is_repeated(a, b) for a, b in pairwise(frames)])) if len(frames) > 1 else 0.0

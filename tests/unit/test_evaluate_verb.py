@@ -11,6 +11,7 @@ from sdxl_anime_video.media.reader import read_clip
 from sdxl_anime_video.media.writer import write_clip
 from sdxl_anime_video.rendering.evaluate import COLUMNS, measure
 from sdxl_anime_video.temporal.measure import metrics
+from sdxl_anime_video.temporal.measure.drawings import repeated_share
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,15 @@ def test_drawings_on_twos_are_repeated(painted, tmp_path, hold, share, grain):
     """Also through a codec, and under grain of 4 levels that is new in every frame."""
     noise = np.random.default_rng(0).normal(0, grain, painted.shape)
     held = np.clip(painted[np.arange(8) // hold * hold] + noise, 0, 255).astype(np.uint8)
-    assert metrics.repeated_share(held) == pytest.approx(share)
+    assert repeated_share(held) == pytest.approx(share)
     assert measure(saved(tmp_path / "held.mp4", held, crf=20))["repeated"] == pytest.approx(share)
 
 
 def test_a_blink_is_another_drawing():
     frames = np.full((2, 768, 768, 3), 200, np.uint8)
     frames[1, 300:308, 300:324] = 40
-    assert metrics.repeated_share(frames) == 0
-    assert metrics.repeated_share(frames[:1]) == 0
+    assert repeated_share(frames) == 0
+    assert repeated_share(frames[:1]) == 0
 
 
 def test_a_pan_moves_by_what_it_moves(tmp_path):

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from sdxl_anime_video.temporal.measure import metrics, paths
+from sdxl_anime_video.temporal.measure.drawings import new_drawings
+from sdxl_anime_video.temporal.measure.figures import figures
 
 SIZE = 96
 
@@ -210,3 +212,30 @@ def test_seam_score():
     for wrong in ([0], [9], [-1]):
         with pytest.raises(ValueError, match="outside frames 1 to 8"):
             metrics.seam_score(clip, wrong)
+
+
+def test_each_half_pixel_of_a_pan_is_a_drawing_and_a_fade_is_one_every_few_frames():
+    import cv2
+
+    big = cv2.resize(texture(128), (512, 512), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    pan = np.stack([cv2.resize(big[:, i : i + 480], (256, 256), interpolation=cv2.INTER_AREA) for i in range(5)])
+    assert new_drawings(pan.repeat(3, 0)) == [True, False, False] * 5
+    fade = np.stack([np.full((64, 64, 3), level, np.uint8) for level in range(100, 122)])
+    assert new_drawings(fade) == [i % 7 == 0 for i in range(22)]  # each level alone would be a repeat
+
+
+def test_figures_of_a_clip_are_those_of_its_metrics():
+    clip, region = translating(), np.zeros((6, SIZE, SIZE), bool)
+    region[:, 20:40, 20:40] = True
+    error, coverage = metrics.warp_error(clip)
+    expected = {
+        "flicker": metrics.flicker(clip),
+        "warp_error": error,
+        "coverage": coverage,
+        "motion": metrics.motion(clip),
+        "identity_drift": metrics.identity_drift(clip, region),
+        "repeated": 0,
+    }
+    assert figures(clip, region) == pytest.approx(expected, rel=1e-5)
+    still = {"flicker": 0, "warp_error": 0, "coverage": 1, "motion": 0, "identity_drift": 0, "repeated": 0}
+    assert figures(clip[:1]) == still

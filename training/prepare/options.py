@@ -50,8 +50,6 @@ class PrepareConfig(Config):
     cut_min_frames: PositiveInt = 18
     """Shortest scene in frames of the video."""
 
-    drawing_ssim: Share = 0.95
-    """A frame less similar (SSIM) to the drawing before it is a new drawing."""
     static_ssim: Share = 0.98
     """A clip whose frames are all more similar (SSIM) to its first is static and dropped; 1 keeps all."""
     black_level: Level = 12.0

@@ -86,16 +86,6 @@ def fault(greys: np.ndarray, config: PrepareConfig) -> str:
     return ""
 
 
-def drawings(greys: np.ndarray, threshold: float) -> str:
-    """`1` for each frame that is a new drawing, `0` for each that repeats the drawing before: such as `101010`."""
-    last, found = greys[0], "1"
-    for picture in greys[1:]:
-        new = ssim(last, picture) < threshold
-        last = picture if new else last
-        found += str(int(new))
-    return found
-
-
 def ssim(first: np.ndarray, second: np.ndarray, side: int = 7) -> float:
     """Mean structural similarity of grey pictures `[H, W]` 0..255 in square windows (Wang et al. 2004)."""
     import cv2

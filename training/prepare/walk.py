@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ...temporal.measure.drawings import new_drawings
 from ..clips.source import DataError
 from . import npz
 from .options import PrepareConfig
-from .pieces import cut, drawings, fault, look, on_grid
+from .pieces import cut, fault, look, on_grid
 from .reading.cuts import given_scenes, scenes
 from .reading.frames import shown_frames, size_of
 from .reading.sources import Source
@@ -58,7 +59,7 @@ def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]
             "scene": clip[0].scene,
             "start": round(clip[0].time, 6),
             "frames": len(clip),
-            "unique": drawings(greys, config.drawing_ssim),
+            "unique": "".join(str(int(new)) for new in new_drawings(picture.pixels for picture in clip)),
             "look": look(greys),
             "reason": reason,
         }

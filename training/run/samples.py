@@ -11,6 +11,7 @@ import torch
 
 from ...files import whole_or_nothing
 from ...temporal.hosts.diffusers.sampling import sample_clip
+from ...temporal.measure.figures import figures, mean_figures
 from ..config.schedule import last_noise
 from ..step.draws import draw_noise, step_generator
 from .trainer import Trainer
@@ -78,17 +79,9 @@ def decoded(trainer: Trainer, latents: torch.Tensor) -> np.ndarray:
         vae.to(home)
 
 
-def figures(clip: np.ndarray) -> dict[str, float]:
-    """Steadiness and motion of a clip `[F, H, W, 3]`; see `temporal/measure/metrics.py` for what they mean."""
-    from ...temporal.measure import metrics
-
-    error, coverage = metrics.warp_error(clip)
-    return {
-        "flicker": metrics.flicker(clip),
-        "warp_error": error,
-        "coverage": coverage,
-        "motion": metrics.motion(clip),
-    }
+def _logged(clip: np.ndarray) -> dict[str, float]:
+    found = figures(clip)
+    return {name: found[name] for name in ("flicker", "warp_error", "coverage", "motion")}
 
 
 def sample(trainer: Trainer, folder: Path) -> dict[str, Any]:
@@ -106,8 +99,8 @@ def sample(trainer: Trainer, folder: Path) -> dict[str, Any]:
     if not trainer.processes.main:
         return {}
     _write(everything, folder, trainer.clips.fps)
-    means = _means([figures(clip) for _, _, clip, _ in everything])
-    truth = _means([figures(real) for *_, real in everything if real is not None])
+    means = mean_figures([_logged(clip) for _, _, clip, _ in everything])
+    truth = mean_figures([_logged(real) for *_, real in everything if real is not None])
     return {**means, **{f"real_{name}": value for name, value in truth.items()}}
 
 
@@ -129,7 +122,3 @@ def _write(everything: list[tuple[int, str, np.ndarray, np.ndarray | None]], fol
             import shutil
 
             shutil.rmtree(folder)
-
-
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}

@@ -1,0 +1,44 @@
+"""The figures of a clip, each by its name, in one pass over its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from .drawings import Drawings
+from .metrics import as_clip, estimate_flow, flicker, identity_drift, motion, pair_warp_error
+
+FIGURES = {
+    "flicker": "mean absolute difference of neighbouring frames, 0..1; a still has 0, so read motion beside it",
+    "warp_error": "mean squared colour distance along the flow (Lai et al. 2018; DIS flow)",
+    "coverage": "share of pixels that flow can follow, on which warp_error is measured",
+    "motion": "mean length of the flow, pixels a frame",
+    "identity_drift": "distance of later frames' colours from the first's, 0..1",
+    "repeated": "share of frames that repeat the drawing before them; 0.5 on twos",
+}
+_OF_ONE_FRAME = (0, 0, 1, 0, 0, 0)
+
+
+def figures(frames: Iterable[np.ndarray], region: np.ndarray | None = None) -> dict[str, float]:
+    """Return each of `FIGURES` for frames `[H, W, 3]` of one size, uint8 or float 0..1; three are in memory at a time.
+
+    region: mask `[F, H, W]` of the character's pixels, to which `identity_drift` is limited.
+    """
+    pairs, drawings, first = [], Drawings(), None
+    for i, (here, there) in enumerate(pairwise(frames)):
+        if first is None:
+            first = here
+            drawings.is_new(here)
+        pair = as_clip(np.stack([here, there]))
+        flow = estimate_flow(pair[0], pair[1])
+        error, coverage = pair_warp_error(pair[0], pair[1], flow, estimate_flow(pair[1], pair[0]))
+        drift = identity_drift(np.stack([first, there]), None if region is None else region[[0, i + 1]])
+        pairs.append((flicker(pair), error, coverage, motion(pair, flow[None]), drift, not drawings.is_new(there)))
+    return dict(zip(FIGURES, np.mean(pairs or [_OF_ONE_FRAME], axis=0).tolist(), strict=True))
+
+
+def mean_figures(clips: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over clips; nothing for no clips."""
+    return {name: float(np.mean([clip[name] for clip in clips])) for name in clips[0]} if clips else {}

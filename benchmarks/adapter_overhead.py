@@ -86,7 +86,7 @@ def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dic
     if arguments.weights:
         return {path.stem: kinds.put_on(unet, kinds.load(path).to(**where)) for path in arguments.weights}
     most = max(24, arguments.frames)
-    places = {site: width for site, width in unet_channels(unet).items() if site.stage != "mid"}
+    places = {site: width for site, width in unet_channels(unet).items() if site.direction != "mid"}
     made = {"adapter": TemporalUNet(unet, TemporalAdapter.create(unet_sites(unet), max_frames=most, **where))}
     for kind in FORMATS:
         module = MotionModule(MotionConfig(places, kind, most), **where)

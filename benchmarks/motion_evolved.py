@@ -74,7 +74,7 @@ def measure(peer: Path, base: Path, steps: int) -> list[tuple[str, float]]:
 
     def their_norms(kind: str) -> torch.Tensor:
         """Our arithmetic, with every GroupNorm of the UNet and of the module across frames."""
-        module = MotionModule(MotionConfig(made[kind].channels, "animatediff", made[kind].max_frames))
+        module = MotionModule(MotionConfig(made[kind].sites, "animatediff", made[kind].max_frames))
         module.load_state_dict(made[kind].state_dict())
         norms = [layer for layer in model.model.diffusion_model.modules() if isinstance(layer, nn.GroupNorm)]
         with across_frames(norms, FRAMES):

@@ -22,13 +22,8 @@ from torch import nn
 
 from sdxl_anime_video.schedulers.best_hq import training_sigmas
 from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, resnet_norms
-from sdxl_anime_video.temporal.layers.motion_module import (
-    FORMATS,
-    MotionConfig,
-    MotionModule,
-    clips_as_images,
-    images_as_clips,
-)
+from sdxl_anime_video.temporal.layers.clips import clips_as_images, images_as_clips
+from sdxl_anime_video.temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -50,7 +45,7 @@ def across_frames(norms: list[nn.Module], frames: int) -> Iterator[None]:
 
 def every_norm_across_frames(unet: nn.Module, module: MotionModule) -> torch.Tensor:
     """What the tiny UNet gives when the module's own norms and all of the UNet's are of the whole clip."""
-    own = MotionModule(MotionConfig(module.channels, "animatediff", module.max_frames))
+    own = MotionModule(MotionConfig(module.sites, "animatediff", module.max_frames))
     own.load_state_dict(module.state_dict())
     norms = [layer for layer in unet.modules() if isinstance(layer, nn.GroupNorm)]
     with across_frames(norms, references.FRAMES), MotionUNet(unet, own) as motion, torch.no_grad():

@@ -40,7 +40,7 @@ class LoadTemporalAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.adapter import load_patcher
-        from ..temporal.layers.adapter import AdapterError
+        from ..temporal.weights.adapter_format import AdapterError
 
         path = weights.path_of(FOLDER, adapter_name, "SAV_LoadTemporalAdapter")
         try:

@@ -12,8 +12,9 @@ import torch
 from ..commands.config import ConfigError
 from ..temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
 from ..temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
-from ..temporal.layers.adapter import TemporalAdapter, load_adapter, save_adapter
+from ..temporal.layers.adapter import TemporalAdapter
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule, Site
+from ..temporal.weights.adapter_file import load_adapter, save_adapter
 from ..temporal.weights.inspection import kind_of
 from ..temporal.weights.motion_module_format import load_motion_module, save_motion_module
 
@@ -52,7 +53,7 @@ def create(config: TrainConfig, unet: Any, betas: tuple[float, float] | None = N
     return module
 
 
-FIELDS = {"format": "kind", "attentions": "motion_attentions", "channels": "motion_places", "sites": "base"}
+FIELDS = {"format": "kind", "attentions": "motion_attentions"}
 """What the config calls a property of the weights, where the names differ."""
 
 
@@ -82,8 +83,9 @@ def started(path: Path, new: Temporal) -> Temporal:
         wanted = "adapter" if isinstance(found, TemporalAdapter) else found.config.format
         raise ConfigError(f"start: {path} holds {title(found)} weights; set kind to {wanted}, or take another file")
     has, wants = vars(found.config), vars(new.config)
+    fields = {**FIELDS, "sites": "base" if isinstance(new, TemporalAdapter) else "motion_places"}
     others = [
-        f"{FIELDS.get(name, name)}: the file has {_short(has[name], own)}, the run {_short(own, has[name])}"
+        f"{fields.get(name, name)}: the file has {_short(has[name], own)}, the run {_short(own, has[name])}"
         for name, own in wants.items()
         if name != "betas" and has[name] != own
     ]
@@ -104,10 +106,10 @@ def _short(value: Any, other: Any) -> str:
 
 def _places(names: list[str] | None, channels: Mapping[Site, int]) -> dict[Site, int]:
     """The chosen places, or all on the way down and up, in the UNet's order."""
-    known = {f"{site.stage}.{site.block}.{site.layer}": site for site in channels}
+    known = {f"{site.direction}.{site.block}.{site.layer}": site for site in channels}
     if unknown := [name for name in names or () if name not in known]:
         raise ConfigError(f"motion_places: {', '.join(unknown)} is not in the base's UNet; it has {', '.join(known)}")
-    chosen = names or [name for name, site in known.items() if site.stage != "mid"]
+    chosen = names or [name for name, site in known.items() if site.direction != "mid"]
     return {site: channels[site] for name, site in known.items() if name in chosen}
 
 

@@ -140,7 +140,7 @@ def call(motion: torch.nn.Module) -> torch.Tensor:
 
 def channels_of(unet: torch.nn.Module) -> dict:
     """Sites of the authors' modules in a UNet: neither of them has one in the middle."""
-    return {site: width for site, width in unet_channels(unet).items() if site.stage != "mid"}
+    return {site: width for site, width in unet_channels(unet).items() if site.direction != "mid"}
 
 
 def difference(got: torch.Tensor, expected: torch.Tensor) -> float:

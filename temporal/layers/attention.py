@@ -8,20 +8,23 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from .clips import count_clips
+from .positions import sinusoids
+
 
 class TemporalSelfAttention(nn.Module):
     """`gate * proj(attention(norm(x)))` over frames, to be added to the tokens of a transformer block.
 
     dim: channels of a token; heads: attention heads, which divide dim; max_frames: learned positions.
-    norm: a LayerNorm before the projection to q, k, v. With False the module is the plain one without it.
-    pos_value: learned positions for the values too. Without them a frame cannot tell its place in the clip: positions
-        on queries and keys alone weigh one frame against another, the same way forward as backward, and what they
-        weigh says nothing of when it is.
+    norm: a LayerNorm before the projection to q, k, v, or none.
+    pos_value: learned positions for the values, too. Without them a frame cannot tell its place in the clip: positions
+        on queries and keys alone weigh one frame against another, forward as backward, and the values that they weigh
+        say nothing about time.
     init: how a new module is silent and still learns. "proj" zeroes `proj` and leaves the gate at 1, so the first step
-        already moves a whole matrix; values start as the tokens themselves rather than a
-        random mixture of them. "gate" zeroes the gate and leaves `proj` random (give the gate its own learning
-        rate then: one number moves by about one learning rate a step, and until it does q, k and v get no gradient).
-    operations: where Linear and LayerNorm come from; ComfyUI's `comfy.ops.manual_cast` casts weights as it goes.
+        already moves a whole matrix; values start as the tokens themselves, not as a random mixture of them. "gate"
+        zeroes the gate and leaves `proj` random. Give the gate its own learning rate then: one number moves by about
+        one learning rate a step, and until it does, q, k and v get no gradient.
+    operations: source of Linear and LayerNorm; ComfyUI's `comfy.ops.manual_cast` casts weights as it goes.
 
     The learned position `pos_emb` of a frame is split into heads and added to its queries and keys.
     """
@@ -57,7 +60,7 @@ class TemporalSelfAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, init: str = "proj") -> None:
-        """Fresh values, said outright because `operations` may leave its layers unfilled."""
+        """Fill every parameter, because the layers of `operations` may start with arbitrary memory."""
         if self.norm is not None:
             self.norm.weight.fill_(1)
             self.norm.bias.zero_()
@@ -67,9 +70,9 @@ class TemporalSelfAttention(nn.Module):
             layer.bias.zero_()
         dim = self.to_qkv.in_features
         size = dim // self.heads
-        self.pos_emb.copy_(sinusoids(self.max_frames, size, torch.linspace(1.0, 0.1, self.heads)))
+        self.pos_emb.copy_(head_sinusoids(self.max_frames, size, torch.linspace(1.0, 0.1, self.heads)))
         if self.pos_value is not None:
-            self.pos_value.copy_(sinusoids(self.max_frames, size, torch.ones(self.heads)))
+            self.pos_value.copy_(head_sinusoids(self.max_frames, size, torch.ones(self.heads)))
         self.gate.fill_(init == "proj")
         if init == "proj":
             self.to_qkv.weight[2 * dim :] = torch.eye(dim)
@@ -83,17 +86,14 @@ class TemporalSelfAttention(nn.Module):
         *,
         strength: float | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The residual for x `[(b f) s c]`, of the same shape; with `strength`, `x + strength * residual` in one pass.
+        """Return the residual for x `[(b f) s c]`; with `strength`, `x + strength * residual` in one pass.
 
         num_frames: f, at most `max_frames` unless positions are given.
         positions: LongTensor `[f]` of rows of `pos_emb`, on x's device; by default 0, 1, 2, ...
 
-        Raises ValueError if f does not divide the batch or is beyond the learned positions.
+        Raises ValueError if f does not divide the batch or exceeds the learned positions.
         """
-        batch, tokens, _ = x.shape
-        clips, rest = divmod(batch, num_frames)
-        if rest:
-            raise ValueError(f"a batch of {batch} does not hold clips of {num_frames} frames")
+        clips, tokens = count_clips(x, num_frames), x.shape[1]
         if positions is None and num_frames > self.max_frames:
             raise ValueError(f"{num_frames} frames are more than the {self.max_frames} learned positions")
 
@@ -105,8 +105,8 @@ class TemporalSelfAttention(nn.Module):
         if self.pos_value is not None:
             qkv[:, :, :, 2] += self.pos_value.to(qkv)[rows].view(num_frames, 1, self.heads, -1)
 
-        # Attention takes strided views, so nothing is copied on the way in; one call a clip, because only within
-        # a clip do the strides of [(b s) h f d] exist. The result is written as [s f h d].
+        # Attention takes strided views, so nothing is copied on the way in. One call per clip, because the strides of
+        # [(b s) h f d] exist only within a clip. The result is written as [s f h d].
         q, k, v = qkv.permute(3, 0, 2, 4, 1, 5)  # 3 x [b s h f d]
         mixed = [scaled_dot_product_attention(q[i], k[i], v[i]).transpose(1, 2).flatten(2) for i in range(clips)]
         out = self.proj(torch.stack(mixed) if clips > 1 else mixed[0][None])  # [b s f c]
@@ -118,15 +118,15 @@ class TemporalSelfAttention(nn.Module):
         return torch.addcmul(x.view(out.shape), out, gate * strength).reshape(x.shape)
 
 
-def sinusoids(frames: int, head_dim: int, amplitudes: torch.Tensor) -> torch.Tensor:
-    """First values of positions, `[frames, heads * head_dim]`: sines and cosines (Vaswani et al. 2017) in every head,
-    times its amplitude `[heads]`.
+def head_sinusoids(frames: int, head_dim: int, amplitudes: torch.Tensor) -> torch.Tensor:
+    """Return first values of positions, `[frames, heads * head_dim]`: sinusoids in every head times its amplitude
+    `[heads]`.
 
     The product of two positions is largest where they are the same, falls with their distance and depends on nothing
-    else. So as `pos_emb` strong heads begin by looking at a frame itself and its neighbours, faint ones at the whole
-    clip. Learned positions that start near zero get next to no gradient: it is in proportion to the other frame's.
+    else. So with `pos_emb` strong heads begin by attending to a frame itself and its neighbours, faint ones to the
+    whole clip. Learned positions that start near zero get next to no gradient: it is in proportion to the other
+    frame's.
     """
-    rate = 0.5 * torch.pi * 100.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
-    angle = torch.arange(frames)[:, None] * rate
-    wave = torch.cat([angle.sin(), angle.cos()], dim=1)[:, :head_dim]
+    rates = 0.5 * torch.pi * 100.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
+    wave = sinusoids(frames, rates)[:, :head_dim]
     return (amplitudes[:, None] * wave[:, None]).flatten(1)

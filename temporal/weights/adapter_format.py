@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
+from ..layers.adapter import AdapterConfig
 from .header import TensorInfo
 from .known_files import recognise
 from .listing import listed, quoted
+from .values import TORCH_DTYPES
 
 FORMAT = "sdxl-temporal-adapter"
 VERSION = "1"
 HEAD_DIM = 64
-DTYPES = ("F32", "F16", "BF16")
 PARTS = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate")
 NORM_PARTS = ("norm.weight", "norm.bias")
 VALUE_PARTS = ("pos_value",)
@@ -30,44 +30,13 @@ _KEY = re.compile(
 
 
 class AdapterError(ValueError):
-    """A file is no sound temporal adapter, or an adapter does not fit a model. The message says what to do."""
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What an adapter consists of. sites: diffusers block path -> (channels, heads)."""
-
-    sites: Mapping[str, tuple[int, int]]
-    max_frames: int
-    norm: bool
-    pos_value: bool
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What every site consists of."""
-        return PARTS + (NORM_PARTS if self.norm else ()) + (VALUE_PARTS if self.pos_value else ())
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of a head, the same at every site."""
-        dim, heads = next(iter(self.sites.values()))
-        return dim // heads
+    """A file is no sound temporal adapter. The message says what to do."""
 
 
 def split_key(key: str) -> tuple[str, str] | None:
     """(block path, part) of one of the format's keys, or None for any other key."""
     match = _KEY.fullmatch(key)
     return (match[1], match[2]) if match else None
-
-
-def require_uniform_heads(sites: Mapping[str, tuple[int, int]]) -> None:
-    """Raise AdapterError unless there are sites and all have heads of one size, as one number in the file says."""
-    if not sites:
-        raise AdapterError("an adapter needs at least one transformer block to sit in.")
-    odd = [f"{path}: {heads} heads in {dim}" for path, (dim, heads) in sites.items() if heads < 1 or dim % heads]
-    sizes = {dim // heads for dim, heads in sites.values() if heads > 0}
-    if odd or len(sizes) != 1:
-        raise AdapterError(f"heads must all have one size; here: {listed(odd, '; ') or sorted(sizes)}.")
 
 
 def reject_other_files(keys: Collection[str]) -> None:
@@ -100,7 +69,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> AdapterConfig:
-    """The configuration that the tensors and the numbers in the metadata describe.
+    """Return the configuration that the tensors and the numbers in the metadata describe.
 
     Raises AdapterError for keys that are missing, unexpected, misshapen or of a wrong dtype, and for numbers in the
     metadata that disagree: it names three and counts the rest, and the log has all at level DEBUG.
@@ -126,15 +95,15 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
         problems.append(f"metadata say trained_frames={trained}, more than max_frames={max_frames}")
 
     dims = {path: _channels(parts) for path, parts in sites.items()}
-    config = AdapterConfig({path: (dim, dim // head_dim) for path, dim in dims.items()}, max_frames, norm, pos_value)
+    wanted = PARTS + (NORM_PARTS if norm else ()) + (VALUE_PARTS if pos_value else ())
     for path, dim in dims.items():
         if not dim or dim % head_dim:
             problems.append(f"{path} has {dim} channels, which heads of {head_dim} (metadata head_dim) do not divide")
-        problems += _site_problems(path, sites[path], dim, config)
+        problems += _site_problems(path, sites[path], dim, max_frames, wanted)
     if problems:
         logging.debug("a temporal adapter does not hold together: %s", "; ".join(problems))
         raise AdapterError(f"does not hold together: {listed(problems, '; ')}. Export or download the adapter again.")
-    return config
+    return AdapterConfig({path: (dim, dim // head_dim) for path, dim in dims.items()}, max_frames, norm, pos_value)
 
 
 _NONE = TensorInfo("", ())
@@ -148,31 +117,33 @@ def _channels(parts: Mapping[str, TensorInfo]) -> int:
     return 0
 
 
-def _site_problems(path: str, parts: Mapping[str, TensorInfo], dim: int, config: AdapterConfig) -> Iterable[str]:
-    """What is wrong with the tensors of one site, a phrase each."""
+def _site_problems(
+    path: str, parts: Mapping[str, TensorInfo], dim: int, max_frames: int, wanted: Collection[str]
+) -> Iterable[str]:
+    """Yield the problems of the tensors of one site, which should have the wanted parts."""
     shapes = {
         "to_qkv.weight": (3 * dim, dim),
         "to_qkv.bias": (3 * dim,),
         "proj.weight": (dim, dim),
         "proj.bias": (dim,),
-        "pos_emb": (config.max_frames, dim),
-        "pos_value": (config.max_frames, dim),
+        "pos_emb": (max_frames, dim),
+        "pos_value": (max_frames, dim),
         "gate": (1,),
         "norm.weight": (dim,),
         "norm.bias": (dim,),
     }
-    for part in config.parts:
+    for part in wanted:
         key = f"{path}.temporal_attn.{part}"
         info = parts.get(part)
         if info is None:
             yield f"missing key {key}"
             continue
-        if info.dtype not in DTYPES:
-            yield f"wrong dtype {info.dtype} of {key} (one of {', '.join(DTYPES)} is right)"
+        if info.dtype not in TORCH_DTYPES:
+            yield f"wrong dtype {info.dtype} of {key} (one of {', '.join(TORCH_DTYPES)} is right)"
         if info.shape != shapes[part] and not (part == "gate" and info.shape == ()):
             yield f"wrong shape {list(info.shape)} of {key} ({list(shapes[part])} is right)"
     for part in parts:
-        if part not in config.parts:
+        if part not in wanted:
             yield f"unexpected key {path}.temporal_attn.{part}"
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from ..layers.adapter import TORCH_DTYPES, assemble_adapter, require_finite, save_adapter
+from .adapter_file import assemble_adapter, save_adapter
 from .adapter_format import AdapterError, check_tensors, reject_other_files, split_key
 from .header import TensorInfo, WeightsFileError
 from .torch_file import OpenWeights, open_weights
+from .values import TORCH_DTYPES, dtype_named, require_finite
 
 # What wrapping modules put before or into the names of a state dict.
 _WRAPPERS = re.compile(
@@ -36,13 +36,12 @@ def convert_adapter(
     Raises AdapterError.
     """
     source, target = Path(source), Path(target)
-    if dtype is not None and dtype not in TORCH_DTYPES:
-        raise AdapterError(f"--dtype {dtype} is none of {', '.join(TORCH_DTYPES)}; give one of these.")
+    wanted = dtype_named(dtype)
     try:
         opened = open_weights(source, lambda key: ".temporal_attn." in key)
         weights = _adapter_tensors(opened)
-        if dtype is not None:
-            weights = {key: value.to(TORCH_DTYPES[dtype]) for key, value in weights.items()}
+        if wanted is not None:
+            weights = {key: value.to(wanted) for key, value in weights.items()}
         said = {**opened.metadata, **(metadata or {})}
         names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
         infos = {key: TensorInfo(names.get(v.dtype, str(v.dtype)), tuple(v.shape)) for key, v in weights.items()}
@@ -51,7 +50,7 @@ def convert_adapter(
         require_finite(weights)
     except (AdapterError, WeightsFileError) as error:
         raise AdapterError(f"{source.name} {error}") from None
-    adapter = assemble_adapter(config, said, weights, nn)
+    adapter = assemble_adapter(config, said, weights)
     save_adapter(adapter, target)
     return adapter.describe()
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from ..layers.adapter import inspect_adapter
+from .adapter_file import inspect_adapter
 from .header import WeightsFileError
 from .motion_lora import is_motion_lora_key, load_motion_lora
 from .motion_module_format import describe

@@ -17,12 +17,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ..layers.adapter import TORCH_DTYPES
 from ..layers.motion_module import MotionModule
-from .header import WeightsFileError, write_weights
-from .listing import listed, quoted
+from .header import WeightsFileError
+from .listing import quoted
 from .motion_module_keys import MotionModuleError, read_contents, split_key
 from .torch_file import open_weights
+from .values import TORCH_DTYPES, dtype_named, require_finite, write_finite
 
 TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
 FOLDER_FILES = (
@@ -56,12 +56,11 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
         raise MotionModuleError(f"{path.name} {error}") from None
     except (SafetensorError, OSError) as error:
         raise MotionModuleError(f"{path.name} cannot be read: {error}") from error
-    module = MotionModule(
-        contents.config, operations=operations, device="meta", name=contents.layout.title, metadata=metadata
+    module = MotionModule.around(
+        contents.config, weights, metadata=metadata, operations=operations, name=contents.layout.title
     )
-    module.load_state_dict(weights, assign=True)
-    if module.is_silent():
-        logging.warning("%s: every last projection is zero, so this motion module cannot move anything.", path.name)
+    if warning := module.silent_warning():
+        logging.warning("%s: %s.", path.name, warning)
     return module
 
 
@@ -79,17 +78,12 @@ def save_motion_module(
 
     Raises MotionModuleError for a tensor that is not finite and where the file cannot be written.
     """
-    path = Path(path)
     weights = {published_name(module.format, key): value for key, value in module.state_dict().items()}
-    weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    bad = [key for key, value in weights.items() if not value.isfinite().all()]
-    if bad:
-        raise MotionModuleError(f"{path.name} is not written: it holds NaN or infinity in {listed(bad)}.")
     start, end = module.beta_schedule
     said = {**module.metadata, **(metadata or {}), "beta_start": repr(float(start)), "beta_end": repr(float(end))}
     said |= {"heads": str(module.config.heads), "groups": str(module.config.groups)}  # no tensor tells these
     try:
-        write_weights(path, weights, said)
+        write_finite(Path(path), weights, said)
     except WeightsFileError as error:
         raise MotionModuleError(str(error)) from error
 
@@ -99,9 +93,7 @@ def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, 
 
     Raises MotionModuleError.
     """
-    if dtype is not None and dtype not in TORCH_DTYPES:
-        raise MotionModuleError(f"--dtype {dtype} is none of {', '.join(TORCH_DTYPES)}; give one of these.")
-    module = load_motion_module(source, dtype=TORCH_DTYPES[dtype] if dtype else None)
+    module = load_motion_module(source, dtype=dtype_named(dtype))
     save_motion_module(module, target)
     return module.describe()
 
@@ -120,8 +112,8 @@ def published_name(format: str, key: str) -> str:
 def _weights(
     names: Mapping[str, tuple[str, ...]], read: Callable[[str], torch.Tensor], dtype: torch.dtype | None
 ) -> dict[str, torch.Tensor]:
-    """Our name -> tensor with memory of its own. Raises MotionModuleError for NaN and infinity."""
-    weights, bad = {}, []
+    """Our name -> tensor with memory of its own. Raises WeightsFileError for NaN and infinity."""
+    weights, read_values = {}, {}
     for key, ours in names.items():
         found = read(key)
         if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
@@ -129,15 +121,9 @@ def _weights(
                 f"has values of {found.dtype} in {key}, which are no weights: those are float32, float16 or bfloat16. "
                 "Export it again."
             )
-        value = found.detach().to(dtype or found.dtype, copy=True).contiguous()
-        if not value.isfinite().all():
-            bad.append(f"{key} (as {value.dtype})")
+        read_values[key] = value = found.detach().to(dtype or found.dtype, copy=True).contiguous()
         weights |= {name: value if i == 0 else value.clone() for i, name in enumerate(ours)}
-    if bad:
-        raise MotionModuleError(
-            f"holds NaN or infinity in {listed(bad)}: its training diverged, the file is damaged, or its values are "
-            "too large for that precision."
-        )
+    require_finite(read_values)
     return weights
 
 

@@ -85,8 +85,8 @@ def split_key(key: str) -> tuple[tuple[str, bool], Site, str] | None:
     match = _KEY.fullmatch(_PREFIX.sub("", key))
     if match is None:
         return None
-    stage, block, modules, layer, transformer, part = match.groups()
-    return (modules, bool(transformer)), Site(stage or "mid", int(block or 0), int(layer)), part
+    direction, block, modules, layer, transformer, part = match.groups()
+    return (modules, bool(transformer)), Site(direction or "mid", int(block or 0), int(layer)), part
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,11 @@ def another_kind(keys: Collection[str], wanted: str) -> str | None:
 
 def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]]) -> None:
     """Raise MotionModuleError for a module of Stable Diffusion 1.5, whose UNet has a fourth level."""
-    down = {site.block: width for site, width in widths.items() if site.stage == "down"}
+    down = {site.block: width for site, width in widths.items() if site.direction == "down"}
     if down != SD15_WIDTHS:
         return
     length = max((shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3), default=0)
-    middle = any(site.stage == "mid" for site in widths)
+    middle = any(site.direction == "mid" for site in widths)
     which = "mm_sd_v15_v2" if middle else "mm_sd_v14 and mm_sd_v15" if length == 24 else "v3_sd15_mm"
     raise MotionModuleError(
         f"is a motion module for Stable Diffusion 1.5 (four levels of 320, 640, 1280 and 1280 channels, as {which}), "
@@ -167,7 +167,7 @@ def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]
 
 
 def _order(site: Site) -> tuple[int, int, int]:
-    return ("down", "mid", "up").index(site.stage), site.block, site.layer
+    return ("down", "mid", "up").index(site.direction), site.block, site.layer
 
 
 def _width(site: Site, found: Mapping[str, tuple[int, ...]]) -> int:
@@ -198,7 +198,7 @@ def _config(
     if lengths and not all(lengths):
         raise MotionModuleError(f"is {layout.title} whose position tables are empty. Download or export it again.")
     return MotionConfig(
-        channels=dict(widths),
+        sites=dict(widths),
         format=layout.format,
         max_frames=max(lengths, key=lambda length: lengths[length], default=1),
         heads=heads,

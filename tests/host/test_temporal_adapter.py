@@ -27,7 +27,9 @@ from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, 
 from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
 from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet
-from sdxl_anime_video.temporal.layers.adapter import AdapterError, TemporalAdapter, save_adapter
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.weights.adapter_file import save_adapter
+from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 
 FRAMES, SIZE = 4, 8  # size of a latent's side
 POSITIVE, NEGATIVE = tiny.conditioning(seed=1), tiny.conditioning(seed=2)

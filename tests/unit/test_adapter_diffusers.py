@@ -7,7 +7,8 @@ import torch
 
 import tiny
 from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
-from sdxl_anime_video.temporal.layers.adapter import AdapterError, TemporalAdapter
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 
 FRAMES = 3
 

@@ -11,13 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdxl_anime_video.__main__ import main
-from sdxl_anime_video.temporal.layers.adapter import (
-    AdapterError,
-    TemporalAdapter,
-    inspect_adapter,
-    load_adapter,
-    save_adapter,
-)
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.weights.adapter_file import inspect_adapter, load_adapter, save_adapter
+from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 from sdxl_anime_video.temporal.weights.convert import convert_adapter
 
 SITES = {
@@ -77,7 +73,7 @@ def test_other_head_size(tmp_path):
     made = TemporalAdapter.create({"mid_block.attentions.0.transformer_blocks.0": (96, 3)})
     save_adapter(made, tmp_path / "a.safetensors")
     assert load_adapter(tmp_path / "a.safetensors").config == made.config
-    with pytest.raises(AdapterError, match=r"one size.*\[32, 64\]"):
+    with pytest.raises(ValueError, match=r"one size.*\[32, 64\]"):
         TemporalAdapter.create({**SITES, "mid_block.attentions.0.transformer_blocks.0": (96, 3)})
 
 
@@ -102,7 +98,7 @@ def test_trained_adapter_does_not_warn(tmp_path, caplog):
 def test_describe(tmp_path):
     save_adapter(adapter(), tmp_path / "a.safetensors", {"trained_frames": "6", "trained_fps": "12"})
     text = inspect_adapter(tmp_path / "a.safetensors")
-    assert "3 (1 of 64 channels, 2 of 128 channels), heads of 64" in text
+    assert "sites: 3 (1 of 64 channels in 1 heads, 2 of 128 channels in 2 heads)" in text
     assert "up to 8, trained on 6" in text
     assert "trained_fps: 12" in text
     assert "norm before attention: yes" in text

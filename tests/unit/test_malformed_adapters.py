@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save as to_safetensors
 
-from sdxl_anime_video.temporal.layers.adapter import AdapterError, TemporalAdapter, load_adapter
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
+from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 
 SITE = "mid_block.attentions.0.transformer_blocks.0"
 OTHER = "down_blocks.2.attentions.0.transformer_blocks.1"

@@ -63,7 +63,8 @@ def test_the_formats_are_not_each_other(unet, golden, format, tmp_path):
     wrong = MotionModule(MotionConfig(channels, other, references.LENGTHS[format]))
     wrong.load_state_dict(right.state_dict())
     given = references.unet_inputs()
-    site, x = right.sites[0], given["sample"].repeat(1, right.channels[right.sites[0]] // 4, 1, 1)
+    site, width = next(iter(right.sites.items()))
+    x = given["sample"].repeat(1, width // 4, 1, 1)
     with torch.no_grad():
         a, b = right.site(site)(x, references.FRAMES), wrong.site(site)(x, references.FRAMES)
     assert references.difference(b, a) > 1e-3

@@ -5,7 +5,8 @@ import torch
 
 import tiny
 from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
-from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site, cross_frame_group_norm
+from sdxl_anime_video.temporal.layers.clips import cross_frame_group_norm
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
 from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
@@ -180,7 +181,7 @@ def test_cross_frame_group_norm_is_one_norm_of_the_clip():
 
 def test_positions_strength_and_pieces(module, monkeypatch):
     site = Site("mid", 0, 0)
-    x, transformer = torch.randn(2 * FRAMES, module.channels[site], 6, 4), module.site(site)
+    x, transformer = torch.randn(2 * FRAMES, module.sites[site], 6, 4), module.site(site)
     with torch.no_grad():
         whole = transformer(x, FRAMES)
         assert torch.equal(transformer(x, FRAMES, torch.arange(FRAMES)), whole)
@@ -191,11 +192,11 @@ def test_positions_strength_and_pieces(module, monkeypatch):
         monkeypatch.setattr("sdxl_anime_video.temporal.layers.transformer.SEQUENCES", 5)
         assert torch.allclose(transformer(x, FRAMES), whole, atol=1e-6)
         with pytest.raises(ValueError, match="17 frames are more than the motion module's 16 positions"):
-            transformer(torch.randn(17, module.channels[site], 1, 1), 17)
+            transformer(torch.randn(17, module.sites[site], 1, 1), 17)
 
 
 def test_misfit_names_every_place(unet, module):
-    channels = {**module.channels, Site("up", 7, 0): 64, Site("down", 0, 0): 128}
+    channels = {**module.sites, Site("up", 7, 0): 64, Site("down", 0, 0): 128}
     before = picture(unet)
     with pytest.raises(MotionModuleError) as caught:
         MotionUNet(unet, MotionModule(MotionConfig(channels, max_frames=8), device="meta"))

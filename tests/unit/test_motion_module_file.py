@@ -282,7 +282,7 @@ def test_nothing_half_written(tmp_path):
     made = module()
     (tmp_path / "m.safetensors").write_bytes(b"before")
     with torch.no_grad():
-        made.site(made.sites[0]).proj_in.bias[0] = torch.inf
+        made.site(next(iter(made.sites))).proj_in.bias[0] = torch.inf
     with pytest.raises(MotionModuleError, match="not written: it holds NaN or infinity"):
         save_motion_module(made, tmp_path / "m.safetensors")
     with pytest.raises(MotionModuleError, match="cannot be written"):
@@ -294,7 +294,7 @@ def test_inspect(tmp_path, state, capsys, caplog):
     save_file(state, tmp_path / "m.safetensors")
     assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
     said = capsys.readouterr().out
-    assert "AnimateDiff-SDXL (mm_sdxl_v10_beta's layout), 8 positions" in said
+    assert "AnimateDiff-SDXL (mm_sdxl_v10_beta's layout)" in said and "frames: up to 8" in said
     assert "1 of 64 channels, 1 of 96 channels, 1 of 128 channels" in said and "beta 0.00085 to 0.02" in said
     silent = {key: torch.zeros_like(value) if ".proj_out." in key else value for key, value in state.items()}
     save_file(silent, tmp_path / "m.safetensors")

@@ -109,7 +109,8 @@ def test_more_frames_than_were_trained_are_said(config, capsys):
 
 
 def test_an_adapter_for_another_model_is_refused(config, tmp_path, capsys):
-    from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter, save_adapter
+    from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+    from sdxl_anime_video.temporal.weights.adapter_file import save_adapter
 
     other = TemporalAdapter.create({"mid_block.attentions.0.transformer_blocks.0": (64, 1)})
     save_adapter(other, tmp_path / "other.safetensors")

@@ -11,7 +11,7 @@ import torch
 
 from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
-from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips import folder as data
 from sdxl_anime_video.training.config.schedule import describe_noise, last_noise
 from sdxl_anime_video.training.config.train import TrainConfig

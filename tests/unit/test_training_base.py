@@ -80,7 +80,7 @@ def test_latents_are_the_scaled_posterior_means_and_pictures_come_back_in_range(
 
 def test_training_on_a_folder(folder, tmp_path):
     from sdxl_anime_video.benchmarks.making import paint_clips
-    from sdxl_anime_video.temporal.layers.adapter import load_adapter
+    from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
     from sdxl_anime_video.training.run import verb as cli
 
     paint_clips.main([str(tmp_path / "clips"), "--count", "2", "--frames", "3", "--size", "16"])

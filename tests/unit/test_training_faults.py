@@ -15,7 +15,7 @@ import torch
 from runs import events, write_config
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands import interrupts
-from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips import folder as data
 from sdxl_anime_video.training.run import verb as cli
 

@@ -13,7 +13,7 @@ from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
-from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips import folder as data
 from sdxl_anime_video.training.clips.identity import NAME as IDENTITY
 from sdxl_anime_video.training.config.schedule import config_at

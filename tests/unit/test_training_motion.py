@@ -56,7 +56,7 @@ def trainer(toon, clips_folder, tmp_path):
 
 
 def names(sites):
-    return {f"{site.stage}.{site.block}.{site.layer}" for site in sites}
+    return {f"{site.direction}.{site.block}.{site.layer}" for site in sites}
 
 
 def moved(module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runs import events, painted_clips, write_config
-from sdxl_anime_video.temporal.layers.adapter import load_adapter
+from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.processes import Processes
 

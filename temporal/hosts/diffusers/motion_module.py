@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...layers.motion_module import MotionModule, Site, clips_as_images, images_as_clips
+from ...layers.clips import clips_as_images, images_as_clips
+from ...layers.motion_module import MotionModule, Site
 from ...weights.motion_module_fit import require_fit
 
 
@@ -43,7 +44,7 @@ class MotionUNet(nn.Module):
         if self._hooks:
             return
         places = unet_places(self.unet)
-        require_fit(self.module.channels, unet_channels(self.unet), type(self.unet).__name__)
+        require_fit(self.module.sites, unet_channels(self.unet), type(self.unet).__name__)
         self._hooks.append(self.unet.register_forward_pre_hook(self._begin))
         for site in self.module.sites:
             self._hooks.append(places[site].register_forward_hook(self._transformer(site)))
@@ -126,7 +127,7 @@ def unet_channels(unet: Any) -> dict[Site, int]:
     """Site -> channels, for every place that a temporal transformer could have."""
     channels = {}
     for site in unet_places(unet):
-        block = unet.mid_block if site.stage == "mid" else getattr(unet, f"{site.stage}_blocks")[site.block]
+        block = unet.mid_block if site.direction == "mid" else getattr(unet, f"{site.direction}_blocks")[site.block]
         channels[site] = block.resnets[site.layer].conv2.out_channels
     return channels
 

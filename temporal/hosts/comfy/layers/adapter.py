@@ -17,9 +17,11 @@ import comfy.ops
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ....layers.adapter import AdapterError, TemporalAdapter, load_adapter
+from ....layers.adapter import TemporalAdapter
 from ....layers.attention import TemporalSelfAttention
 from ....layers.blocks import TransformerBlock, transformer_blocks
+from ....weights.adapter_file import load_adapter
+from ....weights.adapter_format import AdapterError
 from ....weights.fit import require_fit
 from ..published import frames_of
 from ..sampling.wrapper import record

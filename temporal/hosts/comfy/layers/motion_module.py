@@ -28,7 +28,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ....layers.motion_module import MotionModule, Site, TemporalTransformer, clips_as_images, images_as_clips
+from ....layers.clips import clips_as_images, images_as_clips
+from ....layers.motion_module import MotionModule, Site
+from ....layers.transformer import TemporalTransformer
 from ....weights.motion_lora import load_motion_lora, patches
 from ....weights.motion_module_fit import require_fit
 from ....weights.motion_module_format import load_motion_module
@@ -131,7 +133,7 @@ def placed(unet: UNetModel, patch: MotionPatch, plan: Plan) -> Iterator[None]:
     blocks = blocks_of(unet)
     with ExitStack() as stack:
         for site in module.sites:
-            factor = patch.stages[site.stage]
+            factor = patch.stages[site.direction]
             if factor:
                 layers = list(blocks[site])
                 layers.insert(_end_of_layer(layers), MotionLayer(module.site(site), plan, factor))
@@ -211,7 +213,7 @@ def apply_motion_module(
         raise MotionModuleError(f"{NODE}: the model {name} has no SDXL UNet. Load an SDXL checkpoint.")
     places = {site: block[0].out_channels for site, block in blocks_of(unet).items()}
     try:
-        require_fit(module.channels, places, name)
+        require_fit(module.sites, places, name)
     except MotionModuleError as error:
         raise MotionModuleError(f"{NODE}: {error}") from None
     before = patches_on(model.model_options["transformer_options"])
@@ -238,7 +240,7 @@ def apply_motion_module(
 
 def _reached(module: MotionModule, factors: Mapping[str, float]) -> list[Site]:
     """Sites where something is added."""
-    return [site for site in module.sites if factors[site.stage]]
+    return [site for site in module.sites if factors[site.direction]]
 
 
 def _no_effect(module: MotionModule, strength: float, start: float, end: float, factors: Mapping[str, float]) -> str:

@@ -2,16 +2,13 @@
 
 ComfyUI's own loader knows kohya's and LyCORIS' names, and of diffusers' those with `processor` in them, as they were
 until 2023. By the names that diffusers and PEFT write today (`unet.mid_block...to_q.lora_A.weight`) it finds no
-attention of an SDXL model, hence `core_name`. PEFT also keeps a LoRA's strength beside the tensors: `peft_scales`.
+attention of an SDXL model, hence `core_name`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 _PARTS = (
     r"\.lora_(?:up|down|mid)\.weight|\.lora(?:_linear_layer)?\.(?:up|down)\.weight|_lora\.(?:up|down)\.weight"
@@ -69,33 +66,3 @@ def core_keys(keys: Iterable[str]) -> dict[str, str]:
     if len(set(found.values())) < len(found):
         raise LoraError("holds several LoRAs in one file. Save each of them on its own.")
     return found
-
-
-def peft_scales(metadata: Mapping[str, str], config: Mapping[str, Any] | None) -> dict[str, float]:
-    """lora_alpha / r, with which PEFT multiplies a LoRA, by the beginning of kohya's module names.
-
-    metadata: the file's own; diffusers keeps PEFT's settings under `lora_adapter_metadata`, as `unet.lora_alpha`.
-    config: the content of PEFT's adapter_config.json, if there is one beside the file; it speaks of every module.
-    Empty if neither tells; what a file has an `alpha` for does not depend on it.
-
-    Raises LoraError for settings that give layers a strength of their own.
-    """
-    settings: dict[str, Mapping[str, Any]] = {"lora_": config} if config else {}
-    told = metadata.get("lora_adapter_metadata")
-    if told:
-        try:
-            flat = dict(json.loads(told))
-        except (ValueError, TypeError, RecursionError):
-            raise LoraError("has lora_adapter_metadata that cannot be read. Save it again.") from None
-        for prefix, short in _PREFIXES:
-            settings[short] = {key[len(prefix) :]: value for key, value in flat.items() if key.startswith(prefix)}
-    return {short: _scale(some) for short, some in settings.items() if "lora_alpha" in some}
-
-
-def _scale(config: Mapping[str, Any]) -> float:
-    if config.get("alpha_pattern") or config.get("rank_pattern"):
-        raise LoraError("has layers of their own strength (PEFT's alpha_pattern). Save it in kohya's format.")
-    alpha, rank = config["lora_alpha"], config.get("r")
-    if not all(isinstance(n, int | float) and 0 < n < math.inf for n in (alpha, rank)):
-        raise LoraError(f"says lora_alpha={alpha!r} and r={rank!r}, which are no positive numbers. Save it again.")
-    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank  # type: ignore[operator]

@@ -7,15 +7,12 @@ PEFT (`to_q.lora_A.weight`) and of kohya's scripts (`lora_unet_..._to_q.lora_dow
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +21,7 @@ from ..layers.motion_module import MotionModule, Site
 from .header import WeightsFileError
 from .listing import listed, quoted
 from .motion_module_keys import MotionModuleError, another_kind
+from .peft_scaling import Settings, read_settings, scaling
 from .torch_file import open_weights
 
 _ROLE = re.compile(
@@ -89,7 +87,7 @@ def load_motion_lora(path: str | os.PathLike) -> MotionLora:
         opened = open_weights(path, is_motion_lora_key)
         _refuse_sd15(opened.shapes, opened.metadata)
         state = {key: opened.read(key).clone() for key in opened.shapes}
-        lora = MotionLora(path.stem, _changes(state, _peft_alpha(path, opened.metadata)))
+        lora = MotionLora(path.stem, _changes(state, read_settings(path, opened.metadata)))
     except (WeightsFileError, MotionModuleError) as error:
         raise MotionModuleError(f"{path.name} {error}") from None
     except (SafetensorError, OSError) as error:
@@ -144,8 +142,8 @@ def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> Mot
     return module.like(state)
 
 
-def _changes(state: Mapping[str, torch.Tensor], alpha_of: Callable[[str, int], float]) -> dict[str, Change]:
-    """Our weight -> change. alpha_of: (layer in the file, rank) -> alpha where the tensors hold none."""
+def _changes(state: Mapping[str, torch.Tensor], settings: Settings) -> dict[str, Change]:
+    """Our weight -> change. settings: PEFT's, for layers without an alpha among the tensors."""
     parts: dict[str, dict[str, torch.Tensor]] = {}
     layers: dict[str, str] = {}
     problems = []
@@ -172,8 +170,8 @@ def _changes(state: Mapping[str, torch.Tensor], alpha_of: Callable[[str, int], f
             problems.append(f"{ours} has down {list(down.shape)} and up {list(up.shape)}, of different ranks or none")
         else:
             rank = down.shape[0]
-            alpha = float(found["alpha"]) if "alpha" in found else alpha_of(layers[ours], rank)
-            changes[ours] = Change(down, up, alpha / rank)
+            scale = float(found["alpha"]) / rank if "alpha" in found else scaling(settings, layers[ours], rank)
+            changes[ours] = Change(down, up, scale)
     if problems or not changes:
         raise MotionModuleError(f"is no motion LoRA that can be read whole: {listed(problems, '; ') or 'it is empty'}.")
     return changes
@@ -230,43 +228,3 @@ def _refuse_sd15(keys: Iterable[str], metadata: Mapping[str, str]) -> None:
             return
         why = f"its metadata say {quoted(said.strip())}"
     raise MotionModuleError(f"is a motion LoRA for Stable Diffusion 1.5: {why}. {SD15}")
-
-
-def _peft_alpha(path: Path, metadata: Mapping[str, str]) -> Callable[[str, int], float]:
-    """(layer, rank) -> alpha as PEFT keeps it: in adapter_config.json beside the file, or in diffusers' metadata.
-
-    Its alpha_pattern names layers by the end of their names.
-    """
-    text = metadata.get("lora_adapter_metadata")
-    beside = path.with_name("adapter_config.json")
-    if text is None and path.name.startswith("adapter_model.") and beside.is_file():
-        text = beside.read_text("utf-8")
-    try:
-        said = json.loads(text or "{}")
-        said = {key.removeprefix("unet."): value for key, value in said.items()}
-        alpha = None if said.get("lora_alpha") is None else _finite(said["lora_alpha"])
-        pattern = {_layer_name(name): _finite(value) for name, value in (said.get("alpha_pattern") or {}).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise MotionModuleError(f"has settings of PEFT that cannot be read ({error}). Export it again.") from None
-
-    def of(layer: str, rank: int) -> float:
-        named = (value for name, value in pattern.items() if f".{layer}".endswith(f".{name}"))
-        value = next(named, rank if alpha is None else alpha)
-        return value * math.sqrt(rank) if said.get("use_rslora") and alpha is not None else value
-
-    return of
-
-
-def _finite(value: Any) -> float:
-    """Raises ValueError for NaN and infinity."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"alpha {number}")
-    return number
-
-
-def _layer_name(text: str) -> str:
-    """Raises ValueError for a regular expression, which PEFT allows there too."""
-    if not re.fullmatch(r"[\w.]+", text):
-        raise ValueError(f"alpha_pattern {quoted(text)} is no name of a layer")
-    return text

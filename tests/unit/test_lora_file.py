@@ -8,7 +8,7 @@ import torch
 
 import lora_files as make
 from sdxl_anime_video.temporal.lora.file import SDXL, describe, hashes
-from sdxl_anime_video.temporal.lora.keys import LoraError, core_keys, peft_scales
+from sdxl_anime_video.temporal.lora.keys import LoraError, core_keys
 from sdxl_anime_video.temporal.lora.report import Entry, report, warnings
 from sdxl_anime_video.temporal.lora.speed import is_lcm_name, is_speed_name
 from sdxl_anime_video.temporal.weights.header import Header, TensorInfo, read_header
@@ -171,28 +171,6 @@ def test_two_loras_in_one_file_and_pefts_dora_are_refused():
         core_keys(["unet.mid_block.a.lora_A.one.weight", "unet.mid_block.a.lora_A.two.weight"])
     with pytest.raises(LoraError, match="DoRA"):
         core_keys(["unet.mid_block.a.lora_magnitude_vector.default.weight"])
-
-
-def test_pefts_strength():
-    assert peft_scales({}, None) == {}
-    assert peft_scales({}, {"lora_alpha": 8, "r": 4}) == {"lora_": 2.0}
-    assert peft_scales({}, {"lora_alpha": 8, "r": 4, "use_rslora": True}) == {"lora_": 4.0}
-    told = {"unet.lora_alpha": 2, "unet.r": 4, "text_encoder_2.lora_alpha": 4, "text_encoder_2.r": 4}
-    found = peft_scales({"lora_adapter_metadata": json.dumps(told)}, None)
-    assert found == {"lora_unet_": 0.5, "lora_te2_": 1.0}
-    for broken in (
-        {"lora_alpha": 1, "r": 0},
-        {"lora_alpha": "1", "r": 1},
-        {"lora_alpha": 1},
-        {"lora_alpha": 1e999, "r": 4},
-    ):
-        with pytest.raises(LoraError, match="no positive numbers"):
-            peft_scales({}, broken)
-    with pytest.raises(LoraError, match="alpha_pattern"):
-        peft_scales({}, {"lora_alpha": 1, "r": 1, "alpha_pattern": {"to_q": 2}})
-    for unreadable in ("{", "[" * 100000):
-        with pytest.raises(LoraError, match="cannot be read"):
-            peft_scales({"lora_adapter_metadata": unreadable}, None)
 
 
 @pytest.mark.parametrize(

@@ -133,16 +133,16 @@ def test_alpha_pattern_names_the_end_of_a_layer(tmp_path, module, name):
 
 
 SETTINGS = {
-    "alpha nan": '{"lora_alpha": NaN}',
-    r"alpha_pattern '\.\*to_q' is no name of a layer": '{"alpha_pattern": {".*to_q": 4}}',
-    "recursion": "[" * 100_000,
+    "with lora_alpha nan and r 3 for": '{"lora_alpha": NaN}',
+    r"whose alpha_pattern '\.\*to_q' is a regular expression": '{"alpha_pattern": {".*to_q": 4}}',
+    "that cannot be read .*recursion": "[" * 100_000,
 }
 
 
 @pytest.mark.parametrize("message", SETTINGS)
 def test_settings_of_peft_that_cannot_be_read(tmp_path, module, message):
     write(tmp_path / "a.safetensors", module, "peft", metadata={"lora_adapter_metadata": SETTINGS[message]})
-    with pytest.raises(MotionModuleError, match=f"a.safetensors has settings of PEFT that cannot be read .*{message}"):
+    with pytest.raises(MotionModuleError, match=f"a.safetensors has settings of PEFT {message}"):
         load_motion_lora(tmp_path / "a.safetensors")
 
 

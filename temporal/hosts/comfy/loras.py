@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import comfy.lora
 import comfy.model_base
@@ -15,8 +13,10 @@ import comfy.utils
 import torch
 
 from ...lora.file import EARLIER, SDXL, LoraFile
-from ...lora.keys import LoraError, core_keys, core_name, peft_scales
+from ...lora.keys import LoraError, core_keys, core_name, split_key
 from ...weights.header import DOWNLOAD_AGAIN
+from ...weights.listing import listed
+from ...weights.peft_scaling import Settings, read_settings, scaling
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def check_fit(model, clip, lora: LoraFile) -> Fit:
     if other and not (lora.base == EARLIER and whole):
         raise LoraError(f"is a LoRA for {lora.base} ({lora.base_from}). Choose one for SDXL.")
     if not fit.unet and not fit.text:
-        names = ", ".join((*fit.unmatched, *fit.misshapen)[:3])
+        names = listed((*fit.unmatched, *fit.misshapen))
         raise LoraError(f"has no layer that fits this MODEL (its layers: {names}). Choose a LoRA for SDXL.")
     return fit
 
@@ -92,11 +92,9 @@ def apply_lora(model, clip, path: Path, weight: float, clip_weight: float):
     broken = [key for key, value in weights.items() if value.is_floating_point() and not _finite(value)]
     if broken:
         raise LoraError(f"holds NaN or infinity in {len(broken)} tensors ({broken[0]}). {DOWNLOAD_AGAIN}")
-    names = core_keys(weights)
-    weights = {names[key]: value for key, value in weights.items()}
-    weights |= _alphas(weights, peft_scales(metadata or {}, _peft_config(path)))
+    named = _as_kohya(weights, read_settings(path, metadata or {}))
     try:
-        return comfy.sd.load_lora_for_models(model, clip, weights, weight, clip_weight)
+        return comfy.sd.load_lora_for_models(model, clip, named, weight, clip_weight)
     except KeyError as error:  # a part that a layer's other parts want
         raise LoraError(f"lacks {error}. {DOWNLOAD_AGAIN}") from None
 
@@ -106,26 +104,19 @@ def _finite(value: torch.Tensor) -> bool:
     return bool((value.float() if value.element_size() == 1 else value).isfinite().all())
 
 
-def _alphas(weights: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> dict[str, torch.Tensor]:
-    """kohya's alpha, scale times rank, for each layer that has none."""
-    found = {}
+def _as_kohya(weights: Mapping[str, torch.Tensor], settings: Settings) -> dict[str, torch.Tensor]:
+    """The weights under kohya's names, with an alpha for each layer that PEFT's settings scale and that has none."""
+    names = core_keys(weights)
+    named = {names[key]: value for key, value in weights.items()}
     for key, value in weights.items():
-        module, dot, _ = key.partition(".lora_down.weight")
-        scale = next((scale for start, scale in scales.items() if module.startswith(start)), None)
-        if dot and scale is not None and f"{module}.alpha" not in weights:
-            found[f"{module}.alpha"] = torch.tensor(scale * value.shape[0])
-    return found
-
-
-def _peft_config(path: Path) -> dict[str, Any] | None:
-    """PEFT's settings, which it keeps in a file of their own beside its adapter_model.safetensors."""
-    place = path.with_name("adapter_config.json")
-    if path.stem != "adapter_model" or not place.is_file():
-        return None
-    try:
-        return dict(json.loads(place.read_text("utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise LoraError(f"has an {place.name} beside it that cannot be read ({error}). {DOWNLOAD_AGAIN}") from None
+        module, part = split_key(key) or ("", "")
+        alpha = f"{core_name(module)}.alpha"
+        if part == "lora_down.weight" and alpha not in named:
+            rank = len(value)
+            scale = scaling(settings, module, rank)
+            if scale != 1:
+                named[alpha] = torch.tensor(scale * rank)
+    return named
 
 
 def require_sdxl(model) -> None:

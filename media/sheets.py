@@ -1,75 +1,128 @@
-"""Pictures of a comparison: a contact sheet of many clips, and clips side by side."""
+"""Labelled pictures on one sheet: a grid, a row for each clip, clips that play beside each other."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_INK, _PAPER = (40, 40, 48), (250, 249, 246)
-_GAP = 4
+from .pixels import to_uint8
+
+INK, PAPER = (40, 40, 48), (250, 249, 246)
+GAP = 8  # pixels between the pictures of a grid and around them
+_NARROW, _LETTERS = 4, 13  # pixels between frames of a clip, height of letters above them
 
 
-def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int = 8, side: int = 144) -> Image.Image:
-    """One row a clip: its label above `columns` of its frames, evenly spaced in time, each `side` pixels high.
+def image_grid(images: np.ndarray, columns: int = 0, labels: Sequence[str] = ()) -> np.ndarray:
+    """Return one picture float32 `[h, w, 3]`, 0..1, of pictures `[N, H, W, 3]` in rows, their values untouched.
 
-    rows: (label, uint8 frames [F, H, W, 3]).
+    columns: pictures in a row; 0 makes rows and columns as equal as possible.
+    labels: of the first pictures, in order; a label longer than its picture is cut.
+    Raises ValueError for no pictures, fewer than 0 columns, and more labels than pictures.
     """
-    strips = [_labelled(label, _strip(_spread(frames, columns), side)) for label, frames in rows]
-    sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), _PAPER)
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
+    count, height = images.shape[:2]
+    if not count:
+        raise ValueError("there are no images; connect at least one")
+    if columns < 0:
+        raise ValueError(f"columns is {columns}; it must be 1 or more, or 0 for as many as rows")
+    if len(labels) > count:
+        raise ValueError(f"there are {len(labels)} labels for {count} images; write one line an image")
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    size = max(12, height // 24)
+    head = size + GAP if any(labels) else 0
+    rest = [""] * (count - len(labels))
+    cells = [
+        _labelled(image[..., :3].astype(np.float32), label, size, head)
+        for image, label in zip(images, [*labels, *rest], strict=True)
+    ]
+    rows = [_arranged(cells[start : start + columns], 1, GAP) for start in range(0, count, columns)]
+    inner = _arranged(rows, 0, GAP)
+    sheet = _paper(inner.shape[0] + 2 * GAP, inner.shape[1] + 2 * GAP, np.float32)
+    sheet[GAP:-GAP, GAP:-GAP] = inner
     return sheet
 
 
-def side_by_side(rows: Sequence[Sequence[tuple[str, np.ndarray]]], side: int = 256) -> np.ndarray:
-    """A clip in which every cell of a table plays: uint8 [F, H, W, 3], as long as the shortest of them.
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Any]]], columns: int = 8, side: int = 144) -> Image.Image:
+    """Return a sheet with one row for each clip: its label above `columns` of its frames, evenly spaced in time.
 
-    rows: the table; a cell is (label, uint8 frames [F, h, w, 3]) and comes out `side` pixels high.
+    rows: (label, frames `[F, H, W, 3]`, uint8 or float 0..1). side: height of a frame on the sheet, in pixels.
+    """
+    strips = []
+    for label, frames in rows:
+        shown = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+        strips.append(_titled(_arranged([_scaled(frames[i], side) for i in shown], 1, _NARROW), label))
+    return Image.fromarray(_arranged(strips, 0, _NARROW))
+
+
+def side_by_side(rows: Sequence[Sequence[tuple[str, np.ndarray]]], side: int = 256) -> np.ndarray:
+    """Return a clip uint8 `[F, H, W, 3]` in which every cell of a table plays, as long as the shortest cell.
+
+    rows: the table; a cell is (label, frames `[F, h, w, 3]`), `side` pixels high.
     """
     length = min(len(frames) for row in rows for _, frames in row)
-    pictures = []
-    for index in range(length):
-        lines = [[_labelled(label, _scaled(frames[index], side)) for label, frames in row] for row in rows]
-        width = max(sum(cell.width + _GAP for cell in line) for line in lines)
-        height = sum(line[0].height for line in lines)
-        picture = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)  # H.264 wants even sides
-        top = 0
-        for line in lines:
-            left = 0
-            for cell in line:
-                picture.paste(cell, (left, top))
-                left += cell.width + _GAP
-            top += line[0].height
-        pictures.append(np.asarray(picture))
-    return np.stack(pictures)
+    return np.stack(
+        [
+            _arranged(
+                [
+                    _arranged([_titled(_scaled(clip[i], side), label) for label, clip in row], 1, _NARROW)
+                    for row in rows
+                ],
+                0,
+                _NARROW,
+            )
+            for i in range(length)
+        ]
+    )
 
 
-def _spread(frames: np.ndarray, count: int) -> np.ndarray:
-    return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+def _scaled(frame: Any, height: int) -> np.ndarray:
+    picture = Image.fromarray(to_uint8(frame, "frame"))
+    width = round(picture.width * height / picture.height)
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _scaled(frame: np.ndarray, side: int) -> Image.Image:
-    picture = Image.fromarray(frame)
-    return picture.resize((round(picture.width * side / picture.height), side), Image.Resampling.LANCZOS)
+def _titled(picture: np.ndarray, label: str) -> np.ndarray:
+    return _labelled(picture, label, _LETTERS, (_LETTERS + _NARROW) * (label.count("\n") + 1) + _NARROW)
 
 
-def _strip(frames: np.ndarray, side: int) -> Image.Image:
-    cells = [_scaled(frame, side) for frame in frames]
-    strip = Image.new("RGB", (sum(cell.width + _GAP for cell in cells) - _GAP, side), _PAPER)
-    left = 0
-    for cell in cells:
-        strip.paste(cell, (left, 0))
-        left += cell.width + _GAP
-    return strip
+def _labelled(picture: np.ndarray, label: str, size: int, head: int) -> np.ndarray:
+    """A picture `[H, W, 3]`, uint8 or float32, under `head` rows of pixels with a label in letters of `size`."""
+    if not head:
+        return picture
+    text = _text(label, picture.shape[1], head, size)
+    if picture.dtype != np.uint8:
+        text = text.astype(picture.dtype) / 255
+    return np.concatenate([text, picture])
 
 
-def _labelled(label: str, picture: Image.Image) -> Image.Image:
-    head = 6 + 17 * (label.count("\n") + 1)
-    out = Image.new("RGB", (picture.width, head + picture.height + _GAP), _PAPER)
-    ImageDraw.Draw(out).text((4, 3), label, fill=_INK, font=ImageFont.load_default(size=13))
-    out.paste(picture, (0, head))
-    return out
+def _text(text: str, width: int, height: int, size: int) -> np.ndarray:
+    """Text as a picture uint8 `[height, width, 3]`; lines longer than `width` are cut."""
+    font = ImageFont.load_default(size=size)
+    picture = Image.new("RGB", (width, height), PAPER)
+    for number, line in enumerate(text.split("\n")):
+        if font.getlength(line) > width:
+            # By halving, because measuring a text takes as long as the text.
+            fits = bisect(range(len(line)), width, key=lambda letters: font.getlength(line[: letters + 1] + "..."))
+            line = line[:fits] + "..."
+        ImageDraw.Draw(picture).text((0, number * (size + _NARROW)), line, fill=INK, font=font)
+    return np.asarray(picture)
+
+
+def _arranged(pictures: Sequence[np.ndarray], axis: int, gap: int) -> np.ndarray:
+    """Pictures of one type below each other (axis 0) or beside each other (axis 1), on paper."""
+    size = [max(picture.shape[side] for picture in pictures) for side in (0, 1)]
+    size[axis] = sum(picture.shape[axis] for picture in pictures) + gap * (len(pictures) - 1)
+    sheet, at = _paper(*size, pictures[0].dtype), [0, 0]
+    for picture in pictures:
+        sheet[at[0] : at[0] + picture.shape[0], at[1] : at[1] + picture.shape[1]] = picture
+        at[axis] += picture.shape[axis] + gap
+    return sheet
+
+
+def _paper(height: int, width: int, dtype: Any) -> np.ndarray:
+    colour = np.asarray(PAPER, np.uint8) if dtype == np.uint8 else np.asarray(PAPER, dtype) / 255
+    return np.broadcast_to(colour, (height, width, 3)).copy()

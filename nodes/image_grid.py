@@ -41,7 +41,7 @@ class ImageGrid(io.ComfyNode):
     def execute(cls, images, columns: int, labels: str) -> io.NodeOutput:
         import torch
 
-        from ..media.grid import image_grid
+        from ..media.sheets import image_grid
 
         if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (3, 4):
             raise ValueError(f"{NODE}: images has shape {list(images.shape)}; give at least one image [N, H, W, 3]")

@@ -26,9 +26,10 @@ from ...commands.arguments import number, whole
 from ...demo.hints import KINDS, hint_pictures
 from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 from ...files import write_whole
+from ...media.sheets import contact_sheet
 from ...temporal.clip.keyframes import keyframe_rows, picture_of_frame, strength_curve
 from ...temporal.measure import metrics, paths
-from .evaluate import contact_sheet, held_out_pairs
+from .evaluate import held_out_pairs
 from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
 from .judge import mean_scores, table
 
@@ -159,15 +160,13 @@ def gap_closed(means: dict[str, dict[str, float]]) -> None:
 
 def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
     """Render and judge every caption by every arm; write the files; return the table."""
-    import cv2
-
     arms = {text: Arm(text, options.frames) for text in options.arms}
     keyframes = keyframe_rows(options.keyframes, options.frames, "--keyframes")
     nearest = np.array(keyframes)[picture_of_frame(keyframes, options.frames, len(keyframes), "--keyframes")]
     options.output.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(options)
     each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
-    sheet: list[tuple[str, list[np.ndarray]]] = []
+    sheet: list[tuple[str, np.ndarray]] = []
     pairs = held_out_pairs(options.pairs, options.seed)
     for i, (caption, seed) in enumerate(pairs):
         painted = paint_clip(caption, options.frames, 128, seed)
@@ -183,7 +182,7 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
                 clip = renderer.render(caption, seed, hints, arm)
             each[text].append(scores(clip, painted, keyframes))
             if i < options.shown:
-                sheet.append((text, [clip]))
+                sheet.append((text, clip))
             say(f"{i + 1}/{len(pairs)} {caption}: {text}, pose error {each[text][-1]['pose_error']:.2f} px")
         means = {text: mean_scores(some) for text, some in each.items()}
         gap_closed(means)
@@ -192,7 +191,7 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
         write_whole(options.output / "results.json", json.dumps(results, indent=1))
         write_whole(options.output / "table.md", table(means, COLUMNS))
         if i < options.shown:
-            cv2.imwrite(str(options.output / "sheet.png"), contact_sheet(sheet, every=1)[..., ::-1])
+            contact_sheet(sheet, options.frames, 128).save(options.output / "sheet.png")
     return table(means, COLUMNS)
 
 

@@ -25,6 +25,7 @@ import torch
 from ...commands.arguments import number, whole
 from ...demo.painter import ACTIONS, HELD_OUT, paint_clip
 from ...files import write_whole
+from ...media.sheets import contact_sheet
 from .judge import COLUMNS, Judge, mean_scores, table
 
 # As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
@@ -158,20 +159,6 @@ class Sampler:
         return self.base.decode(latents).numpy()
 
 
-def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], every: int = 2) -> np.ndarray:
-    """uint8 picture: one row an arm and clip, every n-th frame, with the arm's name on the left."""
-    import cv2
-
-    lines = []
-    for name, clips in rows:
-        for clip in clips:
-            frames = (clip[::every] * 255).round().astype(np.uint8)
-            label = np.full((frames.shape[1], 150, 3), 255, np.uint8)
-            cv2.putText(label, name[:24], (4, frames.shape[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.33, (0, 0, 0), 1)
-            lines.append(np.concatenate([label, *frames], axis=1))
-    return np.concatenate(lines, axis=0)
-
-
 def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any]:
     """Sample and judge every pair by every arm; write the three files; return the results."""
     import cv2
@@ -209,8 +196,8 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
         results["table"] = table(results["mean"], ("true_warp_error", *COLUMNS) if options.clips else COLUMNS)
         write_whole(options.output / "results.json", json.dumps(results, indent=1))
     rows = zip(*shown.values(), strict=True)  # of one pair each
-    sheet = contact_sheet([(name, [clip]) for row in rows for name, clip in zip(arms, row, strict=True)])
-    cv2.imwrite(str(options.output / "sheet.png"), sheet[..., ::-1])
+    sheet = contact_sheet([pair for row in rows for pair in zip(arms, row, strict=True)], side=options.size)
+    sheet.save(options.output / "sheet.png")
     write_whole(options.output / "table.md", results["table"])
     return results
 

@@ -23,8 +23,9 @@ import torch
 from ...commands.arguments import number, whole
 from ...demo.painter import paint_clip
 from ...files import write_whole
+from ...media.sheets import contact_sheet
 from ...schedulers.presets import PRESETS
-from .evaluate import contact_sheet, held_out_pairs
+from .evaluate import held_out_pairs
 from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
 from .judge import Judge, mean_scores, table
 
@@ -98,8 +99,6 @@ class Renderer:
 
 def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
     """Render and judge every caption by every arm; write the files; return the table."""
-    import cv2
-
     arms = {text: None if text == PAINTED else Arm(text) for text in options.arms}
     options.output.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(options)
@@ -120,7 +119,8 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
         results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
         write_whole(options.output / "results.json", json.dumps(results, indent=1))
         write_whole(options.output / "table.md", table(means, COLUMNS))
-        cv2.imwrite(str(options.output / "sheet.png"), contact_sheet(list(shown.items()))[..., ::-1])
+        rows = [(text, clip) for text, clips in shown.items() for clip in clips]
+        contact_sheet(rows, side=128).save(options.output / "sheet.png")
     return table(means, COLUMNS)
 
 

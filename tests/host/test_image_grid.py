@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdxl_anime_video.media.grid import image_grid
+from sdxl_anime_video.media.sheets import image_grid
 from sdxl_anime_video.nodes.image_grid import ImageGrid
 
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from sdxl_anime_video.media.grid import GAP, PAPER, image_grid
+from sdxl_anime_video.media.sheets import GAP, PAPER, contact_sheet, image_grid, side_by_side
 
 
 @pytest.fixture
@@ -65,3 +65,22 @@ def test_the_alpha_channel_is_dropped(pictures):
 def test_what_cannot_be_is_said(pictures, count, columns, labels, message):
     with pytest.raises(ValueError, match=message):
         image_grid(pictures[:count], columns, labels)
+
+
+def test_a_row_for_each_clip():
+    clip = np.random.default_rng(0).integers(0, 256, (17, 32, 48, 3), np.uint8)
+    sheet = np.asarray(contact_sheet([("first", clip), ("second, in floats", clip[:3] / 255)], columns=4, side=32))
+    assert sheet.shape == (2 * (13 + 8 + 32) + 4, 4 * 48 + 3 * 4, 3)
+    for row, shown in enumerate(((0, 5, 11, 16), (0, 1, 2))):
+        top = row * (13 + 8 + 32 + 4)
+        assert (sheet[top : top + 21] != PAPER).any()
+        for i, number in enumerate(shown):
+            assert np.array_equal(sheet[top + 21 : top + 53, i * 52 : i * 52 + 48], clip[number])
+    assert (sheet[-32:, 3 * 52 :] == PAPER).all()
+
+
+def test_clips_play_beside_each_other_as_long_as_the_shortest():
+    clip = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), np.uint8)
+    played = side_by_side([[("a\nb", clip), ("c", clip[:4])], [("d", clip)]], side=16)
+    assert played.shape == (4, (2 * 17 + 4 + 16) + 4 + (21 + 16), 2 * 24 + 4, 3)
+    assert np.array_equal(played[3, 38:54, :24], clip[3])

@@ -247,11 +247,11 @@ def test_a_cache_of_other_settings_or_another_model_is_refused(painted, cache, t
     other = load_base("toon")
     with torch.no_grad():
         other.vae.quant_conv.weight[:4].mul_(1.02)
-    assert "the VAE is not that of toon (answers differ by 2%)" in identity.changes(made, identity.probe(other))
+    assert "the VAE is not that of toon (outputs differ by 2%)" in identity.changes(made, identity.probe(other))
     other = load_base("toon")
     known = other.encode_text
     other.encode_text = lambda captions: tuple(part * 1.1 for part in known(captions))
-    assert "the text encoders are not those of toon (answers differ by 10%)" in identity.changes(
+    assert "the text encoders are not those of toon (outputs differ by 10%)" in identity.changes(
         made, identity.probe(other)
     )
 

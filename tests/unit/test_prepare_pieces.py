@@ -175,7 +175,7 @@ def test_a_csv_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,caption\na,b\n", "no column for the file; call it one of file, path"),
+        ("name,caption\na,b\n", "no column for the file; name it one of file, path"),
         ("file,words\na,b\n", "no column for the caption"),
         ("file,caption,start,end\n17,a,3,2\n", "row 2: a scene from 3 to 2 s"),
         ("file,caption,start,end\n17,a,0,soon\n", "row 2: 'soon' is no time"),

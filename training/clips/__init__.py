@@ -1,1 +1,1 @@
-"""Clips that training draws from: a folder of videos, or the cache that `prepare` made."""
+"""Clips to train on, read from a folder of videos or from the cache that `prepare` writes; the cache's format."""

@@ -1,4 +1,4 @@
-"""Batches drawn from clips."""
+"""Draw batches from clips."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .source import ClipSource
 def draw_batch(
     clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[int]]:
-    """`count` random clips of one size, cut to one length from the list at random places.
+    """Draw `count` clips of one size and cut them at random places to one length from `frame_choices`.
 
-    No clip may be shorter than every choice; the length is one that all the drawn clips have. Returns latents
-    `[count, F, 4, h, w]` fp32, caption indices `[count]`, clip indices, and the frames that the cuts begin at.
+    The length is one that every drawn clip has; no clip may be shorter than the shortest choice. Returns latents
+    `[count, F, 4, h, w]` fp32, caption rows `[count]`, clip numbers, and the first frame of each cut.
     """
 
     def integer(high: int) -> int:
@@ -36,7 +36,7 @@ def draw_batch(
 
 
 def longest_draw(clips: ClipSource, buckets: list[list[int]], count: int, frame_choices: list[int]) -> int:
-    """The largest of the choices that `draw_batch` can cut a batch to."""
+    """Return the largest of `frame_choices` that `draw_batch` can cut a batch to."""
     lengths = [sorted((clips.lengths[i] for i in bucket), reverse=True) for bucket in buckets]
-    room = max(some[count - 1 if count <= len(some) else 0] for some in lengths)  # only small buckets repeat clips
+    room = max(some[count - 1 if count <= len(some) else 0] for some in lengths)  # only small buckets repeat
     return max(frames for frames in frame_choices if frames <= room)

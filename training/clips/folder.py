@@ -25,9 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def find_clips(folder: Path) -> list[Path]:
-    """Video files of a folder and its subfolders, by name. Raises DataError if there are none."""
+    """Return `find_videos(folder)`. Raises DataError if the folder or a video in it is missing."""
     if not folder.is_dir():
-        raise DataError(f"clips: folder {folder} does not exist; name one of captioned clips, or what prepare made")
+        raise DataError(
+            f"clips: folder {folder} does not exist; name a folder of captioned clips, or a cache made by prepare"
+        )
     files = find_videos(folder)
     if not files:
         raise DataError(f"clips: no video (.mp4, .mkv, .webm, ...) in {folder}")
@@ -40,7 +42,7 @@ def find_videos(folder: Path) -> list[Path]:
 
 
 def find_caption(video: Path) -> str | None:
-    """The caption beside a video: `caption` of its .json, else its .txt. Raises DataError if that cannot be read."""
+    """Return the caption beside a video: `caption` of its .json, else its .txt. Raises DataError if damaged."""
     if (path := video.with_suffix(".json")).exists():
         try:
             caption = json.loads(path.read_text(encoding="utf-8-sig")).get("caption")
@@ -57,18 +59,18 @@ def find_caption(video: Path) -> str | None:
 
 
 def read_caption(video: Path) -> str:
-    """As `find_caption`; raises DataError if there is none, too."""
+    """Return the caption beside a video. Raises DataError if it has none or it cannot be read."""
     caption = find_caption(video)
     if caption is None:
         raise DataError(
-            f"{video}: no caption; put it in {video.with_suffix('.txt').name} beside the video (it may be empty), "
-            "or let `prepare` make a cache: that takes videos without captions, too"
+            f"{video}: no caption; write one to {video.with_suffix('.txt').name} beside it (it may be empty), or "
+            "make a cache with `prepare`, which accepts videos without captions"
         )
     return caption
 
 
 def scaled(height: int, width: int, resolution: int | None) -> tuple[int, int]:
-    """Height and width of which the shorter is `resolution`; as they are for None."""
+    """Return height and width scaled so that the shorter is `resolution`; unchanged for None."""
     if resolution is None or min(height, width) == resolution:
         return height, width
     scale = resolution / min(height, width)
@@ -90,7 +92,7 @@ def fit(frames: np.ndarray, resolution: int | None, multiple: int) -> np.ndarray
 
 
 def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, precision: Precision) -> str:
-    """Changes with the files, the VAE's weights and the size: with whatever makes stored latents stale."""
+    """Return a digest of all that stored latents depend on: files, VAE weights, precision, size."""
     bf16 = vae_arithmetic(base.vae.device, precision) == torch.bfloat16
     digest = hashlib.sha256(f"{resolution}/{bf16}/{base.vae.config.scaling_factor}".encode())
     for file in files:
@@ -109,11 +111,11 @@ def load_folder(
     progress: Callable[[int, int], None] | None = None,
     shortest: int = 1,
 ) -> Clips:
-    """Read, scale and encode every clip of a folder, or take an earlier run's latents.
+    """Read, scale and encode every clip of a folder, or load the latents that an earlier run stored.
 
-    These are kept in `.latents-<fingerprint>.npz` in the folder. Clips of fewer than `shortest` frames are left
-    out, with a warning that names each. Raises DataError that names the file for one that cannot be read, is smaller
-    than a latent, or has no caption, and if every clip is too short.
+    They are stored in the folder as `.latents-<fingerprint>.npz`. Clips of fewer than `shortest` frames are left out,
+    with a warning that names them. Raises DataError that names the file if it cannot be read, is smaller than a
+    latent, or has no caption; and if every clip is too short.
     """
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
@@ -146,7 +148,7 @@ def load_folder(
 
 
 def _read_cache(path: Path, count: int) -> tuple[list[np.ndarray], float] | None:
-    """Latents of `count` clips and their frames a second; None, with a warning, if the file is damaged."""
+    """Return latents of `count` clips and their frames a second; None, with a warning, if the file is damaged."""
     if not path.exists():
         return None
     try:
@@ -158,14 +160,14 @@ def _read_cache(path: Path, count: int) -> tuple[list[np.ndarray], float] | None
 
 
 def _write_cache(path: Path, arrays: list[np.ndarray], fps: float) -> None:
-    """Keep latents for later runs; where that cannot be done, this run goes on without."""
+    """Store latents for later runs. A failure is a warning, and this run goes on."""
 
     content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
     try:
         with whole_or_nothing(path) as part, part.open("wb") as file:
             np.savez(file, fps=fps, **content)
     except OSError as error:
-        log.warning("%s cannot be written (%s); the next run has to encode the clips again", path, error)
+        log.warning("%s cannot be written (%s); the next run must encode the clips again", path, error)
 
 
 def _encode(

@@ -1,7 +1,7 @@
-"""What a cache was made with: settings, and what VAE and text encoders answer to one picture and two captions.
+"""The identity of a cache: its settings, and the outputs of VAE and text encoders for one picture and two captions.
 
-Answers are compared instead of weights, within what precision and device change: a checkpoint may be moved, renamed, or
-saved as another file, and stays the same. A finetuned text encoder or another VAE is not.
+Outputs are compared instead of weights, with a tolerance for precision and device: a checkpoint that was moved, renamed
+or saved in another format is the same model. One with a finetuned text encoder or another VAE is not.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .source import DataError
 
 NAME = "cache.json"
 FORMAT = 1
-TOLERANCE = 0.01  # relative; one machine against another is far below
+TOLERANCE = 0.01  # relative; two machines differ by far less
 _CAPTIONS = ["", "a girl with blue hair runs through a meadow at sunset, anime"]
 
 
 def probe(base: Base) -> dict[str, Any]:
-    """Answers of a model, and the sizes of what it makes, as JSON values."""
+    """Return a model's outputs for the probe inputs, and the sizes of its latents and embeddings, as JSON values."""
     rows, columns = np.mgrid[:64, :64] * 4
     picture = np.stack([rows, columns, (rows * columns // 8) % 256], -1).astype(np.uint8)  # [64, 64, 3]
     mean, deviation = half_posterior(base, picture[None], 1, "fp32")
@@ -46,13 +46,14 @@ def probe(base: Base) -> dict[str, Any]:
 
 
 def write_identity(cache: Path, probed: dict[str, Any], settings: dict[str, Any], checkpoint: str) -> None:
+    """Write `cache.json`. Raises OSError."""
 
     content = {"format": FORMAT, "checkpoint": checkpoint, "settings": settings, **probed}
     write_whole(cache / NAME, json.dumps(content, indent=1))
 
 
 def read_identity(cache: Path) -> dict[str, Any] | None:
-    """What a cache says of itself; None if there is none. Raises DataError if it is damaged or of another version."""
+    """Return the content of `cache.json`; None if it is missing. Raises DataError for a damaged or other version."""
     path = cache / NAME
     if not path.exists():
         return None
@@ -60,14 +61,14 @@ def read_identity(cache: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = content["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); prepare the videos anew into another folder") from None
+        raise DataError(f"{path} is damaged ({error}); prepare the videos again into another folder") from None
     if known != FORMAT:
-        raise DataError(f"{path} has format {known}, this program reads {FORMAT}; prepare the videos anew")
+        raise DataError(f"{path} has format {known}, this program reads format {FORMAT}; prepare the videos again")
     return content
 
 
 def changes(made: dict[str, Any], probed: dict[str, Any], settings: dict[str, Any] | None = None) -> str:
-    """What differs between a cache and a model (and settings), in words; empty if nothing does."""
+    """Return in words how a cache differs from a model (and settings); empty if they are the same."""
     found = [
         f"{name} was {made['sizes'][name]}, now is {size}"
         for name, size in probed["sizes"].items()
@@ -78,7 +79,7 @@ def changes(made: dict[str, Any], probed: dict[str, Any], settings: dict[str, An
         away = float((now - before).norm() / before.norm()) if before.shape == now.shape else 1.0
         if not away <= TOLERANCE:
             verb = "are not those" if name.endswith("s") else "is not that"
-            found.append(f"the {name} {verb} of {made['checkpoint']} (answers differ by {away:.0%})")
+            found.append(f"the {name} {verb} of {made['checkpoint']} (outputs differ by {away:.0%})")
     for name, value in (settings or {}).items():
         if made["settings"].get(name) != value:
             found.append(f"{name} was {made['settings'].get(name)}, now is {value}")

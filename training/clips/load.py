@@ -1,4 +1,4 @@
-"""Clips to train on, wherever they are."""
+"""Open the clips to train on: a cache or a folder."""
 
 from __future__ import annotations
 

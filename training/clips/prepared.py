@@ -1,4 +1,4 @@
-"""Clips that `sdxl-anime-video prepare` made, read from disk as they are drawn."""
+"""Clips of a cache, read from disk as they are drawn."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _IDS = ("original_height", "original_width", "crop_top", "crop_left", "height", 
 
 
 def is_cache(folder: Path) -> bool:
+    """Return whether `prepare` made this folder."""
     return (folder / NAME).exists()
 
 
 def require_resolution(folder: Path, resolution: int | None) -> None:
-    """Raises DataError if another resolution is asked for than the cache was prepared at."""
+    """Raise DataError if `resolution` is not the one that the cache was prepared at."""
     made = read_identity(folder)
     assert made is not None  # is_cache
     if resolution not in (None, prepared := made["settings"]["resolution"]):
@@ -38,10 +39,10 @@ def require_resolution(folder: Path, resolution: int | None) -> None:
 
 
 def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest: int = 1) -> ClipSource:
-    """The clips that a cache keeps; those of fewer than `shortest` frames are left out, with a warning.
+    """Return the kept clips of a cache; those of fewer than `shortest` frames are left out, with a warning.
 
-    Raises DataError with the remedy if the cache was made with another VAE or text encoders, is not finished, or holds
-    no clip that is long enough, and if a `resolution` is asked for: a cache has its own.
+    Raises DataError if the cache was made with another VAE, other text encoders or another `resolution`, is not
+    finished, or holds no clip that is long enough.
     """
     made = read_identity(folder)
     assert made is not None  # is_cache
@@ -51,26 +52,26 @@ def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest
     try:
         rows = [row for row in read_manifest(folder) if row["kept"]]
     except FileNotFoundError:
-        raise DataError(f"clips: {folder} is not finished; run the same `prepare` again, it goes on") from None
+        raise DataError(f"clips: {folder} is not finished; run the same `prepare` again to finish it") from None
     long = [row for row in rows if row["frames"] >= shortest]
     if not long:
         most = max((row["frames"] for row in rows), default=0)
         raise DataError(f"frames: {shortest} is more than any clip in {folder} has ({most}); lower it")
     if short := [row["id"] for row in rows if row["frames"] < shortest]:
-        some = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
+        some = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
         log.warning("%d clips of fewer than %d frames are left out: %s", len(short), shortest, some)
     return PreparedClips(folder, made["sizes"], long)
 
 
 class Unchanged:
-    """A cache as it was when a run opened it. A look at it is a few calls of `stat`."""
+    """The state of a cache when a run opened it. Comparing it takes a few calls of `stat`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.stamp, self.content = self._stamp(), self._content()
 
     def require(self) -> None:
-        """Raises DataError if what the cache holds is no longer what it was."""
+        """Raise DataError if the content of the cache has changed."""
         stamp = self._stamp()
         if stamp == self.stamp:
             return
@@ -79,10 +80,10 @@ class Unchanged:
                 f"clips: {self.folder} has been changed since this run opened it; finish preparing it, then go on with "
                 "--resume latest"
             )
-        self.stamp = stamp  # prepared again, with the same result
+        self.stamp = stamp  # prepared again with the same result
 
     def _stamp(self) -> list[tuple[int, int] | None]:
-        """Time and size of the manifest, and of the folders that list the versions of clips and captions."""
+        """Return time and size of the manifest and of the folders with the versions of clips and captions."""
         places = (MANIFEST, "clips.lance/_versions", "captions.lance/_versions")
         stats = [(self.folder / place).stat() if (self.folder / place).exists() else None for place in places]
         return [stat and (stat.st_mtime_ns, stat.st_size) for stat in stats]
@@ -95,9 +96,9 @@ class Unchanged:
 
 
 class PreparedClips(ClipSource):
-    """A cache's clips: the manifest is in memory; latents and embeddings are read when they are asked for.
+    """The clips of a cache. The manifest is in memory; latents and embeddings are read when they are drawn.
 
-    Reading raises DataError once the cache has changed: its rows would be others than those that the run began with.
+    Reading raises DataError if the cache has changed since it was opened, because its rows may differ.
     """
 
     def __init__(self, folder: Path, sizes: dict, rows: list[dict]):
@@ -111,7 +112,7 @@ class PreparedClips(ClipSource):
             self.rows = [place[row["id"]] for row in rows]
             self.caption = [text[row["text"]] for row in rows]
         except KeyError as error:
-            raise DataError(f"clips: {folder} lacks {error}; run the same `prepare` again, it completes it") from None
+            raise DataError(f"clips: {folder} lacks {error}; run the same `prepare` again to complete it") from None
         self.names = [row["id"] for row in rows]
         self.lengths = [row["frames"] for row in rows]
         self.sizes = [(row["height"] // sizes["factor"], row["width"] // sizes["factor"]) for row in rows]

@@ -11,17 +11,17 @@ from ...temporal.hosts.diffusers.base import Text, time_ids
 
 
 class DataError(ValueError):
-    """A folder or file that cannot be trained on; the message names it."""
+    """A folder or file that cannot be trained on; the message names it and the remedy."""
 
 
 class ClipSource(ABC):
-    """Encoded clips with captions, by number.
+    """Encoded clips with captions, addressed by number.
 
     names:   of the clips
     caption: row of each clip's caption; row 0 is the empty caption
-    lengths: frames
-    sizes:   height and width of the latents
-    fps:     frames a second of most clips
+    lengths: frames of each clip
+    sizes:   height and width of each clip's latents
+    fps:     the most common frame rate
     """
 
     names: list[str]
@@ -32,24 +32,24 @@ class ClipSource(ABC):
 
     @abstractmethod
     def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents `[count, 4, h, w]` fp32 of clip i, scaled for the UNet.
+        """Return latents `[count, 4, h, w]` fp32 of clip i, scaled for the UNet.
 
-        With a generator they are drawn from the VAE's posterior where that is stored; else they are its mean.
+        With a generator they are drawn from the VAE's posterior if it is stored, otherwise they are its mean.
         """
 
     @abstractmethod
     def text(self, rows: torch.Tensor) -> Text:
-        """Tokens `[N, T, C]` and pooled `[N, P]`, fp32, of caption rows `[N]`."""
+        """Return tokens `[N, T, C]` and pooled `[N, P]`, fp32, of caption rows `[N]`."""
 
     @abstractmethod
     def time_ids(self, i: int) -> torch.Tensor:
-        """SDXL's size conditioning `[6]` of clip i: original, crop offset and target, each height before width."""
+        """Return SDXL's size conditioning `[6]` of clip i: original size, crop offset, target size; height first."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def buckets(self) -> list[list[int]]:
-        """Clips that can share a batch: those of one picture size."""
+        """Return groups of clips of one picture size; only these can share a batch."""
         sizes: dict[tuple[int, int], list[int]] = {}
         for i, size in enumerate(self.sizes):
             sizes.setdefault(size, []).append(i)
@@ -58,7 +58,7 @@ class ClipSource(ABC):
 
 @dataclass
 class Clips(ClipSource):
-    """Clips in memory: latents `[F, 4, h, w]` each (half precision)."""
+    """Clips in memory, one tensor `[F, 4, h, w]` of fp16 latents each."""
 
     latents: list[torch.Tensor]
     caption: list[int]
@@ -66,7 +66,7 @@ class Clips(ClipSource):
     pooled: torch.Tensor  # [captions, P]
     names: list[str]
     fps: float
-    factor: int = 8  # pixels to a latent, a side
+    factor: int = 8  # pixels per latent along a side
 
     def __post_init__(self) -> None:
         self.lengths = [len(latent) for latent in self.latents]

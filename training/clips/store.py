@@ -1,7 +1,8 @@
-"""The cache's clips: a Lance dataset to which a source is added whole or not at all.
+"""The clips of a cache: a Lance dataset to which a source is added whole or not at all.
 
-Lance writes data first and a new version of its list of files last, in one atomic step; what a killed run has written
-and not listed is removed by the next. Short texts and numbers are columns of their own, latents are bytes of fp16.
+Lance writes data first and a new version of its list of files last, in one atomic step. Files that a killed run wrote
+but did not list are removed by the next run. Short texts and numbers have columns of their own; latents are bytes of
+fp16.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ COLUMNS = {
     "large_binary": ("mean", "deviation", "tokens", "pooled"),
 }
 LIGHT = [name for kind, names in COLUMNS.items() if kind != "large_binary" for name in names]
-_SMALL_FILES = 64  # before they are joined
+_SMALL_FILES = 64  # files that may be small before they are joined
 _ROWS_A_FILE = 1024
 
 
@@ -33,21 +34,22 @@ def schema() -> Any:
 
 
 class Store:
-    """`CACHE/clips.lance`, made if it is not there. One program writes at a time. Raises OSError."""
+    """`CACHE/clips.lance`, created if it is missing. One program writes at a time. Raises OSError."""
 
     def __init__(self, cache: Path):
         self.dataset = open_or_make(cache / "clips.lance", schema())
         self.path = str(cache / "clips.lance")
 
     def write(self, rows: Iterable[dict[str, Any]]) -> list[str]:
-        """Write rows to files that are not yet part of the store; returns what `add` wants. One row is in memory.
+        """Write rows to files that are not yet part of the store; return these files for `add`.
 
-        Any process that sees the folder may call it. What the iterable raises is raised.
+        One row is in memory at a time. Any process that sees the folder may call this. Errors of the iterable pass
+        through.
         """
         return write_rows(self.path, rows)
 
     def add(self, files: list[str]) -> None:
-        """Make files of one source part of the store, all at once."""
+        """Make all files of one source part of the store in one atomic step."""
         from lance import LanceDataset, LanceOperation
         from lance.fragment import FragmentMetadata
 
@@ -58,33 +60,33 @@ class Store:
             self.tidy()
 
     def tidy(self) -> None:
-        """Join small files, and remove old versions and what a killed run has left."""
+        """Join small files; remove old versions and files left by a killed run."""
         self.dataset.optimize.compact_files(target_rows_per_fragment=_ROWS_A_FILE, batch_size=16)
         self.dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def remove(self, sources: Iterable[str]) -> None:
-        """Take out the rows of these sources."""
+        """Remove the rows of these sources."""
         for name in sources:
             quoted = name.replace("'", "''")
             self.dataset.delete(f"source = '{quoted}'")
 
     def signatures(self) -> dict[str, str]:
-        """Sources in the store, and the signature with which each was prepared."""
+        """Return the signature with which each source in the store was prepared."""
         table = self.dataset.to_table(columns=["source", "signature"])
         return dict(zip(*(table[name].to_pylist() for name in ("source", "signature")), strict=True))
 
     def light(self) -> list[dict[str, Any]]:
-        """All rows without latents and embeddings, with their `row` in the dataset."""
+        """Return all rows without latents and embeddings, each with its number as `row`."""
         rows = self.dataset.to_table(columns=LIGHT).to_pylist()
         return [{**row, "row": number} for number, row in enumerate(rows)]
 
     def take(self, row: int, columns: list[str]) -> dict[str, Any]:
-        """Columns of one row."""
+        """Return columns of one row."""
         return self.dataset.take([row], columns=columns).to_pylist()[0]
 
 
 def open_or_make(path: Path, columns: Any) -> Any:
-    """The Lance dataset at a path; an empty one of these columns, which appears there whole, if there is none."""
+    """Open the Lance dataset at a path; if it is missing, create an empty one with these columns."""
     import lance
 
     if not path.exists():
@@ -94,7 +96,7 @@ def open_or_make(path: Path, columns: Any) -> Any:
 
 
 def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> list[str]:
-    """`Store.write` without a store: new files of the dataset at `path`, as JSON."""
+    """Write rows to new files of the dataset at `path`; return these files as JSON (`Store.write` without a store)."""
     import pyarrow as pa
     from lance.fragment import write_fragments
 
@@ -105,7 +107,7 @@ def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> list[str]:
             for row in rows:
                 yield pa.RecordBatch.from_pylist([row], schema=schema())
         except BaseException as error:
-            failure.append(error)  # Lance would make a text of it
+            failure.append(error)  # Lance would turn it into text
             raise
 
     try:

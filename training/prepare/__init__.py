@@ -1,1 +1,1 @@
-"""Videos to a cache of latents, captions and sizes that training reads."""
+"""The `prepare` verb: videos to a cache of latents, captions and sizes that training reads."""

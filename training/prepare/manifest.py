@@ -1,7 +1,7 @@
-"""What closes a cache: repeats are found, captions encoded, and the manifest is written.
+"""The manifest of a finished cache: every clip with its caption, repeats marked.
 
-Nothing here depends on the order in which videos were prepared, so a run that was killed, or that many machines shared,
-ends with the manifest of an undisturbed one.
+The result does not depend on the order in which videos were prepared, so a killed run that continues, or one on many
+machines, ends with the same manifest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .reading.sources import Source
 
 
 def manifest_rows(store: Store, sources: list[Source], failures: dict[str, str], level: float) -> list[Row]:
-    """Every clip of every source in order with its caption, or with the reason why it is dropped."""
+    """Return every clip of every source in order, with its caption and, if it is dropped, the reason."""
     known = {source.name: source for source in sources}
     rows = [row for row in store.light() if row["source"] in known and row["source"] not in failures]
     rows.sort(key=lambda row: row["id"])
@@ -35,14 +35,14 @@ def _failed(name: str, reason: str) -> Row:
 
 
 def mark_repeats(rows: list[Row], level: float) -> None:
-    """Give a reason to each kept clip whose `look` is that of an earlier kept one to within `level` everywhere."""
+    """Mark as repeat each kept clip whose `look` differs nowhere by more than `level` from an earlier kept clip's."""
     from scipy.spatial import cKDTree
 
     kept = [row for row in rows if not row["reason"] and row["look"]]
     if len(kept) < 2:
         return
     looks = np.stack([np.frombuffer(row["look"], np.uint8) for row in kept]).astype(np.int16)
-    # Where all of 256 cells are near, so are the means of their quarters: a small tree finds every candidate.
+    # If all 256 cells are near, so are the means of their quarters: a tree of these finds every candidate.
     coarse = looks.reshape(-1, 4, 2, 4, 2, 4).mean((3, 5)).reshape(len(kept), -1)
     pairs = cKDTree(coarse).query_pairs(level + 1e-6, p=np.inf, output_type="ndarray")
     near = np.concatenate(
@@ -65,7 +65,7 @@ def _overlap(a: Row, b: Row) -> bool:
 
 
 def write_manifest(cache: Path, rows: list[Row]) -> None:
-    """Write `CACHE/manifest.parquet`, one row a clip, the dropped ones and damaged videos included."""
+    """Write `CACHE/manifest.parquet`: one row for each clip, including dropped clips and damaged videos."""
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -10,10 +10,10 @@ from .options import PrepareConfig
 
 
 def open_model(config: PrepareConfig) -> tuple[Base, int]:
-    """The frozen VAE and text encoders, and the number of pixels that sides of pictures are multiples of."""
+    """Return the frozen VAE and text encoders, and the number of pixels that picture sides must be multiples of."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    base = load_base(config.checkpoint, torch.bfloat16)  # the UNet, which nothing here needs but its shape
+    base = load_base(config.checkpoint, torch.bfloat16)  # of the UNet, of which only the shape is used
     multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
     base.unet = None
     base.vae.to(chosen_device(config.device))

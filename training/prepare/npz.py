@@ -1,7 +1,7 @@
-"""Clips as .npz files: `latents` [F, 4, H/8, W/8] as the UNet sees them, and `text_embeds` [77, 2048].
+"""Clips as .npz files: `latents` `[F, 4, H/8, W/8]`, scaled for the UNet, and `text_embeds` `[77, 2048]`.
 
-Others' files may say `text_embed`. Ours also hold `pooled_text_embeds` [1280], which SDXL needs, the `caption`, `fps`
-and the size conditioning `time_ids` [6].
+Files of other programs may name them `text_embed`. Ours also hold `pooled_text_embeds` `[1280]`, which SDXL needs,
+`caption`, `fps`, and the size conditioning `time_ids` `[6]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .reading.sources import Source
 
 
 def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[dict[str, Any]]:
-    """The one row of an .npz clip, cut to the longest that the config allows. Raises DataError for another file."""
+    """Yield the rows of an .npz clip, cut to `frames` of the config. Raises DataError for a file of another kind."""
     with np.load(source.files[0], allow_pickle=False) as file:
         content = {key: file[key] for key in file.files}
     latents, text = content.get("latents"), content.get("text_embeds", content.get("text_embed"))
@@ -32,7 +32,7 @@ def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[di
     if text is not None and text.ndim != 2:
         raise DataError(f"`text_embeds` has shape {list(text.shape)}; expected [tokens, channels]")
     if not np.isfinite(latents.astype(np.float32)).all():
-        raise DataError("`latents` holds values that are no numbers; encode the clip again, the VAE in fp32 or bf16")
+        raise DataError("`latents` holds NaN or infinite values; encode the clip again with the VAE in fp32 or bf16")
     height, width = (side * factor for side in latents.shape[2:])
     ids = content.get("time_ids", np.array([height, width, 0, 0, height, width])).astype(int).tolist()
     pooled = content.get("pooled_text_embeds")
@@ -57,7 +57,7 @@ def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[di
 
 
 def write_clip(path: Path, latents: np.ndarray, text: np.ndarray, pooled: np.ndarray, **more: Any) -> None:
-    """Write a clip: latents `[F, 4, h, w]` as the UNet sees them, text `[T, C]`, pooled `[P]`. Raises OSError."""
+    """Write a clip: latents `[F, 4, h, w]` scaled for the UNet, text `[T, C]`, pooled `[P]`. Raises OSError."""
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_or_nothing(path) as part, part.open("wb") as file:
@@ -65,7 +65,7 @@ def write_clip(path: Path, latents: np.ndarray, text: np.ndarray, pooled: np.nda
 
 
 def export_npz(cache: Path, store: Store, rows: list[Row], folder: Path, sizes: dict[str, Any]) -> int:
-    """Write every kept clip as an .npz file; returns how many. Raises OSError."""
+    """Write every kept clip as an .npz file; return their number. Raises OSError."""
     texts, where = Texts(cache).open(), Texts(cache).rows()
     kept = [row for row in rows if not row["reason"]]
     for row in kept:

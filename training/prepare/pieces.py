@@ -1,4 +1,4 @@
-"""Clips out of scenes: frames on a grid in time, cut to lengths, judged by small grey pictures of them."""
+"""Clips cut out of scenes: frames on a time grid, cut to length, checked by small grey pictures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .options import PrepareConfig
 from .reading.frames import Shown
 from .sizes import Fit
 
-SLACK = 0.005  # seconds; containers round time stamps, Matroska to 1 ms and GIF to 10 ms
-_SMALL = 64  # side of the grey pictures, as Sakuga-42M compares drawings
+SLACK = 0.005  # seconds; Matroska rounds time stamps to 1 ms, GIF to 10 ms
+_SMALL = 64  # side of the grey pictures, as in Sakuga-42M
 
 
 class Picture(NamedTuple):
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 
 
 def on_grid(frames: Iterable[tuple[int, Shown]], fps: float, fit: Fit) -> Iterator[Picture]:
-    """The frame on screen at each 1/fps from the beginning of each scene; a frame may be chosen again and again."""
+    """Yield the frame on screen at each 1/fps from the start of each scene; one frame may come several times."""
     scene, begin, count = None, 0.0, 0
     for number, shown in frames:
         if number != scene:
@@ -41,7 +41,7 @@ def on_grid(frames: Iterable[tuple[int, Shown]], fps: float, fit: Fit) -> Iterat
 
 
 def grey(pixels: np.ndarray) -> np.ndarray:
-    """Luma uint8 `[64, 64]` of a picture `[H, W, 3]`."""
+    """Return the luma uint8 `[64, 64]` of a picture `[H, W, 3]`."""
     import cv2
 
     small = cv2.resize(pixels, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA)
@@ -49,9 +49,9 @@ def grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def cut(pictures: Iterable[Picture], config: PrepareConfig) -> Iterator[list[Picture]]:
-    """Clips of `frames` pictures of one scene; the last ones of a scene share what is left, if it is enough for two.
+    """Yield clips of `frames` pictures of one scene; its last two clips share the rest if it is enough for both.
 
-    A clip shorter than `min_frames` is what is left of a scene. At most `frames + min_frames` pictures are held.
+    Only the last clip of a scene can be shorter than `min_frames`. At most `frames + min_frames` pictures are held.
     """
     longest, shortest, overlap = config.frames, config.min_frames, config.overlap
     for _, scene in groupby(pictures, key=lambda picture: picture.scene):
@@ -73,7 +73,7 @@ def cut(pictures: Iterable[Picture], config: PrepareConfig) -> Iterator[list[Pic
 
 
 def fault(greys: np.ndarray, config: PrepareConfig) -> str:
-    """Why a clip of grey pictures `[F, 64, 64]` is to be dropped; empty if it is not."""
+    """Return why a clip of grey pictures `[F, 64, 64]` is dropped; empty if it is kept."""
     if len(greys) < config.min_frames:
         return f"short: {len(greys)} frames left of a scene, min_frames is {config.min_frames}"
     black = (greys.mean((1, 2)) < config.black_level).sum()
@@ -87,7 +87,7 @@ def fault(greys: np.ndarray, config: PrepareConfig) -> str:
 
 
 def ssim(first: np.ndarray, second: np.ndarray, side: int = 7) -> float:
-    """Mean structural similarity of grey pictures `[H, W]` 0..255 in square windows (Wang et al. 2004)."""
+    """Return the mean structural similarity of grey pictures `[H, W]` 0..255 in square windows (Wang et al. 2004)."""
     import cv2
 
     x, y = first.astype(np.float64), second.astype(np.float64)
@@ -104,7 +104,7 @@ def ssim(first: np.ndarray, second: np.ndarray, side: int = 7) -> float:
 
 
 def look(greys: np.ndarray) -> bytes:
-    """Four frames of a clip at 8x8 pixels, 256 bytes: equal for a clip and its repetition but for what coding adds."""
+    """Return four frames of a clip at 8x8 pixels, 256 bytes; a repeated clip has the same up to coding noise."""
     chosen = greys[np.linspace(0, len(greys) - 1, 4).round().astype(int)].astype(np.float32)
     cells = chosen.reshape(4, 8, _SMALL // 8, 8, _SMALL // 8).mean((2, 4))  # [4, 8, 8]
     return cells.round().astype(np.uint8).tobytes()

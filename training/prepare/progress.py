@@ -1,4 +1,4 @@
-"""What a person watches while videos are prepared, on stderr."""
+"""Progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 class Bars:
-    """A bar of videos, with the place in the one at work, and a bar of captions."""
+    """A bar of videos with the position in the current one, and a bar of captions."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -38,7 +38,7 @@ class Bars:
         self.progress.stop()
 
     def sources(self, done: Iterable[Item], total: int) -> Iterator[Item]:
-        """Count finished sources as they pass."""
+        """Pass finished sources through and count them."""
         self.progress.update(self.videos, total=total, visible=True)
         for item in done:
             yield item

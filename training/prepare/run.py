@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    """Run the verb; return the exit status. A user's error is one line on stderr."""
     return run_verb("prepare", lambda: _prepare(arguments), "the same command goes on")
 
 
@@ -32,7 +32,7 @@ def _prepare(arguments: list[str]) -> None:
 
 
 def read_arguments(words: list[str]) -> PrepareConfig:
-    """The config of a command line: videos, and fields with a value each, in any order. Raises ConfigError."""
+    """Return the config of a command line: videos and fields with values, in any order. Raises ConfigError."""
     videos, fields, rest = [], [], list(words)
     while rest:
         word = rest.pop(0)
@@ -47,7 +47,7 @@ def read_arguments(words: list[str]) -> PrepareConfig:
 
 
 def prepare(config: PrepareConfig) -> Path:
-    """Bring the cache up to date with the videos; returns it. Raises ValueError or OSError that says what to do."""
+    """Bring the cache up to date with the videos; return its folder. Raises ValueError or OSError with the remedy."""
     from filelock import FileLock, Timeout
 
     from .reading.sources import find_sources
@@ -60,14 +60,14 @@ def prepare(config: PrepareConfig) -> Path:
         with FileLock(config.output / ".lock", timeout=0):
             _update(config, sources, passed_over)
     except Timeout:
-        raise DataError(f"output: another prepare is at work in {config.output}; wait for it") from None
+        raise DataError(f"output: another prepare is running in {config.output}; wait for it") from None
     except OSError as error:
         raise _plain(error, config.output) from None
     return config.output
 
 
 def _plain(error: OSError, cache: Path) -> OSError:
-    """What the system said, where Lance has wrapped it in words of its own: `LanceError(IO): ... (os error 28)`."""
+    """Return the system's own error where Lance has wrapped it: `LanceError(IO): ... (os error 28)`."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1])), str(cache)) if number else error
 
@@ -106,7 +106,7 @@ def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[s
 
 
 def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
-    """Check that the cache is of this model and these settings, or begin it; returns the model's sizes."""
+    """Begin a cache, or check that it is of this model and these settings; return the model's sizes."""
     from ..clips.identity import changes, probe, read_identity, write_identity
 
     probed, settings = probe(base), config.fixed()
@@ -117,13 +117,13 @@ def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
         write_identity(config.output, probed, settings, config.checkpoint)
     elif stale := changes(made, probed, settings):
         raise DataError(
-            f"output: {config.output} was prepared otherwise: {stale}; give the same, or name another folder"
+            f"output: {config.output} was prepared otherwise: {stale}; use the same, or name another folder"
         )
     return probed["sizes"]
 
 
 def _describe(config: PrepareConfig, sources: list[Source]) -> tuple[int, dict[str, str]]:
-    """Fill in captions, scenes and signatures; returns the manifest's unknown rows, and what cannot be read."""
+    """Set captions, scenes and signatures; return the number of unknown manifest rows, and unreadable sources."""
     from .reading.captions import apply_manifest, beside
 
     unknown = apply_manifest(config.manifest, sources) if config.manifest else 0
@@ -141,7 +141,7 @@ def _describe(config: PrepareConfig, sources: list[Source]) -> tuple[int, dict[s
 def _work(
     config: PrepareConfig, sources: list[Source], store: Store, multiple: int, base: Base, bars: Bars
 ) -> Iterator[tuple[Source, list[str], str]]:
-    """Each source when it is done: its files, or what is wrong with it."""
+    """Yield each finished source: files to add to the store, or the error."""
     from ..clips.encode import encode_row
     from .walk import walk
 
@@ -154,7 +154,7 @@ def _work(
 
         try:
             yield source, store.write(rows()), ""
-        except ValueError as error:  # damaged, or the VAE fails on it; what cannot be written is an OSError
+        except ValueError as error:  # damaged, or the VAE fails on it; a failure to write is an OSError
             yield source, [], str(error)
 
 
@@ -174,7 +174,7 @@ def _report(
     unknown: int,
     others: int,
 ) -> None:
-    """What has come of it, on stdout. Raises DataError if no clip is left to train on."""
+    """Print the result on stdout. Raises DataError if no clip is left to train on."""
     kept = [row for row in rows if not row["reason"]]
     dropped = Counter(row["reason"].split(":")[0] for row in rows if row["reason"] and row["source"] not in failures)
     silent = sum(not row["caption"] and not row.get("own_text") for row in kept)
@@ -190,12 +190,10 @@ def _report(
     if unknown:
         lines.append(f"{config.manifest}: {unknown} rows name no video that is here")
     if others:
-        lines.append(f"left out: {others} videos that were prepared earlier and are not among {_listed(config.videos)}")
+        lines.append(
+            f"left out: {others} videos that were prepared earlier and are not in {', '.join(map(str, config.videos))}"
+        )
     lines.append(f"every clip, kept or dropped, is in {config.output / 'manifest.parquet'}")
     sys.stdout.write("\n".join(lines) + "\n")
     if not kept:
-        raise DataError("no clip is left to train on")
-
-
-def _listed(paths: list[Path]) -> str:
-    return ", ".join(map(str, paths))
+        raise DataError("no clip is left to train on; see the reasons above")

@@ -1,4 +1,4 @@
-"""Aspect buckets: picture sizes of about one area, as SDXL was trained on (Podell et al. 2023, appendix I)."""
+"""Aspect buckets: picture sizes of about equal area, as in SDXL's training (Podell et al. 2023, appendix I)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Fit:
-    """How pictures of a source get into their bucket: scaled, then cut out. All in pixels."""
+    """How the pictures of a source are scaled and then cropped to their bucket, in pixels."""
 
     original: tuple[int, int]  # height, width
     scaled: tuple[int, int]
@@ -23,18 +23,18 @@ class Fit:
         return self.scaled[0] / self.original[0]
 
     def picture(self, frame: Any) -> np.ndarray:
-        """uint8 RGB `[H, W, 3]` of an av.VideoFrame."""
+        """Return uint8 RGB `[H, W, 3]` of an av.VideoFrame."""
         from ...media.pixels import FULL_RANGE
 
         how = "LANCZOS" if self.enlargement > 1 else "AREA"
         (height, width), (top, left) = self.scaled, self.crop
-        # Naming the range makes FFmpeg heed the file's colour matrix.
+        # Only with the range given does FFmpeg use the file's colour matrix.
         whole = frame.reformat(width, height, format="rgb24", interpolation=how, dst_color_range=FULL_RANGE)
         return whole.to_ndarray()[top : top + self.target[0], left : left + self.target[1]]
 
 
 def buckets(resolution: int, multiple: int) -> list[tuple[int, int]]:
-    """Heights and widths, multiples of `multiple`, of at most `resolution` squared pixels and 1:4."""
+    """Return heights and widths, multiples of `multiple`, of at most `resolution` squared pixels and shape 1:4."""
     area = resolution**2
     found = set()
     for side in range(multiple, 2 * resolution + 1, multiple):
@@ -45,18 +45,18 @@ def buckets(resolution: int, multiple: int) -> list[tuple[int, int]]:
 
 
 def step(resolution: int, multiple: int) -> int:
-    """What sides are multiples of: 64 as in SDXL's buckets, less for small pictures; `multiple` is the model's."""
+    """Return the number that sides are multiples of: 64 as in SDXL's buckets, the model's for small pictures."""
     return math.lcm(64, multiple) if resolution >= 512 else multiple
 
 
 def fit(height: int, width: int, resolution: int, multiple: int) -> Fit:
-    """The bucket whose shape is nearest a picture's, and the middle of the picture scaled to cover it.
+    """Return how to scale and crop a picture to the bucket of the nearest shape.
 
     Raises ValueError if the resolution is below a bucket's smallest side.
     """
     choices = buckets(resolution, step(resolution, multiple))
     if not choices:
-        raise ValueError(f"resolution: {resolution} is too small; pictures are multiples of {multiple} pixels")
+        raise ValueError(f"resolution: {resolution} is too small; raise it to {multiple} or more")
     shape = math.log(height / width)
     rows, columns = min(choices, key=lambda size: (abs(math.log(size[0] / size[1]) - shape), -size[0] * size[1]))
     scale = max(rows / height, columns / width)

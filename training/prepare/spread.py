@@ -1,7 +1,7 @@
-"""The same work through Ray Data: sources are decoded on CPUs, clips encoded by a model on every GPU.
+"""Prepare sources through Ray Data: decoding on CPUs, encoding by a model on every GPU.
 
-Each encoder writes its clips to files beside the store's own; the program that called makes those of a source part of
-the store once all have come. So every machine must see the cache's folder and the videos by the same paths.
+Each encoder writes its clips to files beside those of the store. The calling program makes the files of a source part
+of the store when all have come. So every machine must see the cache's folder and the videos by the same paths.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from ..clips.store import COLUMNS, write_rows
 from .options import PrepareConfig
 from .reading.sources import Source
 
-_MOST_BLOCKS = 2000  # of sources that a decoder takes at once
+_MOST_BLOCKS = 2000  # blocks of sources, each decoded by one task
 _EMPTY = {"string": "", "int32": 0, "float64": 0.0, "binary": b"", "large_binary": b""}
 _BLANK = {name: _EMPTY[kind] for kind, names in COLUMNS.items() for name in names if name not in ("mean", "deviation")}
-# What travels besides a row of the store: whose it is, pixels or latents, how many rows there were, what went wrong.
+# Columns beside those of the store: number of the source, pixels or latents, count of its rows, error.
 _MORE = {"number": -1, "pictures": b"", "latents": b"", "count": 0, "error": ""}
 
 
 def spread(
     sources: list[Source], config: PrepareConfig, store: str, multiple: int, factor: int
 ) -> Iterator[tuple[Source, list[str], str]]:
-    """Each source when it is done: files to be added to the store, or what is wrong with it.
+    """Yield each finished source: files to add to the store, or the error.
 
     Raises DataError if there is no cluster at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics to its makers
     import ray
     import ray.data
 
-    warnings.filterwarnings("ignore", message="lance is not fork-safe")  # what Ray forks is another program at once
+    warnings.filterwarnings(
+        "ignore", message="lance is not fork-safe"
+    )  # Ray executes another program right after a fork
 
     _require_cluster(str(config.ray))
     try:
@@ -54,7 +56,7 @@ def spread(
 
 
 def _require_cluster(address: str) -> None:
-    """Raises DataError unless something listens at host:port; Ray itself would try for two minutes."""
+    """Raise DataError unless something listens at host:port; Ray itself would try for two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdecimal()):
         return  # local, auto
@@ -114,7 +116,7 @@ def _absolute(files: list[str]) -> list[str]:
 
 
 def _decode(batch: Any, config: PrepareConfig, multiple: int, factor: int) -> Iterator[Any]:
-    """Rows of one source, one at a time, then how many there were, or what is wrong."""
+    """Yield the rows of one source one by one, then their number or the error."""
     import pyarrow as pa
 
     from .walk import walk

@@ -1,4 +1,4 @@
-"""Captions of kept clips, encoded into the cache."""
+"""Encode captions into the cache."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ...temporal.hosts.diffusers.base import Base
 from ..clips.manifest import Row, Texts, text_key
 from ..clips.store import Store
 
-_AT_ONCE = 32  # captions
+_AT_ONCE = 32  # captions encoded at once
 
 
 def add_texts(
     cache: Path, store: Store, rows: list[Row], base: Base, sizes: dict[str, Any], progress: Callable[[int, int], None]
 ) -> None:
-    """Encode the captions of kept clips that are not encoded yet; take over embeddings that came with .npz clips.
+    """Encode new captions of kept clips; copy embeddings that came with .npz clips.
 
-    A clip whose own embeddings are not of the model's size is dropped. Those without a pooled embedding get their
-    caption's.
+    A clip with embeddings of another size than the model's is dropped. One without a pooled embedding gets that of its
+    caption.
     """
     texts = Texts(cache)
     there = texts.rows()

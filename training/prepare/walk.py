@@ -1,4 +1,4 @@
-"""One source from its file to rows of the cache, without the latents."""
+"""Turn a source into rows of the cache, before encoding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .reading.frames import shown_frames, size_of
 from .reading.sources import Source
 from .sizes import Fit, fit
 
-Row = dict[str, Any]  # of store.SCHEMA, and `pictures`, uint8 [F, H, W, 3], of a clip that is yet to be encoded
+Row = dict[str, Any]  # the store's columns, and `pictures` uint8 [F, H, W, 3] of a clip that is yet to be encoded
 
 
 def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> Iterator[Row]:
-    """Every clip of a source in order, the dropped ones with their reason; at least one row.
+    """Yield every clip of a source in order, dropped clips with their reason; at least one row.
 
-    Frames stream through: at most one clip and the shortest next one are in memory.
-    Raises DataError with the reason if the source is damaged; then none of its rows is to be kept.
+    Frames stream through: at most `frames + min_frames` of the config are in memory.
+    Raises DataError with the reason if the source is damaged; then no row of it may be kept.
     """
     try:
         rows = npz.read_clip(source, config, factor) if source.kind == "npz" else _walk(source, config, multiple)
@@ -33,7 +33,7 @@ def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> I
             yield {"fps": config.fps, **row, **named}
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders raise errors of many kinds
         raise DataError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
@@ -42,7 +42,7 @@ def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]
     if into.enlargement > config.max_enlargement:
         height, width = into.original
         reason = (
-            f"small: {width}x{height} would have to be enlarged {into.enlargement:.2g} times, max_enlargement is "
+            f"small: {width}x{height} needs enlarging {into.enlargement:.2g} times, max_enlargement is "
             f"{config.max_enlargement:g}"
         )
         yield {**_place(into), "scene": 0, "start": 0.0, "frames": 0, "unique": "", "look": b"", "reason": reason}
@@ -65,11 +65,11 @@ def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]
         }
         yield row if reason else {**row, "pictures": np.stack([picture.pixels for picture in clip])}
     if empty:
-        raise DataError("has no frame in the scenes that the manifest gives")
+        raise DataError("no frame in the scenes of the manifest")
 
 
 def _place(into: Fit) -> Row:
-    """SDXL's size conditioning: original size, crop offset, target size."""
+    """Return SDXL's size conditioning: original size, crop offset, target size."""
     (height, width), (top, left), (rows, columns) = into.original, into.crop, into.target
     return {
         "original_height": height,

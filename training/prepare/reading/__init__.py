@@ -1,1 +1,1 @@
-"""Sources of clips: what there is, and its frames, captions and cuts."""
+"""Reading sources: videos, pictures and .npz clips, their frames, captions and cuts."""

@@ -1,4 +1,4 @@
-"""Captions beside the videos, or captions and scenes from a CSV or Parquet manifest."""
+"""Captions: from files beside the videos, or with scenes from a CSV or Parquet manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...clips.folder import find_caption
 from ...clips.source import DataError
 from .sources import Source
 
-# What a column may be called. The last names are Sakuga-42M's; its identifier is VIDEO:CLIP, VIDEO the file's stem.
+# Accepted names of columns. The last ones are Sakuga-42M's, whose identifier is VIDEO:CLIP with the stem of the file.
 COLUMNS = {
     "file": ("file", "path", "video", "video_path", "file_name", "filename", "identifier"),
     "caption": ("caption", "prompt", "text", "text_description"),
@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def beside(source: Source) -> str:
-    """The caption in NAME.json or NAME.txt, for pictures beside or in their folder; empty where there is none.
+    """Return the caption in NAME.json or NAME.txt, of pictures also in their folder; empty if there is none.
 
     Raises DataError for a caption file that cannot be read.
     """
@@ -35,17 +35,17 @@ def beside(source: Source) -> str:
 
 
 def apply_manifest(path: Path, sources: list[Source]) -> int:
-    """Give sources the captions and scenes of a manifest; returns how many of its rows name no file that is there.
+    """Set the captions and scenes of sources from a manifest; return how many of its rows name no source.
 
-    A row names a file by its path below the folder, its file name, or its stem. Rows of a video that have start and end
-    (seconds, or hours:minutes:seconds) are its scenes; a row without is the caption of the whole video.
+    A row names a file by its path below the folder, its file name, or its stem. Rows with start and end (seconds, or
+    hours:minutes:seconds) are scenes of the video; a row without them is the caption of the whole video.
     Raises DataError for a file that is no manifest, and for rows that contradict each other.
     """
     known: dict[str, Source | None] = {}
     for source in sources:
         names = {source.name, source.name.rsplit("/", 1)[-1], Path(source.name).stem}
         for name in names:
-            known[name] = None if name in known else source  # a name that two have says nothing
+            known[name] = None if name in known else source  # ambiguous
     unknown: Counter[str] = Counter()
     scenes: dict[str, list[tuple[float, float, str]]] = {}
     whole: dict[str, str] = {}
@@ -60,18 +60,20 @@ def apply_manifest(path: Path, sources: list[Source]) -> int:
         if start is not None and end is not None:
             if not 0 <= start < end:
                 raise DataError(
-                    f"{path}: row {number}: a scene from {start:g} to {end:g} s; it has to end after it starts"
+                    f"{path}: row {number}: a scene from {start:g} to {end:g} s; its end must come after its start"
                 )
             scenes.setdefault(source.name, []).append((start, end, caption))
         elif source.name in whole:
-            raise DataError(f"{path}: row {number}: {name} has a second caption; give both start and end")
+            raise DataError(f"{path}: row {number}: {name} has a second caption; add start and end to both")
         else:
             whole[source.name] = caption
     for source in sources:
         if source.name in scenes:
             ordered = sorted(scenes[source.name])
             if late := next((b for a, b in pairwise(ordered) if b[0] < a[1] - 0.05), None):
-                raise DataError(f"{path}: {source.name}: the scene at {late[0]:g} s begins before the last one ends")
+                raise DataError(
+                    f"{path}: {source.name}: the scene at {late[0]:g} s begins before the previous one ends"
+                )
             source.scenes = [(start, end) for start, end, _ in ordered]
             source.captions = [caption or whole.get(source.name, "") for *_, caption in ordered]
         elif source.name in whole:
@@ -80,7 +82,7 @@ def apply_manifest(path: Path, sources: list[Source]) -> int:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows with the keys of COLUMNS; a large manifest is read in parts."""
+    """Yield rows with the keys of COLUMNS; a large manifest is read in parts."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -103,7 +105,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         if found["file"] is None or found["caption"] is None:
             missing = "file" if found["file"] is None else "caption"
             raise DataError(
-                f"{path}: no column for the {missing}; call it one of {', '.join(COLUMNS[missing])} (there are "
+                f"{path}: no column for the {missing}; name it one of {', '.join(COLUMNS[missing])} (the columns are "
                 f"{', '.join(names)})"
             )
         columns = {name: key for key, name in found.items() if name}
@@ -117,7 +119,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _seconds(value: Any, path: Path, number: int) -> float | None:
-    """A time in seconds, or as hours:minutes:seconds; None for an empty cell."""
+    """Return a time in seconds from seconds or hours:minutes:seconds; None for an empty cell."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Scenes: where a video cuts, by PySceneDetect's adaptive detector with the settings of Sakuga-42M."""
+"""Scenes of a video, cut by PySceneDetect's adaptive detector with the settings of Sakuga-42M."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from ..options import PrepareConfig
 from .frames import Shown
 
-_SIDE = 256  # width at which pictures are compared, as PySceneDetect's own reader does
-_WINDOW = 2  # frames before and after that a cut is compared with
+_SIDE = 256  # width in pixels at which frames are compared, as in PySceneDetect's own reader
+_WINDOW = 2  # frames before and after a cut that it is compared with
 
 
 def scenes(frames: Iterable[Shown], config: PrepareConfig) -> Iterator[tuple[int, Shown]]:
-    """Each frame with the number of its scene. A gap in time begins a scene, too. Two frames are held back."""
+    """Yield each frame with the number of its scene, two frames late. A gap in time also begins a scene."""
     cuts = _detected(frames, config) if config.cuts == "adaptive" else ((False, shown) for shown in frames)
     scene, end = 0, None
     for cut, shown in cuts:
@@ -24,7 +24,7 @@ def scenes(frames: Iterable[Shown], config: PrepareConfig) -> Iterator[tuple[int
 
 
 def given_scenes(frames: Iterable[Shown], spans: list[tuple[float, float]]) -> Iterator[tuple[int, Shown]]:
-    """The frames within spans of seconds, each with its span's number; what lies between is left out."""
+    """Yield the frames within spans of seconds, each with its span's number; frames between spans are left out."""
     rest = deque(enumerate(spans))
     for shown in frames:
         while rest and rest[0][1][1] <= shown.start + 1e-3:
@@ -37,7 +37,7 @@ def given_scenes(frames: Iterable[Shown], spans: list[tuple[float, float]]) -> I
 
 
 def _detected(frames: Iterable[Shown], config: PrepareConfig) -> Iterator[tuple[bool, Shown]]:
-    """Each frame, and whether a scene begins with it."""
+    """Yield whether a scene begins with a frame, and the frame."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
 
@@ -50,15 +50,15 @@ def _detected(frames: Iterable[Shown], config: PrepareConfig) -> Iterator[tuple[
     held: deque[Shown] = deque()
     for index, shown in enumerate(frames):
         held.append(shown)
-        # The rate means nothing here: the detector counts frames.
+        # The detector counts frames; the rate has no effect.
         found = detector.process_frame(FrameTimecode(index, fps=24.0), _small(shown.frame))
-        if len(held) > _WINDOW:  # it decides about the frame in the middle of its window
+        if len(held) > _WINDOW:  # the detector decides about the middle of its window
             yield bool(found), held.popleft()
     yield from ((False, shown) for shown in held)
 
 
 def _small(frame):
-    """BGR `[h, w, 3]` for comparing."""
+    """Return a small picture BGR `[h, w, 3]` to compare."""
     shrink = max(1.0, frame.width / _SIDE)
     width, height = round(frame.width / shrink), max(1, round(frame.height / shrink))
     return frame.reformat(width, height, format="bgr24", interpolation="AREA").to_ndarray()

@@ -1,4 +1,4 @@
-"""Frames of a source in time: decoded, each with the span in which it is on screen."""
+"""Decoded frames of a source, each with the span of time in which it is on screen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ...clips.source import DataError
 from .sources import Source
 
-HOLD = 4.0  # seconds; a frame that stays longer is a still, or its time stamps are damaged
+HOLD = 4.0  # seconds at most; a longer frame is a still or has a damaged time stamp
 
 
 class Shown(NamedTuple):
@@ -21,7 +21,7 @@ class Shown(NamedTuple):
 
 
 def size_of(source: Source) -> tuple[int, int]:
-    """Height and width in square pixels. Raises DataError, ValueError or OSError if it cannot be read."""
+    """Return height and width in square pixels. Raises DataError, ValueError or OSError if they cannot be read."""
     if source.kind == "pictures":
         from PIL import Image
 
@@ -38,9 +38,9 @@ def size_of(source: Source) -> tuple[int, int]:
 
 
 def shown_frames(source: Source, fps: float) -> Iterator[Shown]:
-    """Frames with their spans; pictures last until the next number, at `fps` numbers a second.
+    """Yield frames with their spans; a picture lasts until the next number, at `fps` numbers a second.
 
-    One frame is held back, for its end is the next one's start; the last one lasts as long as the one before it.
+    A frame comes late by one, because it ends where the next one starts. The last one lasts as long as the one before.
     Raises DataError, ValueError or OSError for a file that is damaged.
     """
     frames = _pictures(source, fps) if source.kind == "pictures" else _video(source)
@@ -53,7 +53,7 @@ def shown_frames(source: Source, fps: float) -> Iterator[Shown]:
             time = max(time, before[0])
         before = (time, frame)
     if before is None:
-        raise DataError("holds no frames")
+        raise DataError("no frames")
     yield Shown(before[0], before[0] + min(interval or 1 / fps, HOLD), before[1])
 
 

@@ -1,4 +1,4 @@
-"""What there is to prepare: videos, numbered pictures and .npz clips, each with a name that stays when it is moved."""
+"""Sources to prepare: videos, numbered pictures and .npz clips, with names that do not change when a folder moves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 from ....media.suffixes import is_picture, is_video
 from ...clips.source import DataError
 
-BESIDE = re.compile(r"\.(txt|json|csv|parquet|yaml|md)")  # captions and notes need no mention
+BESIDE = re.compile(r"\.(txt|json|csv|parquet|yaml|md)")  # captions and notes are not reported
 Kind = Literal["video", "pictures", "npz"]
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 _EDGE = 1 << 16
@@ -23,11 +23,11 @@ _EDGE = 1 << 16
 class Source:
     """One video, one sequence of pictures, or one .npz clip.
 
-    name:      path below the folder that was given; pictures are named by their folder and what precedes their numbers
-    files:     one, or the pictures by number
+    name:      path below the given folder; pictures are named by their folder and the text before their numbers
+    files:     one file, or the pictures in order of their numbers
     numbers:   of the pictures
-    captions:  one for the whole, or one for each scene
-    scenes:    start and end in seconds; none to look for cuts
+    captions:  one for the source, or one for each scene
+    scenes:    start and end in seconds; empty: cuts are detected
     signature: changes with the content and the scenes
     """
 
@@ -40,7 +40,7 @@ class Source:
     signature: str = ""
 
     def sign(self) -> None:
-        """Fill in the signature. Raises OSError for a file that cannot be read."""
+        """Set the signature. Raises OSError for a file that cannot be read."""
         digest = hashlib.sha256(repr((self.kind, self.numbers, self.scenes)).encode())
         for file in self.files:
             digest.update(_glance(Path(file)))
@@ -51,7 +51,7 @@ class Source:
 
 
 def _glance(path: Path) -> bytes:
-    """Size, beginning and end of a file: enough to know a video again, in no time for a large one."""
+    """Return a digest of size, beginning and end of a file, which identify a video without reading all of it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(_EDGE)
@@ -60,7 +60,7 @@ def _glance(path: Path) -> bytes:
 
 
 def find_sources(given: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
-    """Everything below the given folders and the given files, by name; and what was passed over, counted by suffix.
+    """Return the sources in folders and files, by name, and the number of skipped files by suffix.
 
     Raises DataError for a path that does not exist, for two sources of one name, and if there is nothing to prepare.
     """
@@ -79,7 +79,7 @@ def find_sources(given: Iterable[Path]) -> tuple[list[Source], Counter[str]]:
         raise DataError(f"videos: no video, numbered pictures or .npz clip in {', '.join(map(str, given))}")
     names = Counter(source.name for source in found)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise DataError(f"videos: {twice[0]} is there twice; give the folder above both, or rename one")
+        raise DataError(f"videos: {twice[0]} is there twice; name the folder above both, or rename one")
     return sorted(found, key=lambda source: source.name), passed_over
 
 

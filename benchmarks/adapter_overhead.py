@@ -1,8 +1,9 @@
 """Time of a UNet forward with the temporal adapter, or with a motion module, as a ratio to the plain forward.
 
-    python benchmarks/adapter_overhead.py                               # toon size on the CPU
-    python benchmarks/adapter_overhead.py FILE...                       # these weights, in the toon model itself
-    python benchmarks/adapter_overhead.py --size sdxl --device cuda --dtype float16 --pixels 768 --frames 16 --clips 2
+    python -m sdxl_anime_video.benchmarks.adapter_overhead  # toon size on the CPU
+    python -m sdxl_anime_video.benchmarks.adapter_overhead FILE...  # these weights, in the toon model itself
+    python -m sdxl_anime_video.benchmarks.adapter_overhead \\
+        --size sdxl --device cuda --dtype float16 --pixels 768 --frames 16 --clips 2
 
 Without files weights are random, for time does not depend on them, and the motion modules have the published places and
 sizes. Plain and patched forwards take turns, so that drift of the machine hits all, and the median is reported. `floor`
@@ -20,12 +21,12 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdxl_anime_video.demo.model import load_toon_diffusers
-from sdxl_anime_video.rendering import kinds
-from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
-from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
-from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
+from ..demo.model import load_toon_diffusers
+from ..rendering import kinds
+from ..temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
+from ..temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from ..temporal.layers.adapter import TemporalAdapter
+from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
 
 POOLED, TOKENS = 1280, 77
 COMMON = {

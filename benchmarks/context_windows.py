@@ -1,6 +1,6 @@
 """Our context windows beside AnimateDiff-Evolved's on the toon model: time per frame and seams.
 
-    python benchmarks/context_windows.py FOLDER       # FOLDER: a checkout of ComfyUI-AnimateDiff-Evolved
+    python -m sdxl_anime_video.benchmarks.context_windows FOLDER  # FOLDER: a checkout of ComfyUI-AnimateDiff-Evolved
 
 The same model with our temporal adapter, seed, sampler and windows (16 frames, overlap 4, pyramid), in a real ComfyUI
 on the CPU. The ways take turns, so that drift of the machine hits all of them. `windows` is the time of the MODEL's
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from sdxl_anime_video.benchmarks.judging.evaluate import held_out_pairs
-from sdxl_anime_video.headless.comfyui import import_comfyui
-from sdxl_anime_video.temporal.clip.segments import plan_segments
-from sdxl_anime_video.temporal.measure.metrics import seam_score
+from ..headless.comfyui import import_comfyui
+from ..temporal.clip.segments import plan_segments
+from ..temporal.measure.metrics import seam_score
+from .judging.evaluate import held_out_pairs
 
 LENGTH, OVERLAP = 16, 4
 ADAPTER = Path(__file__).parents[1] / "demo/weights/temporal_adapters/toon/toon_adapter.safetensors"
@@ -33,19 +33,22 @@ ADAPTER = Path(__file__).parents[1] / "demo/weights/temporal_adapters/toon/toon_
 
 def ways(model: Any, peer: Path) -> dict[str, Callable[[], Any]]:
     """MODELs that sample a long clip in windows, by name."""
-    from sdxl_anime_video.nodes.context_windows import ContextWindows
+    from ..temporal.clip.contract import Windows
+    from ..temporal.hosts.comfy.sampling.wrapper import record
 
     sys.path.insert(0, str(peer.parent))
-    nodes = importlib.import_module(peer.name).NODE_CLASS_MAPPINGS
+    theirs_by_id = importlib.import_module(peer.name).NODE_CLASS_MAPPINGS
 
     def theirs(kind: str, **more: int):
-        options = nodes[f"ADE_Standard{kind}ContextOptions"]().create_options(
+        options = theirs_by_id[f"ADE_Standard{kind}ContextOptions"]().create_options(
             context_length=LENGTH, context_overlap=OVERLAP, fuse_method="pyramid", **more
         )[0]
-        return nodes["ADE_UseEvolvedSampling"]().use_evolved_sampling(model, "use existing", context_options=options)[0]
+        sampling = theirs_by_id["ADE_UseEvolvedSampling"]()
+        return sampling.use_evolved_sampling(model, "use existing", context_options=options)[0]
 
     def ours(schedule: str):
-        return ContextWindows.execute(model, LENGTH, OVERLAP, schedule, "pyramid").result[0]
+        windows = Windows(LENGTH, OVERLAP, schedule, "pyramid")
+        return record(model, lambda contract: contract.with_windows(windows))
 
     return {
         "ours, static": lambda: ours("static"),
@@ -59,8 +62,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a way."""
     import nodes
 
-    from sdxl_anime_video.demo.comfy import load_toon_comfy
-    from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher
+    from ..demo.comfy import load_toon_comfy
+    from ..temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher
 
     plain, clip, vae = load_toon_comfy()
     calls = 0

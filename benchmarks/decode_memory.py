@@ -1,7 +1,7 @@
 """Memory of SAV_DecodeAndSaveClip on long clips as a ratio to short ones. It must not grow with the frames.
 
-    python benchmarks/decode_memory.py                                  # 64 and 1,024 frames of toon size
-    python benchmarks/decode_memory.py --pixels 768 --frames 16 128 --vae narrow
+    python -m sdxl_anime_video.benchmarks.decode_memory  # 64 and 1,024 frames of toon size
+    python -m sdxl_anime_video.benchmarks.decode_memory --pixels 768 --frames 16 128 --vae narrow
 
 Each clip is decoded and saved by the node in a process of its own, in a real ComfyUI on the CPU, and the largest
 resident set of that process is reported; `idle` is its size before. `--vae toon` is the demo's VAE, `narrow` one of the
@@ -11,18 +11,22 @@ same layout with few channels and random weights, for large frames. Exit status 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import inspect
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sdxl_anime_video.headless.comfyui import import_comfyui
+from .. import comfy_entrypoint
+from ..headless.comfyui import import_comfyui
 
 LIMIT = 1.1
+MODULE = "sdxl_anime_video.benchmarks.decode_memory"
 
 
 def narrow_vae():
@@ -59,16 +63,25 @@ def resident() -> tuple[float, float]:
     return psutil.Process().memory_info().rss / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def node_class(node_id: str) -> Any:
+    """The pack's node of this id, from the list that ComfyUI is given."""
+
+    async def nodes() -> list[Any]:
+        return await (await comfy_entrypoint()).get_node_list()
+
+    return next(cls for cls in asyncio.run(nodes()) if cls.define_schema().node_id == node_id)
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Decode and save one clip in this process."""
     with tempfile.TemporaryDirectory(prefix="sav-memory-") as base:
         import_comfyui(Path(base))
-        from sdxl_anime_video.demo.comfy import load_toon_comfy
-        from sdxl_anime_video.nodes.decode_and_save import DecodeAndSaveClip
+        from ..demo.comfy import load_toon_comfy
 
         vae = load_toon_comfy()[2] if arguments.vae == "toon" else narrow_vae()
-        wrapped = "v3_data" in inspect.signature(DecodeAndSaveClip.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
-        node = DecodeAndSaveClip.PREPARE_CLASS_CLONE({"hidden_inputs": {}} if wrapped else {})
+        cls = node_class("SAV_DecodeAndSaveClip")
+        wrapped = "v3_data" in inspect.signature(cls.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
+        node = cls.PREPARE_CLASS_CLONE({"hidden_inputs": {}} if wrapped else {})
         idle, _ = resident()
         side = arguments.pixels // 8
         with torch.inference_mode():  # as ComfyUI runs nodes
@@ -81,7 +94,7 @@ def compare(arguments: argparse.Namespace) -> float:
     """Measure each length and write a line about it; the ratio of the last to the first."""
     peaks = []
     for frames in arguments.frames:
-        command = [sys.executable, __file__, "--child", "--frames", str(frames), "--pixels", str(arguments.pixels)]
+        command = [sys.executable, "-m", MODULE, "--child", "--frames", str(frames), "--pixels", str(arguments.pixels)]
         command += ["--vae", arguments.vae, "--tile-size", str(arguments.tile_size)]
         command += ["--save-frames"] * arguments.save_frames
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

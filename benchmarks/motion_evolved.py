@@ -1,6 +1,6 @@
 """The same motion module by our nodes and by AnimateDiff-Evolved's, on one model with one seed.
 
-    python benchmarks/motion_evolved.py FOLDER       # FOLDER: a checkout of ComfyUI-AnimateDiff-Evolved
+    python -m sdxl_anime_video.benchmarks.motion_evolved FOLDER  # FOLDER: a checkout of ComfyUI-AnimateDiff-Evolved
 
 A UNet of SDXL's widths and places, with one transformer block at each place that has any, and random weights; random
 motion modules, in files as their authors write them; the model's own noise levels; a real ComfyUI on the CPU. Printed
@@ -22,9 +22,9 @@ import torch
 from motion_parity import across_frames
 from torch import nn
 
-from sdxl_anime_video.headless.comfyui import import_comfyui
-from sdxl_anime_video.temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
+from ..headless.comfyui import import_comfyui
+from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule, Site
+from ..temporal.weights.motion_module_format import save_motion_module
 
 WIDTHS = (320, 640, 1280)
 FRAMES, SIDE = 8, 8  # of a latent
@@ -46,8 +46,8 @@ def measure(peer: Path, base: Path, steps: int) -> list[tuple[str, float]]:
     import comfy.sample
     import folder_paths
 
-    from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module, load_patcher
-    from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
+    from ..temporal.hosts.comfy.layers.motion_module import apply_motion_module, load_patcher
+    from ..temporal.hosts.comfy.layers.planned import as_patcher
 
     sys.path[:0] = [str(peer.parent), str(Path(__file__).parents[1] / "tests")]
     evolved = importlib.import_module(peer.name).NODE_CLASS_MAPPINGS

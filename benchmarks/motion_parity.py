@@ -1,6 +1,7 @@
 """Motion modules beside their authors' code, and what other arithmetics of the same weights change.
 
-    python benchmarks/motion_parity.py      # with SAV_ANIMATEDIFF and SAV_HOTSHOT_XL: their code; else its golden files
+    # with SAV_ANIMATEDIFF and SAV_HOTSHOT_XL: their code; else its golden files
+    python -m sdxl_anime_video.benchmarks.motion_parity
 
 Relative differences |a - b| / |b| in fp32 on the CPU, on random weights and inputs: a block of 1280 channels, a tiny
 UNet of SDXL's make, and the toon model's UNet (trained weights, a painted clip, no motion module), where only the way
@@ -20,11 +21,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sdxl_anime_video.schedulers.best_hq import training_sigmas
-from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, resnet_norms
-from sdxl_anime_video.temporal.layers.clips import clips_as_images, images_as_clips
-from sdxl_anime_video.temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
+from ..schedulers.best_hq import training_sigmas
+from ..temporal.hosts.diffusers.motion_module import MotionUNet, resnet_norms
+from ..temporal.layers.clips import clips_as_images, images_as_clips
+from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
+from ..temporal.weights.motion_module_format import load_motion_module
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import motion_references as references
@@ -100,8 +101,8 @@ def of_the_authors(unet: nn.Module, folder: Path) -> Iterator[tuple[str, float]]
 
 def on_the_toon_model(frames: int = 16) -> Iterator[tuple[str, float]]:
     """Rows for the toon UNet's trained weights on a painted clip: how far the norms alone move its prediction."""
-    from sdxl_anime_video.demo.painter.clip import paint_clip
-    from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, time_ids
+    from ..demo.painter.clip import paint_clip
+    from ..temporal.hosts.diffusers.base import load_base, time_ids
 
     caption = "girl, blue hair, red dress, sunset, run"
     base = load_base("toon")

@@ -1,7 +1,8 @@
 """How fast `prepare` is, as a ratio to a plain PyAV decode of the same file.
 
-    python benchmarks/prepare_speed.py VIDEO --resolution 768            # all but the VAE
-    python benchmarks/prepare_speed.py VIDEO --resolution 128 --toon     # and with the toon world's VAE, on the CPU
+    python -m sdxl_anime_video.benchmarks.prepare_speed VIDEO --resolution 768  # all but the VAE
+    # and with the toon world's VAE, on the CPU
+    python -m sdxl_anime_video.benchmarks.prepare_speed VIDEO --resolution 128 --toon
 
 `decode` reads every frame and does nothing with it. `walk` decodes, too, finds cuts, chooses frames, scales and
 judges them; `encode` adds the VAE. Processor time of all threads counts, the best of some rounds: a busy machine
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import av
 
-from sdxl_anime_video.training.prepare.options import PrepareConfig
-from sdxl_anime_video.training.prepare.reading.sources import Source
-from sdxl_anime_video.training.prepare.walk import walk
+from ..training.prepare.options import PrepareConfig
+from ..training.prepare.reading.sources import Source
+from ..training.prepare.walk import walk
 
 
 def decode(file: Path) -> int:
@@ -50,8 +51,8 @@ def main() -> int:
         "walk": lambda: sum(1 for _ in walk(source, config, 32, 8)),
     }
     if options.toon:
-        from sdxl_anime_video.training.clips.encode import encode_row
-        from sdxl_anime_video.training.prepare.model import open_model
+        from ..training.clips.encode import encode_row
+        from ..training.prepare.model import open_model
 
         base, multiple = open_model(config)
         work["encode"] = lambda: [encode_row(base, row, 4, "fp32") for row in walk(source, config, multiple, 8)]

@@ -1,8 +1,9 @@
 """One training step of ours beside one of Hotshot-XL's `fine_tune.py`: seconds and memory, on the same base.
 
-    python benchmarks/training_step.py                                  # ours alone, a small base on the CPU
-    python benchmarks/training_step.py FOLDER                           # FOLDER: a checkout of hotshotco/Hotshot-XL
-    python benchmarks/training_step.py FOLDER --size sdxl --resolution 512 --device cuda --checkpointing
+    python -m sdxl_anime_video.benchmarks.training_step  # ours alone, a small base on the CPU
+    python -m sdxl_anime_video.benchmarks.training_step FOLDER  # FOLDER: a checkout of hotshotco/Hotshot-XL
+    python -m sdxl_anime_video.benchmarks.training_step FOLDER \\
+        --size sdxl --resolution 512 --device cuda --checkpointing
 
 Both train their temporal layers in a frozen SDXL UNet of the same widths with random weights, on latents that are there
 already: one clip a step, Min-SNR, AdamW, the norm of the gradient bounded. Ours is `Trainer.train_step`. Theirs is
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 UNET = Path(__file__).parents[1] / "temporal/hosts/diffusers/sdxl/unet/config.json"
+MODULE = "sdxl_anime_video.benchmarks.training_step"
 SMALL = {
     "block_out_channels": [64, 128, 256],
     "attention_head_dim": [1, 2, 4],
@@ -68,12 +70,12 @@ def ours(options: argparse.Namespace) -> tuple[Step, int]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from sdxl_anime_video.commands.precision import arithmetic
-    from sdxl_anime_video.schedulers.best_hq import training_sigmas
-    from sdxl_anime_video.temporal.hosts.diffusers.base import Base
-    from sdxl_anime_video.training.clips.source import Clips
-    from sdxl_anime_video.training.config.train import TrainConfig
-    from sdxl_anime_video.training.run.trainer import Trainer
+    from ..commands.precision import arithmetic
+    from ..schedulers.best_hq import training_sigmas
+    from ..temporal.hosts.diffusers.base import Base
+    from ..training.clips.source import Clips
+    from ..training.config.train import TrainConfig
+    from ..training.run.trainer import Trainer
 
     config = unet_config(options.size)
     dtype = arithmetic(options.device, options.precision)
@@ -122,7 +124,7 @@ def theirs(options: argparse.Namespace) -> tuple[Step, int]:
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
 
-    from sdxl_anime_video.commands.precision import arithmetic
+    from ..commands.precision import arithmetic
 
     config = unet_config(options.size)
     for field in ("down_block_types", "up_block_types"):
@@ -197,7 +199,7 @@ def rounds(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
         task = bar.add_task("rounds", total=options.rounds * len(sides))
         for turn in range(options.rounds):
             for side in sides if turn % 2 == 0 else reversed(sides):
-                command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+                command = [sys.executable, "-m", MODULE, *sys.argv[1:], "--side", side]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 found[side].append(json.loads(done.stdout.splitlines()[-1]))
                 bar.advance(task)

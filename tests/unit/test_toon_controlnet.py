@@ -123,4 +123,4 @@ def test_arms():
 def test_a_missing_file_says_what_to_do(tmp_path, capsys):
     assert evaluate_control.main(["--controlnet", str(tmp_path / "none.safetensors")]) == 1
     said = capsys.readouterr().err
-    assert "none.safetensors is missing" in said and "demo.train controlnet" in said and said.count("\n") == 1
+    assert "none.safetensors is missing" in said and "making.train controlnet" in said and said.count("\n") == 1

@@ -75,4 +75,4 @@ def test_arms_that_do_not_exist(arm, word, capsys):
 
 def test_a_missing_lora_is_named(tmp_path, capsys):
     assert evaluate_steps.main(["--lora", str(tmp_path / "none.safetensors")]) == 1
-    assert "demo.train lcm" in capsys.readouterr().err
+    assert "making.train lcm" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..schedulers.comfy import best_hq_sigmas, sample_best_hq
+from ..schedulers.comfy import best_hq_sigmas
 from ._api import io
 
 CATEGORY = "SDXL Anime Video/sampling"
@@ -86,8 +86,8 @@ class BestHQSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, smoothing=0.0) -> io.NodeOutput:
-        from comfy.samplers import KSAMPLER
+        from ..temporal.hosts.comfy.presets import best_hq_sampler
 
         if not 0 <= smoothing <= 1:
             raise ValueError(f"SAV_BestHQSampler: smoothing is {smoothing:g}; it must lie between 0 and 1")
-        return io.NodeOutput(KSAMPLER(sample_best_hq, {"smoothing": smoothing}))
+        return io.NodeOutput(best_hq_sampler(smoothing))

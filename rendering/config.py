@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from ..commands.config import Config, Device, Share
+
+if TYPE_CHECKING:
+    from ..temporal.clip.contract import Chain, FrameContract
+    from ..temporal.clip.frames import Places
 
 Words = Annotated[str, BeforeValidator(lambda value: "\n".join(value) if isinstance(value, list) else value)]
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
@@ -126,20 +130,42 @@ class RenderConfig(Config):
             check_settings(self.noise_mode, self.noise_correlation, self.noise_window, self.noise_overlap)
         plain_prompt(self.negative, "negative")
         self.schedule()
-        self.anchored()
+        self._anchored().rows(self.frames, "anchor_positions")
         return self
+
+    def contract(self) -> FrameContract:
+        """Return what nodes of the same settings record on a MODEL."""
+        from ..temporal.clip.contract import FrameContract, NoiseSettings, Pull, Smoothing
+
+        contract = FrameContract(
+            NoiseSettings(self.noise_mode, self.noise_correlation, self.noise_window, self.noise_overlap),
+            chain=self._chain(),
+        )
+        if self.frame_smoothing:
+            ends = self.frame_smoothing_start_percent, self.frame_smoothing_end_percent
+            contract = contract.with_smoothing(Smoothing(self.frame_smoothing, *ends))
+        if self.anchor_strength:
+            ends = self.anchor_start_percent, self.anchor_end_percent
+            contract = contract.with_pull(Pull(self._anchored(), self.anchor_strength, self.anchor_band, *ends))
+        return contract
 
     @property
     def overlap(self) -> int:
         """Frames that a segment knows of the one before."""
-        return self.segment_overlap if self.segment_frames and self.segment_carry == "overlap" else 0
+        chain = self._chain()
+        return chain.known if chain else 0
 
-    def anchored(self) -> list[int]:
-        """Numbers of the anchored frames. Raises ValueError for positions that the clip does not have."""
+    def _chain(self) -> Chain | None:
+        from ..temporal.clip.contract import Chain
+
+        if self.segment_frames is None:
+            return None
+        return Chain(self.segment_frames, self.segment_overlap, self.segment_carry, self.segment_carry_denoise)
+
+    def _anchored(self) -> Places:
         from ..temporal.clip.frames import Places, parse_positions
 
-        listed = parse_positions(self.anchor_positions, "anchor_positions")
-        return Places(self.anchor_every, listed).rows(self.frames, "anchor_positions")
+        return Places(self.anchor_every, parse_positions(self.anchor_positions, "anchor_positions"))
 
     def schedule(self):
         """The prompts by keyframe, and what each frame is made of: see `temporal.clip.prompts`. Raises ValueError."""

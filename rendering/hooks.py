@@ -1,65 +1,61 @@
-"""What the `render` verb does around each evaluation of the UNet: the settings that nodes record on a MODEL."""
+"""The frame contract carried out around each evaluation of a diffusers UNet, segment by segment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..schedulers.best_hq import percent_to_sigma
-from ..temporal.clip.frames import pull_to_reference, smooth_frames
+from ..temporal.clip.edit import anchored_rows, edit, hold, in_range
+from ..temporal.clip.frames import FrameInfo, smooth_frames
 from ..temporal.hosts.diffusers.sampling import Hooks
-from .config import RenderConfig
 
 if TYPE_CHECKING:
     from ..temporal.clip.segments import Segment
     from ..temporal.hosts.diffusers.adapter import TemporalUNet
+    from .config import RenderConfig
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Strength of temporal layers, over a part of the noise schedule."""
+
+    strength: float
+    start_percent: float
+    end_percent: float
 
 
 class ClipHooks(Hooks):
-    """Smoothing, the anchor, the adapter's range, and the first frames of a segment held where they are.
+    """Layers in force, frames held, smoothed and anchored, as the settings say. Call `begin` before each segment.
 
-    table: noise levels of training, rising. latents: the clip's, `[F, 4, h, w]`, as far as they are finished.
-    noise: the segment's.
+    table: noise levels of training, rising. temporal: the UNet with temporal layers. stepped: called after each step.
     """
 
     def __init__(
-        self,
-        config: RenderConfig,
-        table: torch.Tensor,
-        temporal: TemporalUNet | None,
-        segment: Segment,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        stepped: Callable[[], Any],
+        self, config: RenderConfig, table: torch.Tensor, temporal: TemporalUNet | None, stepped: Callable[[], Any]
     ):
-        self.config, self.table, self.temporal, self.noise = config, table, temporal, noise
-        self.held = latents[segment.rows][: segment.known].to(noise)
+        self.contract, self.smoothing = config.contract(), config.smoothing
+        self.layers = Strength(config.adapter_strength, config.adapter_start_percent, config.adapter_end_percent)
+        self.temporal, self.stepped = temporal, stepped
+        self.to_sigma = cache(partial(percent_to_sigma, table=table))
+
+    def begin(self, segment: Segment, latents: torch.Tensor, noise: torch.Tensor) -> None:
+        """Turn to a segment with its own `noise`. latents: the clip's `[F, 4, h, w]`, finished up to the segment."""
+        self.noise, self.held = noise, latents[segment.finished].to(noise)
         self.first = latents[0].to(noise) if segment.start else None
-        places = [place - segment.start for place in config.anchored() if place > 0 and place in segment.frames]
-        self.anchored = torch.tensor(places, dtype=torch.long)
-        self.stepped = stepped
+        index = torch.tensor(segment.frames)
+        frames = FrameInfo(index, len(latents), index < segment.finished.stop)
+        self.anchored = anchored_rows(self.contract, frames)
 
     def before(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        config = self.config
         if self.temporal is not None:
-            inside = self._in_range(sigma, config.adapter_start_percent, config.adapter_end_percent)
-            self.temporal.strength = config.adapter_strength if inside else 0.0
-        return self._hold(smooth_frames(x, config.smoothing), sigma)
+            self.temporal.strength = self.layers.strength if in_range(self.layers, sigma, self.to_sigma) else 0.0
+        return hold(smooth_frames(x, self.smoothing), self.held, self.noise, sigma)
 
     def denoised(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
-        config = self.config
-        if self._in_range(sigma, config.frame_smoothing_start_percent, config.frame_smoothing_end_percent):
-            x0 = smooth_frames(x0, config.frame_smoothing)
-        if self._in_range(sigma, config.anchor_start_percent, config.anchor_end_percent):
-            first = x0[0] if self.first is None else self.first
-            x0 = pull_to_reference(x0, self.anchored, first, config.anchor_strength, config.anchor_band)
-        return self._hold(x0, 0.0)
-
-    def _hold(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        known = len(self.held)
-        return torch.cat([self.held + sigma * self.noise[:known], x[known:]]) if known else x
-
-    def _in_range(self, sigma: float, start: float, end: float) -> bool:
-        return percent_to_sigma(end, self.table) <= sigma <= percent_to_sigma(start, self.table)
+        in_force = partial(in_range, sigma=sigma, percent_to_sigma=self.to_sigma)
+        return hold(edit(x0, self.contract, self.anchored, in_force, self.first), self.held, self.noise, 0.0)

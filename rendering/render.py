@@ -18,7 +18,7 @@ from ..commands.overrides import parse_overrides, read_config
 from ..commands.precision import chosen_device
 from ..commands.verbs import run_verb
 from ..files import whole_or_nothing
-from ..temporal.hosts.diffusers.sampling import sample_clip, steps_of
+from ..temporal.hosts.diffusers.sampling import sample_clip
 from . import kinds
 from .config import RenderConfig
 from .hooks import ClipHooks
@@ -119,25 +119,27 @@ def _check_frames(config: RenderConfig, adapter: Temporal) -> None:
 
 @torch.no_grad()
 def sample(config: RenderConfig, base: Base, adapter: Temporal | None, report: Report) -> torch.Tensor:
-    """Latents `[F, 4, h, w]` of the clip, scaled for the UNet, segment after segment."""
-    from ..temporal.clip.segments import plan_segments
+    """Return the latents `[F, 4, h, w]` of the clip, scaled for the UNet, sampled segment after segment."""
+    from ..temporal.clip.segments import Segment
 
     if base.factor != 8:
         raise ValueError(f"checkpoint: its VAE has {base.factor} pixels to a latent, not SDXL's 8; give an SDXL model")
     text = conditioning(config, base)
     noise = initial_noise(config)
-    segments = plan_segments(config.frames, config.segment_frames or config.frames, config.overlap)
     latents = torch.zeros_like(noise)
-    last_frame = config.segment_carry == "last_frame"
-    shares = [config.segment_carry_denoise if segment.start and last_frame else 1.0 for segment in segments]
-    total = sum(steps_of(config.steps, share) for share in shares)
-    done = iter(range(1, total + 1))
-    report("sample", 0, total)
+    chain = config.contract().chain
+    segments = chain.segments(config.frames) if chain else [Segment(0, config.frames)]
+    steps = [chain.steps_of(segment, config.steps) if chain else config.steps for segment in segments]
+    done = iter(range(1, sum(steps) + 1))
+    report("sample", 0, sum(steps))
     with ExitStack() as stack:
         temporal = stack.enter_context(kinds.put_on(base.unet, adapter)) if adapter is not None else None
-        for segment, share in zip(segments, shares, strict=True):
+        hooks = ClipHooks(config, base.sigmas, temporal, lambda: report("sample", next(done), sum(steps)))
+        for segment, count in zip(segments, steps, strict=True):
             rows = segment.rows
             some = noise[rows].to(base.unet.device)
+            start = chain.start_of(segment, latents) if chain else None
+            hooks.begin(segment, latents, some)
             piece = sample_clip(
                 base,
                 temporal or base.unet,
@@ -146,30 +148,22 @@ def sample(config: RenderConfig, base: Base, adapter: Temporal | None, report: R
                 steps=config.steps,
                 cfg=config.cfg,
                 temporal=temporal is not None,
-                hooks=ClipHooks(
-                    config, base.sigmas, temporal, segment, latents, some, lambda: report("sample", next(done), total)
-                ),
-                start=latents[segment.start - 1].to(some).expand_as(some) if segment.start and last_frame else None,
-                denoise=share,
+                hooks=hooks,
+                start=None if start is None else start.to(some).expand_as(some),
+                begin=config.steps - count,
             )
             latents[segment.new] = piece[segment.known :].cpu()
     return latents
 
 
 def initial_noise(config: RenderConfig) -> torch.Tensor:
-    """Unit normal `[F, 4, h, w]` on the CPU: the whole clip's, as core draws it for an empty latent, correlated."""
+    """Return the clip's noise `[F, 4, h, w]` on the CPU: as core draws it for an empty latent, then correlated."""
     from ..temporal.clip.noise import correlate
 
     generator = torch.Generator().manual_seed(config.seed)
     noise = torch.randn(config.frames, 4, config.height // 8, config.width // 8, generator=generator)
-    return correlate(
-        noise,
-        config.noise_mode,
-        config.noise_correlation,
-        seed=config.seed,
-        window=config.noise_window,
-        overlap=config.noise_overlap,
-    )
+    settings = config.contract().noise
+    return correlate(noise, **vars(settings), seed=config.seed) if settings else noise
 
 
 def conditioning(config: RenderConfig, base: Base) -> Text:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import trange
 
-from ..temporal.clip.frames import smooth_frames
 from .best_hq import dpmpp_2m_step, karras_sigmas
 
 MOST_LEVELS = 1_000_000
@@ -24,22 +23,21 @@ def sample_best_hq(
     extra_args: dict[str, Any] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
-    smoothing: float = 0.0,
+    before: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Denoise ``x`` ``[F, C, H, W]`` along ``sigmas`` ``[n + 1]``; the signature is that of k-diffusion's samplers.
 
     model: ``model(x, sigma [F], **extra_args)`` gives the denoised frames.
-    smoothing: 0 to 1. Before every evaluation each noisy frame moves this far towards the frame before it,
-    x_t <- (1 - a) x_t + a x_{t-1}, all at once. 0 is DPM++ 2M, equal to core's ``dpmpp_2m`` to the last bit.
-
+    before: changes the noisy frames before each step, as smoothing along time does. Without it, this is DPM++ 2M,
+    equal to core's ``dpmpp_2m`` to the last bit.
     callback, disable: ComfyUI's progress and preview, and whether to hide the bar on the console.
     """
     extra_args = extra_args or {}
     per_frame = x.new_ones([x.shape[0]])
     old_denoised = None
     for i in trange(len(sigmas) - 1, disable=disable):
-        if smoothing:
-            x = smooth_frames(x, smoothing)
+        if before is not None:
+            x = before(x)
         denoised = model(x, sigmas[i] * per_frame, **extra_args)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .frames import Places
+from .segments import Segment, plan_segments
 
 CONTRACT_KEY = "sav_frame_contract"
 """Where a MODEL's `model_options` keep its FrameContract, and the name of our wrappers."""
@@ -69,8 +70,8 @@ class Windows:
 class Chain:
     """Segments sampled one after another.
 
-    carry: what a segment is given of the one before. "overlap": its last `overlap` frames, held. "last_frame": its
-    last frame, from which every frame of the next starts, noised to `carry_denoise` of the schedule.
+    carry: what a segment takes from the one before. "overlap": its last `overlap` frames, held. "last_frame": its last
+    frame, from which every frame of the segment starts, noised, in the last share `carry_denoise` of the steps.
     resume_id: finished segments are kept on disk under this name; "" for none.
     """
 
@@ -79,6 +80,28 @@ class Chain:
     carry: str
     carry_denoise: float = 1.0
     resume_id: str = ""
+
+    @property
+    def known(self) -> int:
+        """Frames that a segment knows of the one before."""
+        return self.overlap if self.carry == "overlap" else 0
+
+    def segments(self, frames: int) -> list[Segment]:
+        """Return the segments of a clip of `frames` frames."""
+        return plan_segments(frames, self.segment_frames, self.known)
+
+    def start_of(self, segment: Segment, clean: torch.Tensor) -> torch.Tensor | None:
+        """Return the finished frame `[C, h, w]` that every frame of a segment starts from; None for pure noise.
+
+        clean: latents of the clip `[F, C, h, w]`, finished up to the segment.
+        """
+        return clean[segment.start - 1] if segment.start and self.carry == "last_frame" else None
+
+    def steps_of(self, segment: Segment, steps: int) -> int:
+        """Return how many of the sampler's steps, the last ones, a segment takes."""
+        if segment.start and self.carry == "last_frame":
+            return max(1, round(steps * self.carry_denoise))
+        return steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,11 @@ class Segment:
         return range(self.start, self.stop)
 
     @property
+    def finished(self) -> slice:
+        """Frames that the segment knows of the clip before it."""
+        return slice(self.start, self.start + self.known)
+
+    @property
     def new(self) -> slice:
         """Frames that this segment adds to the clip."""
         return slice(self.start + self.known, self.stop)

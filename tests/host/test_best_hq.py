@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -13,6 +15,7 @@ from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.schedulers.best_hq import vp_scale
 from sdxl_anime_video.schedulers.comfy import sample_best_hq
 from sdxl_anime_video.schedulers.diffusers import SDXLAnime_BestHQScheduler
+from sdxl_anime_video.temporal.clip.frames import smooth_frames
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,9 @@ def test_smoothing_draws_the_noisy_frames_together():
     amount = 0.2
     sigmas = torch.tensor([10.0, 4.0, 1.0, 0.3, 0.0], dtype=torch.float64)
     x = start = 10 * torch.randn(5, 4, 3, 3, dtype=torch.float64)
-    got = sample_best_hq(lambda x, s: x / (1 + s[0]), x, sigmas, disable=True, smoothing=amount)
+    got = sample_best_hq(
+        lambda x, s: x / (1 + s[0]), x, sigmas, disable=True, before=partial(smooth_frames, amount=amount)
+    )
 
     before = None
     for i, (s, s_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):

@@ -216,7 +216,7 @@ def test_ranges_follow_the_models_schedule(start, end, active):
     sampling = model().get_model_object("model_sampling")
     percents = [0.0, 0.3, 0.7, 0.9]
     sigmas = torch.tensor([float(sampling.sigma_max), *(sampling.percent_to_sigma(p) for p in percents[1:]), 0.0])
-    schedule = Schedule(sampling, sigmas)
+    schedule = Schedule(sampling.percent_to_sigma, sigmas)
     setting = Smoothing(0.1, start, end)
     assert sum(schedule.in_range(setting, float(sigma)) for sigma in sigmas[:-1]) == active
 

@@ -1,7 +1,9 @@
 """A chain that was stopped goes on with its finished segments, and never with those of another run."""
 
 import asyncio
+import json
 import logging
+import shutil
 import threading
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +17,7 @@ import comfy.samplers
 import comfy.t2i_adapter.adapter
 import comfy_extras.nodes_freelunch as freelunch
 import comfy_extras.nodes_model_advanced as advanced
+import comfyui_version
 import execution
 import folder_paths
 import nodes as core_nodes
@@ -39,9 +42,9 @@ from clip_sampling import (
     watched,
 )
 from sdxl_anime_video.nodes.segment_chain import SegmentChain
-from sdxl_anime_video.temporal.hosts.comfy.resume import fingerprint
 from sdxl_anime_video.temporal.hosts.comfy.resume import finished as resume
 from sdxl_anime_video.temporal.hosts.comfy.resume.digests import Digests
+from sdxl_anime_video.temporal.hosts.comfy.resume.own_code import own_code
 
 LENGTH = 7  # frames of a clip
 AFRESH = "starts afresh, for this changed: "
@@ -50,8 +53,6 @@ AFRESH = "starts afresh, for this changed: "
 @pytest.fixture
 def resume_id(request):
     yield "test-" + request.node.name.split("[")[0].replace("_", "-")[:50]
-    import shutil
-
     shutil.rmtree(runs(), ignore_errors=True)
 
 
@@ -240,9 +241,12 @@ def test_a_used_controlnet_is_the_same(resume_id, caplog):
     assert AFRESH not in caplog.text
 
 
-def test_another_version_of_the_pack_starts_afresh(resume_id, caplog, monkeypatch):
+def test_another_version_of_torch_starts_afresh(resume_id, caplog, monkeypatch):
     ksample(resuming(model(), resume_id), frames=LENGTH, steps=2)
-    monkeypatch.setattr(fingerprint, "_own_code", lambda: "another")
+    (record,) = (runs() / resume_id).glob("*/run.json")
+    versions = [torch.__version__, comfyui_version.__version__, model().load_device.type, own_code()]
+    assert json.loads(record.read_text())["versions"] == Digests().digest(versions)
+    monkeypatch.setattr(torch, "__version__", "1.0")
     ksample(resuming(model(), resume_id), frames=LENGTH, steps=2)
     assert AFRESH + "versions" in caplog.text
 

@@ -37,7 +37,6 @@ STILL_CLIMBS = {
     "commands/overrides.py": {"training"},
     "commands/usage.py": {"training", "rendering"},
     "rendering/kinds.py": {"training"},
-    "schedulers/comfy.py": {"temporal"},
     "temporal/hosts/diffusers/base.py": {"training"},
 }
 

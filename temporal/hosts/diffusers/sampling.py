@@ -45,20 +45,19 @@ def sample_clip(
     precision: Precision = "fp32",
     hooks: Hooks | None = None,
     start: torch.Tensor | None = None,
-    denoise: float = 1.0,
+    begin: int = 0,
 ) -> torch.Tensor:
     """Latents `[F, 4, h, w]` fp32 of a clip by BestHQ with classifier-free guidance; at `cfg` 1 without.
 
     unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
     noise: unit normal `[F, 4, h, w]` on the UNet's device.
     text: rows as `encode_text` gives them, for the empty caption and the caption, or F rows for each.
-    start: latents `[F, 4, h, w]` to begin with instead of nothing, in the last share `denoise` of the steps.
+    start: latents `[F, 4, h, w]` to begin with instead of pure noise. begin: the first of the steps to take.
     """
     from ....schedulers.best_hq import vp_scale
 
     scheduler = best_hq(base)
     scheduler.set_timesteps(steps)
-    begin = steps - steps_of(steps, denoise)
     scheduler.set_begin_index(begin)
     frames, _, height, width = noise.shape
     where = {"device": noise.device, "dtype": base.unet.dtype}
@@ -89,11 +88,6 @@ def sample_clip(
         if hooks:
             hooks.stepped()
     return latents
-
-
-def steps_of(steps: int, denoise: float) -> int:
-    """How many of the steps are the last share `denoise` of them."""
-    return max(1, round(steps * denoise))
 
 
 def best_hq(base: Base) -> Any:

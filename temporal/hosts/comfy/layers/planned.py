@@ -17,6 +17,7 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
+from ....clip.edit import in_range
 from ....clip.frames import FrameInfo
 
 
@@ -58,12 +59,11 @@ class PlannedPatch(ABC):
         """Positions for frames with these places in the clip, see `frame_positions`."""
 
     def _in_range(self, options: Mapping[str, Any], model_sampling: Any) -> bool:
-        """True from start_percent to end_percent, as core's conditioning ranges are. Reads sigma only if it must."""
+        """Return whether the layers are in force. Reads sigma only if it must: that waits for the GPU."""
         if self.start_percent <= 0 and self.end_percent >= 1:
             return True
         sigma = float(options["sigmas"][0])
-        last, first = (model_sampling.percent_to_sigma(p) for p in (self.end_percent, self.start_percent))
-        return last <= sigma <= first
+        return in_range(self, sigma, model_sampling.percent_to_sigma)
 
     def models(self) -> list:
         """For core's memory management: what must be loaded along with the MODEL."""

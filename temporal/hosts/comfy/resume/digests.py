@@ -100,7 +100,8 @@ class Digests:
                 # Core writes LoRAs into the weights when it loads a model, and keeps what was there.
                 self._weights[id(value.model)] = _hash(_weights(value.model, value.backup))
             yield self._weights[id(value.model)]
-            parts = value.patches, value.object_patches, value.injections, value.additional_models
+            settings = getattr(value.model, "config", None)  # of our own layers
+            parts = settings, value.patches, value.object_patches, value.injections, value.additional_models
             yield from self._all(parts)
         elif isinstance(value, comfy.hooks.HookKeyframeGroup):  # which else holds its place in the schedule too
             yield from self._all([(k.start_percent, k.strength, k.guarantee_steps) for k in value.keyframes])

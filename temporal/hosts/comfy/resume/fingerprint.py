@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +9,10 @@ import torch
 from ....clip.contract import CONTRACT_KEY, Chain
 from ..sampling.segment import Clip, Sampling
 from .digests import Digests
+from .own_code import own_code
 
 WHO = "SAV_SegmentChain"
 SAMPLED_BY = "sampled by node"
-_PACK = Path(__file__).resolve().parents[4]
 
 
 def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
@@ -44,7 +42,7 @@ def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
         ),
         "model": digest(model),
         "temporal adapter and other patches": digest(options),
-        "versions": digest([torch.__version__, comfyui_version.__version__, model.load_device.type, _own_code()]),
+        "versions": digest([torch.__version__, comfyui_version.__version__, model.load_device.type, own_code()]),
     }
     node, graph = graph_of_sampler()
     if found.by_kind_only and not graph:
@@ -84,10 +82,3 @@ def graph_of_sampler() -> tuple[str, dict[str, Any]]:
 
 def _without_ids(cond: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in cond.items() if key != "uuid"}
-
-
-@cache
-def _own_code() -> str:
-    """A digest of this pack's code that latents depend on."""
-    files = [path for folder in ("temporal", "schedulers") for path in (_PACK / folder).rglob("*.py")]
-    return Digests().digest({path.relative_to(_PACK).as_posix(): path.read_bytes() for path in files})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ....clip.contract import Chain
-from ....clip.segments import Segment, plan_segments
+from ....clip.segments import Segment
 from ..conditioning.conds import take_frames
 from ..resume.finished import FinishedSegments
 from .segment import Clip, Sampling, sample_segment
@@ -21,22 +21,21 @@ WHO = "SAV_SegmentChain"
 def sample_chain(clip: Clip, chain: Chain, sampling: Sampling) -> torch.Tensor:
     """The clip `[F, C, h, w]`, segment after segment. Segments that an earlier run finished are not sampled again."""
     guider = sampling.executor.class_obj
-    frames = len(clip.noise)
-    overlap = chain.overlap if chain.carry == "overlap" else 0
-    segments = plan_segments(frames, chain.segment_frames, overlap)
+    segments = chain.segments(len(clip.noise))
     store = FinishedSegments.open(chain, clip, sampling) if chain.resume_id else None
     conds = guider.conds
     samples = torch.zeros_like(clip.latent)
     clean = torch.zeros_like(clip.latent)  # what the next segment is given: free of noise that the sampler left over
-    levels = [_sigmas(chain, sampling.sigmas, k) for k in range(len(segments))]
-    report = ChainReport(sampling.callback, clip.latent.shape, [len(some) - 1 for some in levels])
+    steps = [chain.steps_of(segment, len(sampling.sigmas) - 1) for segment in segments]
+    report = ChainReport(sampling.callback, clip.latent.shape, steps)
     try:
         for k, segment in enumerate(segments):
             found = store.load(k) if store else None
             if found is None:
                 controls: dict = {}  # one cut for both prompts, or core would run them one after the other
                 guider.conds = {name: take_frames(cond, segment.frames, controls) for name, cond in conds.items()}
-                piece = replace(sampling, sigmas=levels[k], callback=report.of(k, segment))
+                levels = sampling.sigmas[-(steps[k] + 1) :].clone()  # core's uni_pc writes into them
+                piece = replace(sampling, sigmas=levels, callback=report.of(k, segment))
                 found = _sample(clip, chain, segment, piece, clean, report)
                 if store:
                     store.keep(k, *found)
@@ -56,24 +55,16 @@ def _sample(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples of one segment, and the same without noise."""
     guider = sampling.executor.class_obj
-    if segment.start and chain.carry == "last_frame":
+    start = chain.start_of(segment, clean)
+    if start is not None:
         latent = clip.latent.clone()
-        latent[segment.rows] = clean[segment.start - 1].to(latent)
+        latent[segment.rows] = start.to(latent)
         clip = replace(clip, latent=clip.pinned.put_latents(latent))
-    finished = clean[segment.start : segment.start + segment.known]
     finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
-    samples = sample_segment(clip, segment, sampling, finished, clean[0] if segment.start else None)
+    samples = sample_segment(clip, segment, sampling, clean[segment.finished], clean[0] if segment.start else None)
     if finishes or report.denoised is None:
         return samples, samples
     return samples, guider.model_patcher.model.process_latent_out(report.denoised.to(samples))
-
-
-def _sigmas(chain: Chain, sigmas: torch.Tensor, k: int) -> torch.Tensor:
-    """Noise levels of the k-th segment: all, or the last part of them if it starts from a frame that is there."""
-    if not k or chain.carry != "last_frame":
-        return sigmas.clone()  # core's uni_pc writes into them
-    steps = max(1, round((len(sigmas) - 1) * chain.carry_denoise))
-    return sigmas[-(steps + 1) :].clone()
 
 
 class ChainReport:

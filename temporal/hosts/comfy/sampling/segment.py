@@ -67,7 +67,7 @@ def sample_segment(
     finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
     base_options = guider.model_options
     options = comfy.model_patcher.create_model_options_clone(base_options)
-    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sampling.sigmas)
+    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling").percent_to_sigma, sampling.sigmas)
     known = clip.mask[segment.rows].amax(dim=(1, 2, 3)).cpu() == 0
     frames = FrameInfo(torch.tensor(segment.frames), len(clip.noise), known)
     run = ClipRun(clip.contract, schedule, frames, pinned, first_frame)

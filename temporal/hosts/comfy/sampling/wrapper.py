@@ -62,7 +62,7 @@ def carry_out(
     if contract.noise is not None and len(noise) > 1:
         noise = correlate(noise, **vars(contract.noise), seed=seed)
     own_mask = clip_mask(denoise_mask, noise.shape, guider.model_patcher.load_device)
-    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling"), sigmas)
+    schedule = Schedule(guider.model_patcher.get_model_object("model_sampling").percent_to_sigma, sigmas)
     pinned = PinnedFrames(contract.pins, noise.shape, schedule.in_range)
     clip = Clip(contract, noise, pinned.put_latents(latent_image), own_mask, denoise_mask, pinned, seed)
     sampling = Sampling(executor, sampler, sigmas, callback, disable_pbar, kwargs)

@@ -88,7 +88,7 @@ def test_a_chain_that_was_stopped_goes_on(patcher, caplog):
     assert torch.equal(run(1.0), first)
     assert "segment 2 was finished before" in caplog.text
     assert differs(run(0.5), first)
-    assert "starts afresh, for this changed: temporal adapter and other patches" in caplog.text
+    assert "starts afresh, because this changed: temporal adapter and other patches" in caplog.text
 
 
 # Beside an adapter, noise, a LoRA, a ControlNet.

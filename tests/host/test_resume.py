@@ -47,7 +47,7 @@ from sdxl_anime_video.temporal.hosts.comfy.resume.digests import Digests
 from sdxl_anime_video.temporal.hosts.comfy.resume.own_code import own_code
 
 LENGTH = 7  # frames of a clip
-AFRESH = "starts afresh, for this changed: "
+AFRESH = "starts afresh, because this changed: "
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def locked(model, value):
 
 
 def test_what_cannot_be_compared_is_refused(resume_id):
-    with pytest.raises(ValueError, match=rf"SAV_SegmentChain: resume_id {resume_id}: .* _thread.lock in .*locked"):
+    with pytest.raises(ValueError, match=rf"Segment Chain: resume_id {resume_id}: .* _thread.lock in .*locked"):
         ksample(locked(resuming(model(), resume_id), 1.0), frames=LENGTH, steps=2)
     assert ksample(locked(resuming(model()), 1.0), frames=LENGTH, steps=2).shape[0] == LENGTH
 
@@ -481,7 +481,7 @@ def test_a_damaged_segment_is_sampled_again(resume_id, damage, caplog):
     contents = {"empty": b"", "cut": data[:-100], "flipped byte": flipped, "another segment": other.read_bytes()}
     path.write_bytes(contents.get(damage, damage.encode()))
     assert torch.equal(ksample(patched, frames=LENGTH, steps=2), expected)
-    assert f"SAV_SegmentChain: {path} is damaged" in caplog.text
+    assert f"Segment Chain: {path} is damaged" in caplog.text
     assert path.read_bytes() == data
 
 
@@ -512,7 +512,7 @@ def test_on_a_full_disk_sampling_goes_on(resume_id, caplog, capsys, full_disk):
         assert torch.equal(ksample(patched, frames=LENGTH, steps=2, callback=fill), expected)
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 2
-    assert all("SAV_SegmentChain: finished segments cannot be kept in " + str(runs()) in error for error in errors)
+    assert all("Segment Chain: finished segments cannot be kept in " + str(runs()) in error for error in errors)
     assert "free space" in errors[0]
     assert not segments(resume_id)
 
@@ -527,7 +527,7 @@ def test_without_a_folder_sampling_goes_on(resume_id, caplog):
     finally:
         runs().parent.unlink()
     assert torch.equal(result, expected)
-    assert "SAV_SegmentChain: finished segments cannot be kept in " + str(runs()) in caplog.text
+    assert "Segment Chain: finished segments cannot be kept in " + str(runs()) in caplog.text
 
 
 IN_THE_WAY = [(where, what) for where in ("name", "run") for what in ("file", "link", "dangling link")]
@@ -548,7 +548,7 @@ def test_what_lies_in_the_way_is_named(resume_id, tmp_path, where, what):
         "dangling link": lambda: path.symlink_to(tmp_path / "nothing"),
     }[what]()
     try:
-        with pytest.raises(ValueError, match=rf"SAV_SegmentChain: .* {path} is a {what.split()[-1]}; move it away"):
+        with pytest.raises(ValueError, match=rf"Segment Chain: .* {path} is a {what.split()[-1]}; move it away"):
             ksample(patched, frames=LENGTH, steps=2)
     finally:
         path.rmdir() if what == "folder" else path.unlink()

@@ -10,18 +10,18 @@ from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistille
 
 
 class LCMSampling(ModelSamplingDiscreteDistilled, LCM):
-    """Core's two halves. They are classes of core's, not nodes, and their formulas go with the LCM sampler's."""
+    """Core's schedule and core's prediction. Both are plain classes, not nodes, and match core's LCM sampler."""
 
 
 def is_lcm(model) -> bool:
-    """Whether a MODEL is set to LCM sampling."""
+    """Return whether a MODEL is set to LCM sampling."""
     return isinstance(model.get_model_object("model_sampling"), LCM)
 
 
 def with_lcm_sampling(model):
-    """A clone of the MODEL set to LCM sampling, on the noise levels that it has; one that is set already stays.
+    """Return a clone of the MODEL set to LCM sampling on its own noise levels; one that is set already stays.
 
-    Raises ValueError for a model that does not predict epsilon on 1000 timesteps, which no LCM LoRA is for.
+    Raises ValueError for a model that does not predict epsilon on 1000 timesteps: no LCM LoRA fits it.
     """
     if is_lcm(model):
         return model

@@ -1,4 +1,4 @@
-"""Conditioning of some frames of a clip: what core would have given those rows of a whole batch."""
+"""Conditioning of some frames of a clip: equal to what core gives these rows of the whole batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ADVANCED = "ad_params"
 
 
 def take_frames(conds: Conds | None, rows: Sequence[int], controls: dict | None = None) -> list | None:
-    """Fresh copies of core's conditioning dictionaries that hold only the frames `rows` of a clip.
+    """Return copies of core's conditioning dictionaries that hold only the frames `rows` of a clip.
 
-    Works before and after core has processed them (`process_conds`). Where there are fewer or more rows than frames,
-    core repeats or cuts them, and so frame i is row i modulo their number; a single row serves every frame.
-    controls: ControlNets that were cut for these rows before, by id; used and filled, so that what a ControlNet keeps
-    from step to step is kept.
+    Works before and after core has processed them (`process_conds`). With fewer or more rows than frames, core repeats
+    or cuts the rows, so frame i has row i modulo their number; a single row serves every frame.
+    controls: ControlNets already cut for these rows, by id; read and filled, so that a ControlNet keeps its state from
+    step to step.
     """
     if conds is None:
         return None
@@ -34,7 +34,7 @@ def _take(key: str, value: Any, rows: Sequence[int], controls: dict | None) -> A
 
 
 def take_rows(batch: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """Rows of a batch that core would repeat or cut to the clip's length."""
+    """Return rows of a batch that core repeats or cuts to the clip's length."""
     if batch.ndim < 2 or len(batch) < 2:
         return batch
     return batch[[row % len(batch) for row in rows]]
@@ -51,17 +51,17 @@ def _take_processed(cond: Any, rows: Sequence[int]) -> Any:
 
 
 def take_control(control: Any, rows: Sequence[int], controls: dict | None = None) -> Any:
-    """A copy of a ControlNet, and of those chained before it, that sees the hints of these frames.
+    """Return a copy of a ControlNet, and of those chained before it, with the hints of these frames.
 
-    The copy shares model and settings. Advanced-ControlNet's objects are returned as they are: bound to themselves, a
-    copy would go on working for the original, and they see to their frames themselves (`tell_advanced`).
+    The copy shares model and settings. Advanced-ControlNet's objects are returned as they are: their methods are bound
+    to the original, so a copy would change it, and they choose their frames themselves (`tell_advanced`).
     """
     if hasattr(control, "sub_idxs"):
         return control
     if controls is not None and id(control) in controls:
         return controls[id(control)]
     cut = copy.copy(control)
-    cut.cond_hint = None  # the original resized, made anew at need
+    cut.cond_hint = None  # a cache: the original, resized
     if isinstance(control.cond_hint_original, torch.Tensor):
         cut.cond_hint_original = take_rows(control.cond_hint_original, rows)
     cut.extra_concat = None
@@ -74,9 +74,9 @@ def take_control(control: Any, rows: Sequence[int], controls: dict | None = None
 
 
 def tell_advanced(transformer_options: dict[str, Any], rows: Sequence[int], frames: int) -> None:
-    """Note which frames are at hand where Advanced-ControlNet looks for them: it then chooses their hints and weights.
+    """Record the frames in the batch where Advanced-ControlNet reads them, so that it chooses their hints and weights.
 
-    rows: of a clip of `frames` frames, or of what a segment around a window has noted.
+    rows: of a clip of `frames` frames; of the segment, if one is recorded already and this is a window in it.
     """
     before = transformer_options.get(_ADVANCED)
     index = [before["sub_idxs"][row] for row in rows] if before else list(rows)

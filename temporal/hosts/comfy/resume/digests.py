@@ -17,17 +17,17 @@ _PLAIN = (type(None), bool, int, float, complex, str)
 
 
 class Digests:
-    """Digests of the things that one run depends on; each thing is read once, however often it is met.
+    """Digests of the objects that one run depends on; each object is read once.
 
-    Tensors, numbers, texts and collections count by what they hold; modules and ModelPatchers by their weights,
-    patches and settings; ControlNets by what a copy of them is given; functions by their code and by what they
-    enclose, but for variables that one of them assigns: there, nodes keep what they have computed. Anything else counts
-    by what pickling would keep of it. What could not be pickled (a lock, an open file) counts by its kind only, and
-    `by_kind_only` tells what it is and in what it was found.
+    Tensors, numbers, texts and collections are hashed by content, modules and ModelPatchers by weights, patches and
+    settings, ControlNets by the settings of a copy. Functions are hashed by bytecode and captured variables, except
+    variables that a closure reassigns: those are caches. Other objects are hashed by their pickled state. Objects that
+    cannot be pickled (a lock, an open file) are hashed by type alone; `by_kind_only` lists them, each with the objects
+    that hold it.
     """
 
     def __init__(self):
-        self._known: dict[int, tuple[Any, bytes]] = {}  # with the object itself, lest its id be given to another
+        self._known: dict[int, tuple[Any, bytes]] = {}  # the object too, so that its id stays taken
         self._weights: dict[int, bytes] = {}
         self._assigned: dict[int, CellType] = {}
         self._within: list[Any] = []
@@ -39,7 +39,7 @@ class Digests:
             found = self._of(value).hex()
             if len(self._assigned) == before:
                 return found
-            self._known.clear()  # once more, for functions that came before the one that assigns
+            self._known.clear()  # again, because earlier functions captured variables that a later one reassigns
             return self._of(value).hex()
         except RecursionError:
             self.by_kind_only.append(_name(type(value)))
@@ -92,20 +92,20 @@ class Digests:
     def _object(self, value: Any) -> Iterator[bytes]:
         if isinstance(value, nn.Module):
             yield from _weights(value)
-            if not hasattr(value, "model_loaded_weight_memory"):  # else core notes there what it has loaded
+            if not hasattr(value, "model_loaded_weight_memory"):  # else core notes there what it loads
                 settings = {key: part for key, part in vars(value).items() if not key.startswith("_")}
                 yield self._of([settings, dict(value.named_buffers())])
         elif isinstance(value, comfy.model_patcher.ModelPatcher):
             if id(value.model) not in self._weights:  # which its clones share
-                # Core writes LoRAs into the weights when it loads a model, and keeps what was there.
+                # Core writes LoRAs into the weights when it loads a model, and keeps the originals in `backup`.
                 self._weights[id(value.model)] = _hash(_weights(value.model, value.backup))
             yield self._weights[id(value.model)]
             settings = getattr(value.model, "config", None)  # of our own layers
             parts = settings, value.patches, value.object_patches, value.injections, value.additional_models
             yield from self._all(parts)
-        elif isinstance(value, comfy.hooks.HookKeyframeGroup):  # which else holds its place in the schedule too
+        elif isinstance(value, comfy.hooks.HookKeyframeGroup):  # its other attributes change while sampling
             yield from self._all([(k.start_percent, k.strength, k.guarantee_steps) for k in value.keyframes])
-        elif hasattr(value, "cond_hint_original"):  # a ControlNet; a copy is free of what sampling leaves in it
+        elif hasattr(value, "cond_hint_original"):  # a ControlNet; a copy holds no leftovers of sampling
             copied = value.copy()
             self._known[id(copied)] = copied, b"held by itself"
             settings = vars(copied)
@@ -119,10 +119,10 @@ class Digests:
     def _pickled(self, value: Any) -> Iterator[bytes]:
         try:
             kept = value.__reduce_ex__(4)
-        except Exception:  # whatever the object's own code raises
+        except Exception:  # the object's own code can raise anything
             self._note_kind_only()
             return
-        if isinstance(kept, str):  # the name of something global
+        if isinstance(kept, str):  # the name of a global object
             yield self._of([kept, getattr(value, "__wrapped__", None)])
         else:
             yield self._of([list(part) if isinstance(part, Iterator) else part for part in kept])
@@ -146,7 +146,7 @@ def _name(kind: Any) -> str:
 
 
 def _assigned(code: CodeType) -> set[str]:
-    """Variables of enclosing functions that a function, or one inside it, assigns."""
+    """Return the captured variables that a function, or a function inside it, reassigns."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_DEREF"}
     return names.union(*(_assigned(part) for part in code.co_consts if isinstance(part, CodeType))) & {
         *code.co_freevars
@@ -168,7 +168,7 @@ def _tensor(value: torch.Tensor) -> Iterator[bytes]:
 
 
 def _weights(module: nn.Module, originals: Mapping[str, Any] | None = None) -> Iterator[bytes]:
-    """Sums of the bits of every row of every weight: seconds less than hashing gigabytes, on whatever device."""
+    """Yield the sum of the bits of each row of each weight: seconds faster than hashing gigabytes, on any device."""
     for name, value in module.state_dict().items():
         if not isinstance(value, torch.Tensor):
             continue

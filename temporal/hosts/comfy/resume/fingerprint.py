@@ -1,4 +1,4 @@
-"""What a chain of segments depends on, by names that a person understands, to be compared with that of another run."""
+"""A digest of each thing that the latents of a chain depend on, for comparison with an earlier run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from ..sampling.segment import Clip, Sampling
 from .digests import Digests
 from .own_code import own_code
 
-WHO = "SAV_SegmentChain"
 SAMPLED_BY = "sampled by node"
 
 
 def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
-    """A digest of each thing that the latents of a chain depend on, by a name that a person understands.
+    """Return the digests, by names for people.
 
-    Raises ValueError if something can neither be compared with what it was in another run nor be told from the graph.
+    Raises ValueError for an object that cannot be compared with an earlier run, neither by content nor by the graph.
     """
     import comfyui_version
 
@@ -47,8 +46,8 @@ def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
     node, graph = graph_of_sampler()
     if found.by_kind_only and not graph:
         raise ValueError(
-            f"{WHO}: resume_id {chain.resume_id}: MODEL, conditioning or sampler hold a {found.by_kind_only[0]}, of "
-            "which it cannot be told whether it is as in an earlier run; clear resume_id, or take out what adds it"
+            f"resume_id {chain.resume_id}: cannot resume, because {found.by_kind_only[0]} cannot be compared with the "
+            "earlier run; clear resume_id or remove the node that adds it"
         )
     return parts | {SAMPLED_BY: node} | {name: digest(inputs) for name, inputs in graph.items()}
 
@@ -57,10 +56,10 @@ _NOT_GUIDANCE = ("model_patcher", "model_options", "conds", "original_conds", "i
 
 
 def graph_of_sampler() -> tuple[str, dict[str, Any]]:
-    """The node that is sampling, and all nodes of the graph that lead to it, itself included: their inputs by name.
+    """Return the id of the node that is sampling, and the inputs of it and of all nodes before it, by name.
 
-    Asked while it runs, for ComfyUI runs a node again only if what leads to it has changed: the node that made the
-    chain does not hear of one behind it. Empty where no graph is run.
+    Call it while the sampler runs: Segment Chain itself does not run again when a node behind it changes. Both are
+    empty when no graph is run.
     """
     from comfy_execution.graph_utils import is_link
     from comfy_execution.progress import get_progress_state

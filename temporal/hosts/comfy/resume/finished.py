@@ -1,9 +1,9 @@
-"""Finished segments on disk, so that a chain that was killed goes on and ends in the same latents.
+"""Finished segments on disk, so that a chain that was killed resumes and ends in the same latents.
 
-Under ComfyUI's user folder, `sdxl-anime-video/resume/<resume_id>/<run>/`: one safetensors file a segment, written whole
-or not at all, with a checksum; and `run.json` with the digest of every part of the run's fingerprint, to say what has
-changed. The name of <run> is the digest of all of them, so the runs of one graph with two samplers lie side by side.
-The newest `KEPT_NAMES` names are kept, and the newest `KEPT_RUNS` runs of each.
+Under ComfyUI's user folder, `sdxl-anime-video/resume/<resume_id>/<run>/` holds one safetensors file a segment, written
+whole or not at all and with a checksum, and `run.json` with the digest of each part of the run's fingerprint, which
+shows what has changed. <run> is the digest of all parts, so runs of one graph with two samplers lie side by side.
+The newest `KEPT_NAMES` names stay, and the newest `KEPT_RUNS` runs of each.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from ....clip.contract import Chain
 from ..sampling.segment import Clip, Sampling
 from .fingerprint import SAMPLED_BY, Digests, fingerprint
 
-WHO = "SAV_SegmentChain"
+WHO = "Segment Chain"
 KEPT_NAMES = 8
 KEPT_RUNS = 6
+AFRESH = "starts afresh, because this changed"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def check_resume_id(name: str) -> None:
-    """Raise ValueError for a name that is not a plain one: it becomes a folder."""
+    """Raise ValueError for a name that cannot name a folder."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{WHO}: resume_id {name!r} cannot name a folder; use up to 64 letters, digits, - and _, such as my-clip-1"
@@ -48,11 +49,10 @@ class FinishedSegments:
 
     @classmethod
     def open(cls, chain: Chain, clip: Clip, sampling: Sampling) -> FinishedSegments:
-        """What an earlier run under this name left. If there is none but for runs from which this one differs, the log
-        says in what.
+        """Return the segments of this run, finished by an earlier try. If all runs of this name differ, the log says in
+        what.
 
-        Raises ValueError if something else lies where the segments are to be, or if it cannot be told whether they are
-        of this run.
+        Raises ValueError if another file or folder is in their place, or if the runs cannot be compared.
         """
         import folder_paths
 
@@ -60,14 +60,14 @@ class FinishedSegments:
         named = Path(folder_paths.get_user_directory()) / "sdxl-anime-video" / "resume" / chain.resume_id
         parts = fingerprint(chain, clip, sampling)
         folder = named / Digests().digest(parts)
-        with _told_if_not_kept(folder):
+        with _failures_logged(folder):
             _require(named.parent, Path.is_dir)
             for path in (named, folder):
                 _require(path, _is_own_folder)
             for path in folder.glob("*"):
                 _require(path, _is_own_file)
             if not folder.exists() and (changed := _changed(named, parts)):
-                logging.warning("%s: resume_id %s starts afresh, for this changed: %s", WHO, chain.resume_id, changed)
+                logging.warning("%s: resume_id %s %s: %s", WHO, chain.resume_id, AFRESH, changed)
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "run.json", json.dumps(parts, indent=1).encode())
         _keep_newest(folder, KEPT_RUNS)
@@ -75,7 +75,7 @@ class FinishedSegments:
         return cls(folder)
 
     def load(self, k: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Samples of the k-th segment and the same without noise, or None if it must be sampled."""
+        """Return the samples of the k-th segment and the same without noise, or None if it must be sampled."""
         path = self._path(k)
         try:
             with safe_open(path, framework="pt") as file:
@@ -94,7 +94,7 @@ class FinishedSegments:
         """Keep the k-th segment; if that fails, the log says so."""
         tensors = {name: value.detach().cpu().clone() for name, value in (("samples", samples), ("clean", clean))}
         metadata = {"checksum": self._checksum(k, **tensors)}
-        with _told_if_not_kept(self._folder):
+        with _failures_logged(self._folder):
             write_whole(self._path(k), save(tensors, metadata))
 
     def _path(self, k: int) -> Path:
@@ -105,7 +105,7 @@ class FinishedSegments:
 
 
 def _changed(named: Path, parts: dict[str, str]) -> str:
-    """In what a run differs from the one that is most like it, of those that the same node sampled."""
+    """Return the parts in which a run differs from the most similar one that the same node sampled."""
     changes = []
     for record in named.glob("*/run.json"):
         try:
@@ -126,23 +126,23 @@ def _is_own_file(path: Path) -> bool:
 
 
 def _require(path: Path, fits: Callable[[Path], bool]) -> None:
-    """Raise ValueError for something that lies where the segments are to be, and is not of the kind it should be."""
+    """Raise ValueError if a path exists and is of the wrong kind."""
     if (path.exists() or path.is_symlink()) and not fits(path):
         kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
         raise ValueError(
-            f"{WHO}: finished segments cannot be kept, for {path} is a {kind}; move it away or change resume_id"
+            f"finished segments cannot be kept, because {path} is a {kind}; move it away or change resume_id"
         )
 
 
 @contextmanager
-def _told_if_not_kept(folder: Path) -> Iterator[None]:
-    """Around the writing of segments: a failure is an error in the log, and sampling goes on."""
+def _failures_logged(folder: Path) -> Iterator[None]:
+    """Log a failure to write segments, and let sampling go on."""
     try:
         yield
     except OSError as error:
         logging.error(
-            "%s: finished segments cannot be kept in %s (%s). Sampling goes on, but after a crash they must be sampled "
-            "again: free space on that disk, and see that ComfyUI may write there",
+            "%s: finished segments cannot be kept in %s (%s). Sampling goes on, but a crash would lose them: "
+            "free space on that disk, and let ComfyUI write there",
             WHO,
             folder,
             error,
@@ -150,11 +150,11 @@ def _told_if_not_kept(folder: Path) -> Iterator[None]:
 
 
 def _keep_newest(folder: Path, number: int) -> None:
-    """Remove the folders beside this one, but for the newest."""
+    """Remove all folders beside this one but the newest."""
     try:
         os.utime(folder)
         folders = sorted(filter(_is_own_folder, folder.parent.iterdir()), key=lambda each: each.stat().st_mtime)
-    except OSError:  # there is no folder, which the log has told already
+    except OSError:  # there is no folder, which is in the log
         return
     for old in folders[:-number]:
         logging.info("%s: the segments in %s are removed; the newest %d are kept", WHO, old, number)

@@ -12,27 +12,29 @@ import torch
 from ....clip.contract import Chain
 from ....clip.segments import Segment
 from ..conditioning.conds import take_frames
+from ..errors import at_node
 from ..resume.finished import FinishedSegments
 from .segment import Clip, Sampling, sample_segment
 
-WHO = "SAV_SegmentChain"
+WHO = "Segment Chain"
 
 
 def sample_chain(clip: Clip, chain: Chain, sampling: Sampling) -> torch.Tensor:
-    """The clip `[F, C, h, w]`, segment after segment. Segments that an earlier run finished are not sampled again."""
+    """Return the clip `[F, C, h, w]`, sampled segment after segment; those that an earlier run finished are read."""
     guider = sampling.executor.class_obj
     segments = chain.segments(len(clip.noise))
-    store = FinishedSegments.open(chain, clip, sampling) if chain.resume_id else None
+    with at_node(WHO):
+        store = FinishedSegments.open(chain, clip, sampling) if chain.resume_id else None
     conds = guider.conds
     samples = torch.zeros_like(clip.latent)
-    clean = torch.zeros_like(clip.latent)  # what the next segment is given: free of noise that the sampler left over
+    clean = torch.zeros_like(clip.latent)  # for the next segment: without the noise that a sampler may leave
     steps = [chain.steps_of(segment, len(sampling.sigmas) - 1) for segment in segments]
     report = ChainReport(sampling.callback, clip.latent.shape, steps)
     try:
         for k, segment in enumerate(segments):
             found = store.load(k) if store else None
             if found is None:
-                controls: dict = {}  # one cut for both prompts, or core would run them one after the other
+                controls: dict = {}  # shared by both prompts, or core would run them one after the other
                 guider.conds = {name: take_frames(cond, segment.frames, controls) for name, cond in conds.items()}
                 levels = sampling.sigmas[-(steps[k] + 1) :].clone()  # core's uni_pc writes into them
                 piece = replace(sampling, sigmas=levels, callback=report.of(k, segment))
@@ -53,14 +55,14 @@ def sample_chain(clip: Clip, chain: Chain, sampling: Sampling) -> torch.Tensor:
 def _sample(
     clip: Clip, chain: Chain, segment: Segment, sampling: Sampling, clean: torch.Tensor, report: ChainReport
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples of one segment, and the same without noise."""
+    """Return the samples of one segment, and the same without noise."""
     guider = sampling.executor.class_obj
     start = chain.start_of(segment, clean)
     if start is not None:
         latent = clip.latent.clone()
         latent[segment.rows] = start.to(latent)
         clip = replace(clip, latent=clip.pinned.put_latents(latent))
-    finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
+    finishes = float(sampling.sigmas[-1]) == 0  # read first, because core's uni_pc overwrites the last sigma
     samples = sample_segment(clip, segment, sampling, clean[segment.finished], clean[0] if segment.start else None)
     if finishes or report.denoised is None:
         return samples, samples
@@ -70,19 +72,19 @@ def _sample(
 class ChainReport:
     """Progress and previews over the whole chain.
 
-    Core's callback is told steps of the whole chain. It is shown the frames at work, and at last the whole clip, for
-    the last that it is shown is what SamplerCustom's `denoised_output` takes.
+    Core's callback counts the steps of the whole chain. It gets the frames of the segment, and at the last step the
+    whole clip, because SamplerCustom's `denoised_output` is the last that the callback got.
     """
 
     def __init__(self, callback: Callable | None, shape: torch.Size, steps: list[int]):
         self._callback, self._shape, self._steps = callback, shape, steps
         self._whole: torch.Tensor | None = None
-        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None  # what the callback was given last
+        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None  # the callback's last
         self.denoised: torch.Tensor | None = None
         """The last prediction for the segment at work, in the model's scale."""
 
     def of(self, k: int, segment: Segment) -> Callable[..., Any]:
-        """The callback of the k-th segment."""
+        """Return the callback of the k-th segment."""
         before, total = sum(self._steps[:k]), sum(self._steps)
         self.denoised = None
 
@@ -91,17 +93,17 @@ class ChainReport:
             if self._whole is None:
                 self._whole = x0.new_zeros(self._shape)
             self._whole[segment.new] = x0[segment.known :]
-            step = before + min(step, self._steps[k] - 1)  # dpm_adaptive takes as many steps as it likes
+            step = before + min(step, self._steps[k] - 1)  # dpm_adaptive chooses the number of its steps
             self._show(step, self._whole if step + 1 == total else x0, x)
 
         return callback
 
     def show(self, k: int, segment: Segment, denoised: torch.Tensor) -> None:
-        """A segment that was there already, in the model's scale."""
+        """Report a segment that an earlier run finished, in the model's scale."""
         self.of(k, segment)(self._steps[k] - 1, denoised, denoised, 0)
 
     def finish(self) -> None:
-        """Shows the whole clip after samplers that take fewer steps than there are noise levels, as dpm_fast does."""
+        """Report the whole clip after samplers that take fewer steps than there are noise levels, as dpm_fast does."""
         if self._whole is not None and self._shown is not None and self._shown[0] is not self._whole:
             self._show(sum(self._steps) - 1, self._whole, self._shown[1])
 

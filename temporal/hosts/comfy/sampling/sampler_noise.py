@@ -1,4 +1,4 @@
-"""Noise that a sampler adds at its steps, drawn for each frame by its place in the clip."""
+"""Noise that a sampler adds at its steps: each frame's depends on its place in the clip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ....clip.noise import brownian_stream, normal_stream, step_noise
 def with_step_noise(
     sampler, settings: NoiseSettings, index: Iterable[int], shape: torch.Size, device: torch.device, seed: int
 ):
-    """The sampler with correlated noise at its steps; samplers that take no `noise_sampler` are returned as they are.
+    """Return the sampler with correlated noise at its steps; samplers without a `noise_sampler` stay as they are.
 
     index: the frames' places in the clip; shape: one frame's, `[C, h, w]`; device: where the sampler computes.
     The SAMPLER itself may be shared with other graphs and stays as it is.

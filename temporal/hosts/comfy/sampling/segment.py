@@ -23,9 +23,9 @@ from .windows import WindowHandler
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A whole clip to be sampled: what the sampler was given, with noise and pinned frames of the contract in place.
+    """The whole clip that is to be sampled: the sampler's inputs with noise and pinned frames of the contract in place.
 
-    noise, latent: `[F, C, h, w]`; mask: `[F, 1, h, w]`, what the latent came with; given_mask: as core handed it over
+    noise, latent: `[F, C, h, w]`; mask: `[F, 1, h, w]`, the latent's own; given_mask: the same as core passed it
     """
 
     contract: FrameContract
@@ -39,7 +39,7 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """How core asked for the clip to be sampled. executor: goes on with the sampling, and may be called again."""
+    """Core's arguments for sampling the clip. executor: continues core's sampling; may be called more than once."""
 
     executor: Any
     sampler: Any
@@ -56,15 +56,15 @@ def sample_segment(
     finished: torch.Tensor | None = None,
     first_frame: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sample one segment, or the whole clip; `[stop - start, C, h, w]`.
+    """Return one segment, or the whole clip, sampled: `[stop - start, C, h, w]`.
 
     finished: latents `[K, C, h, w]` of the segment's first frames, which are held.
-    first_frame: the clip's first latent `[C, h, w]` once that is finished, for a segment that does not hold it.
+    first_frame: the clip's first latent `[C, h, w]`, finished, for a segment without it.
     """
     guider = sampling.executor.class_obj
     pinned = clip.pinned.take(segment.rows, clip.latent[:0] if finished is None else finished)
     first_sigma = float(sampling.sigmas[0])
-    finishes = float(sampling.sigmas[-1]) == 0  # asked now, for core's uni_pc overwrites the last sigma
+    finishes = float(sampling.sigmas[-1]) == 0  # read first, because core's uni_pc overwrites the last sigma
     base_options = guider.model_options
     options = comfy.model_patcher.create_model_options_clone(base_options)
     schedule = Schedule(guider.model_patcher.get_model_object("model_sampling").percent_to_sigma, sampling.sigmas)
@@ -98,7 +98,7 @@ def sample_segment(
 def _inputs(
     clip: Clip, segment: Segment, pinned: PinnedFrames, first_sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Noise, latent and mask of a segment, with the frames that it holds put into them."""
+    """Return noise, latent and mask of a segment, with its held frames put into them."""
     noise, latent, mask = (whole[segment.rows] for whole in (clip.noise, clip.latent, clip.mask))
     if pinned:
         return (
@@ -111,7 +111,7 @@ def _inputs(
 
 
 def _tell(options: dict[str, Any], clip: Clip, segment: Segment, run: ClipRun, first_sigma: float) -> None:
-    """Put into the run's own model options what the model, other packs and core's sampling are to know of a segment."""
+    """Put into the run's own model options all that the model, other packs and core's sampling need of a segment."""
     windows = clip.contract.windows
     if len(segment.frames) < len(clip.noise):
         tell_advanced(options["transformer_options"], segment.frames, len(clip.noise))
@@ -125,7 +125,7 @@ def _tell(options: dict[str, Any], clip: Clip, segment: Segment, run: ClipRun, f
 
 
 def _with_step_noise(sampler: Any, clip: Clip, segment: Segment, device: torch.device) -> Any:
-    """The sampler, with step noise of the contract, or at least one that segments do not repeat."""
+    """Return the sampler with the contract's step noise, or else with one that segments do not repeat."""
     settings, whole = clip.contract.noise, len(segment.frames) == len(clip.noise)
     if len(clip.noise) == 1 or (settings is None and whole):
         return sampler

@@ -20,7 +20,7 @@ from ..published import FRAMES_KEY
 
 
 class WindowHandler:
-    """What core asks, at every evaluation of the model, how to go over the frames. One for each run of a sampler."""
+    """Goes over the frames at every evaluation of the model, as core's handlers do. One for each run of a sampler."""
 
     def __init__(self, windows: Windows):
         self._windows = windows
@@ -40,7 +40,7 @@ class WindowHandler:
         timestep: torch.Tensor,
         model_options: dict,
     ) -> list[torch.Tensor]:
-        """Denoised predictions `[F, C, h, w]`, one for each of `conds`: weighted means over the windows."""
+        """Return the denoised predictions `[F, C, h, w]`, one for each of `conds`: weighted means over the windows."""
         settings, frames = self._windows, len(x_in)
         info: FrameInfo = model_options["transformer_options"][FRAMES_KEY]
         weights = window_weights(settings.length, settings.overlap, settings.fuse).to(x_in)

@@ -1,1 +1,1 @@
-"""BestHQ (DPM++ 2M on Karras sigmas): the mathematics in ``best_hq``, its faces in ``diffusers`` and ``comfy``."""
+"""BestHQ (DPM++ 2M on Karras sigmas): the mathematics in `best_hq`, its faces in `diffusers` and `comfy`."""

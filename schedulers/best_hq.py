@@ -5,9 +5,9 @@ Two papers are cited by equation number below:
 * [K] Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
 * [L] Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", arXiv:2211.01095.
 
-A *sample* here is variance exploding, ``x = x0 + sigma * noise``, as in ComfyUI and k-diffusion. diffusers
-schedulers of the DDPM family keep the variance preserving ``alpha * x``; ``vp_scale`` is the factor between them.
-Every function is elementwise in the sample, so ``[F, C, H, W]`` and ``[B, F, C, H, W]`` work alike. A *sigma* is a
+A *sample* here is variance exploding, `x = x0 + sigma * noise`, as in ComfyUI and k-diffusion. diffusers
+schedulers of the DDPM family keep the variance preserving `alpha * x`; `vp_scale` is the factor between them.
+Every function is elementwise in the sample, so `[F, C, H, W]` and `[B, F, C, H, W]` work alike. A *sigma* is a
 0-d tensor on any device.
 """
 
@@ -23,9 +23,9 @@ BETA_SCHEDULES = ("scaled_linear", "linear")
 def karras_sigmas(
     n: int, sigma_min: float, sigma_max: float, rho: float = 7.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """``n`` noise levels falling from sigma_max to sigma_min, then 0: ``[n + 1]`` on the CPU ([K] eq. 5).
+    """Return `n` noise levels falling from sigma_max to sigma_min, then 0: `[n + 1]` on the CPU ([K] eq. 5).
 
-    Raises ValueError for less than one step, or unless 0 < sigma_min <= sigma_max < inf.
+    Raises ValueError for less than one step, and unless 0 < sigma_min <= sigma_max < inf.
     """
     if n < 1:
         raise ValueError(f"karras_sigmas needs at least 1 step, got {n}")
@@ -39,10 +39,10 @@ def karras_sigmas(
 def training_sigmas(
     beta_start: float, beta_end: float, schedule: str, steps: int, zero_terminal_snr: bool = False
 ) -> Tensor:
-    """The noise level of every training timestep, ``[steps]`` float64, rising.
+    """Return the noise level of every training timestep, `[steps]` float64, rising.
 
     From the betas of DDPM: sigma^2 = (1 - abar) / abar with abar the running product of 1 - beta ([K] table 1, "VP").
-    ``zero_terminal_snr`` rescales sqrt(abar) so that the last timestep is pure noise (Lin et al., arXiv:2305.08891,
+    `zero_terminal_snr` rescales sqrt(abar) so that the last timestep is pure noise (Lin et al., arXiv:2305.08891,
     algorithm 1); its abar is then held at 2**-24, as diffusers does, to keep sigma finite.
 
     Raises ValueError for an unknown schedule name.
@@ -52,7 +52,7 @@ def training_sigmas(
     elif schedule == "linear":
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
     else:
-        raise ValueError(f"beta_schedule {schedule!r} is unknown here; use one of {', '.join(BETA_SCHEDULES)}")
+        raise ValueError(f"beta_schedule {schedule!r} is unknown; use one of {', '.join(BETA_SCHEDULES)}")
     alphas_bar = (1 - betas).cumprod(0)
     if zero_terminal_snr:
         root = alphas_bar.sqrt()
@@ -63,19 +63,19 @@ def training_sigmas(
 
 
 def nearest_timesteps(sigmas: Tensor, table: Tensor) -> Tensor:
-    """The training timestep whose log sigma is nearest to that of each of ``sigmas``: ``[n]`` int64.
+    """Return the training timesteps whose log sigmas are nearest to those of `sigmas`: `[n]` int64.
 
-    A discrete model was trained on whole timesteps only; ComfyUI and diffusers round in the same way.
+    A discrete model was trained on whole timesteps alone; ComfyUI and diffusers round in the same way.
     """
     distance = (sigmas.double().log()[:, None] - table.double().log()[None, :]).abs()  # [n, steps]
     return distance.argmin(dim=1)
 
 
 def percent_to_sigma(percent: float, table: Tensor) -> float:
-    """The noise level where a share of the training timesteps is over: 0 is before the first step, 1 the end.
+    """Return the noise level at a share of the training timesteps, counted from pure noise: 0 is the start, 1 the end.
 
-    ``percent`` 0 to 1 counts from pure noise, ``table`` rises. Between timesteps log sigma is interpolated. As
-    ComfyUI's ranges, where 0 and less is above every level and 1 and more is 0.
+    table: noise levels of training, rising; between timesteps log sigma is interpolated. As in ComfyUI's ranges, 0 and
+    less is above every level, and 1 and more is level 0.
     """
     if percent <= 0:
         return float("inf")
@@ -88,15 +88,15 @@ def percent_to_sigma(percent: float, table: Tensor) -> float:
 
 
 def vp_scale(sigma: Tensor) -> Tensor:
-    """alpha = 1 / sqrt(1 + sigma^2): multiplies a variance exploding sample into a variance preserving one."""
+    """Return alpha = 1 / sqrt(1 + sigma^2), the factor from a variance exploding to a variance preserving sample."""
     return 1 / (1 + sigma**2).sqrt()
 
 
 def to_denoised(prediction: Tensor, sample: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
-    """The clean sample that a network's ``prediction`` at ``sample`` stands for.
+    """Return the clean sample that a network's `prediction` at `sample` implies.
 
     epsilon: x0 = x - sigma eps. v_prediction (Salimans and Ho, arXiv:2202.00512, appendix D, in variance exploding
-    units): x0 = alpha^2 x - alpha sigma v with alpha = ``vp_scale(sigma)``. sample: the prediction itself.
+    units): x0 = alpha^2 x - alpha sigma v with alpha = `vp_scale(sigma)`. sample: the prediction itself.
 
     Raises ValueError for any other prediction type.
     """
@@ -107,11 +107,11 @@ def to_denoised(prediction: Tensor, sample: Tensor, sigma: Tensor, prediction_ty
         return alpha**2 * sample - alpha * sigma * prediction
     if prediction_type == "sample":
         return prediction
-    raise ValueError(f"prediction_type {prediction_type!r} is unknown here; use one of {', '.join(PREDICTION_TYPES)}")
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown; use one of {', '.join(PREDICTION_TYPES)}")
 
 
 def from_denoised(denoised: Tensor, sample: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
-    """The inverse of ``to_denoised``: what a network would have to predict at ``sample`` to mean ``denoised``."""
+    """Return the prediction at `sample` that implies `denoised`: the inverse of `to_denoised`."""
     if prediction_type == "epsilon":
         return (sample - denoised) / sigma
     if prediction_type == "v_prediction":
@@ -119,7 +119,7 @@ def from_denoised(denoised: Tensor, sample: Tensor, sigma: Tensor, prediction_ty
         return (alpha**2 * sample - denoised) / (alpha * sigma)
     if prediction_type == "sample":
         return denoised
-    raise ValueError(f"prediction_type {prediction_type!r} is unknown here; use one of {', '.join(PREDICTION_TYPES)}")
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown; use one of {', '.join(PREDICTION_TYPES)}")
 
 
 def dpmpp_2m_step(
@@ -130,7 +130,7 @@ def dpmpp_2m_step(
     sigma_next: Tensor,
     sigma_prev: Tensor | None,
 ) -> Tensor:
-    """One step of DPM-Solver++(2M) from ``sigma`` to ``sigma_next`` ([L] algorithm 2, with alpha = 1).
+    """Return the sample after one step of DPM-Solver++(2M), `sigma` to `sigma_next` ([L] algorithm 2, alpha = 1).
 
     With lambda = -log sigma, h = lambda_next - lambda and r = (lambda - lambda_prev) / h,
 
@@ -138,13 +138,13 @@ def dpmpp_2m_step(
         x_next = sigma_next / sigma * x - (exp(-h) - 1) D                       [L] eq. 13 and 14
 
     The first step has no predecessor and the step to sigma 0 has infinite h: both take D = denoised, the first
-    order solver ([L] eq. 9), which at sigma 0 returns ``denoised`` itself.
+    order solver ([L] eq. 9), which at sigma 0 returns `denoised` itself.
 
     denoised, old_denoised: the clean predictions of this step and the one before (None on the first).
-    sigma_prev: the noise level of the step before, ignored when ``old_denoised`` is None.
+    sigma_prev: the noise level of the step before, ignored when `old_denoised` is None.
     """
-    # The ratio of sigmas is formed from the lambdas, not from the sigmas: that is how k-diffusion rounds,
-    # and it makes the ComfyUI sampler equal to core's to the last bit.
+    # The ratio of sigmas is formed from the lambdas because k-diffusion rounds so: the ComfyUI sampler equals core's to
+    # the last bit.
     lam, lam_next = -sigma.log(), -sigma_next.log()
     h = lam_next - lam
     direction = denoised

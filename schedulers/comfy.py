@@ -1,4 +1,4 @@
-"""BestHQ as a ComfyUI sampler: a sampler function for ``comfy.samplers.KSAMPLER``."""
+"""BestHQ as a ComfyUI sampler: a sampler function for `comfy.samplers.KSAMPLER`, and its noise levels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from tqdm.auto import trange
 
 from .best_hq import dpmpp_2m_step, karras_sigmas
 
-MOST_LEVELS = 1_000_000
-"""Of a schedule: 10000 steps at denoise 0.01."""
+MOST_LEVELS = 1_000_000  # of a schedule: 10000 steps at denoise 0.01
 
 
 @torch.no_grad()
@@ -25,11 +24,11 @@ def sample_best_hq(
     disable: bool | None = None,
     before: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Denoise ``x`` ``[F, C, H, W]`` along ``sigmas`` ``[n + 1]``; the signature is that of k-diffusion's samplers.
+    """Denoise `x` `[F, C, H, W]` along `sigmas` `[n + 1]`; the signature is that of k-diffusion's samplers.
 
-    model: ``model(x, sigma [F], **extra_args)`` gives the denoised frames.
+    model: `model(x, sigma [F], **extra_args)` gives the denoised frames.
     before: changes the noisy frames before each step, as smoothing along time does. Without it, this is DPM++ 2M,
-    equal to core's ``dpmpp_2m`` to the last bit.
+    equal to core's `dpmpp_2m` to the last bit.
     callback, disable: ComfyUI's progress and preview, and whether to hide the bar on the console.
     """
     extra_args = extra_args or {}
@@ -47,18 +46,25 @@ def sample_best_hq(
 
 
 def best_hq_sigmas(model_sampling: Any, steps: int, denoise: float = 1.0) -> Tensor:
-    """Karras sigmas between the ends of a ComfyUI model's own table: ``[steps + 1]`` float32 on the CPU.
+    """Return Karras sigmas between the ends of a ComfyUI model's own table: `[steps + 1]` float32 on the CPU.
 
-    denoise: as in core's BasicScheduler, the last ``steps`` of ``steps / denoise`` levels; 0 or less is no levels.
-
-    Raises ValueError for more than ``MOST_LEVELS`` of them.
+    denoise: as in core's BasicScheduler, see `levels`; 0 or less is no levels. Raises ValueError as `levels` does.
     """
     if denoise <= 0.0:
         return torch.empty(0)
+    low, high = float(model_sampling.sigma_min), float(model_sampling.sigma_max)
+    return karras_sigmas(levels(steps, denoise), low, high)[-(steps + 1) :]
+
+
+def levels(steps: int, denoise: float) -> int:
+    """Return the length of the schedule whose last `steps` levels are sampled: `steps / denoise`, rounded down.
+
+    Raises ValueError for more than `MOST_LEVELS`.
+    """
     total = steps if denoise >= 1.0 else steps / denoise
     if total > MOST_LEVELS:
         raise ValueError(
             f"{steps} steps at denoise {denoise:g} are the end of a schedule of {total:,.0f} levels, more than "
             f"{MOST_LEVELS:,}; raise denoise or lower steps"
         )
-    return karras_sigmas(int(total), float(model_sampling.sigma_min), float(model_sampling.sigma_max))[-(steps + 1) :]
+    return int(total)

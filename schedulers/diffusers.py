@@ -1,8 +1,8 @@
 """BestHQ as a diffusers scheduler: a drop-in for any pipeline or loop that runs SDXL.
 
-Samples are variance preserving, as with DDIM and DPMSolverMultistepScheduler: start from plain ``randn``, no scaling
-of the model's input. So ``DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", use_karras_sigmas=True)`` gives
-the same numbers, and so does ComfyUI's ``dpmpp_2m`` with ``karras``.
+Samples are variance preserving, as with DDIM and DPMSolverMultistepScheduler: start from plain `randn`, no scaling
+of the model's input. So `DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", use_karras_sigmas=True)` gives
+the same numbers, and so does ComfyUI's `dpmpp_2m` with `karras`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = "SDXLAnime_BestHQScheduler"
 
 
 def _known_fields() -> set[str]:
-    """Names of the configuration fields of every discrete-time scheduler that an SDXL checkpoint may ship with."""
+    """Return the config fields of every discrete-time scheduler that an SDXL checkpoint may ship with."""
     names = [*(scheduler.name for scheduler in KarrasDiffusionSchedulers), "LCMScheduler", "TCDScheduler"]
     classes = [getattr(diffusers, name) for name in names if hasattr(diffusers, name)]
     return set().union(*(inspect.signature(cls.__init__).parameters for cls in classes))
@@ -38,9 +38,9 @@ def _known_fields() -> set[str]:
 class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
     """DPM-Solver++(2M) on Karras sigmas with hooks around every step.
 
-    Make it with ``from_config(pipe.scheduler.config)`` or ``SDXLAnime_BestHQScheduler(**pipe.scheduler.config)``.
-    Fields that say how *other* schedulers step (timestep_spacing, algorithm_type, use_karras_sigmas...) have no
-    meaning here and change nothing; ``from_config`` keeps them so that a later switch back finds them.
+    Make it with `from_config(pipe.scheduler.config)` or `SDXLAnime_BestHQScheduler(**pipe.scheduler.config)`.
+    Fields for the steps of other schedulers (timestep_spacing, algorithm_type, use_karras_sigmas...) change nothing;
+    `from_config` keeps them, so that a later switch back finds them.
 
     beta_*, num_train_timesteps: the noise schedule that the model was trained with; the defaults are SDXL's.
     prediction_type: what the model predicts: epsilon, v_prediction or sample.
@@ -73,7 +73,7 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
     ):
         unknown = sorted(set(kwargs) - _known_fields())
         if unknown:
-            raise TypeError(f"{NAME} got {', '.join(unknown)}, which no diffusers scheduler knows; check the spelling")
+            raise TypeError(f"{NAME} got {', '.join(unknown)}, which no diffusers scheduler has; check the spelling")
         if trained_betas is not None:
             raise ValueError(f"{NAME}: trained_betas is not supported; give beta_start, beta_end and beta_schedule")
         if prediction_type not in PREDICTION_TYPES:
@@ -91,7 +91,7 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config=None, return_unused_kwargs: bool = False, **kwargs):
-        """Build from the config of any SDXL scheduler, as a dict or FrozenDict; ``kwargs`` override its fields.
+        """Build from the config of any SDXL scheduler, as a dict or FrozenDict; `kwargs` override its fields.
 
         Raises ValueError for a flow matching scheduler's config: that is another family of models.
         """
@@ -110,12 +110,12 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def step_index(self) -> int | None:
-        """Index of the step that comes next; None before the first."""
+        """Return the index of the next step; None before the first."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Index of the first step, where the pipeline has set it (image to image)."""
+        """Return the index of the first step if the pipeline has set it (image to image)."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -123,9 +123,9 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index = begin_index
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Plan a run: ``timesteps`` ``[n]`` int64 on ``device``, ``sigmas`` ``[n + 1]`` float32 on the CPU.
+        """Plan a run: `timesteps` `[n]` int64 on `device`, `sigmas` `[n + 1]` float32 on the CPU.
 
-        Call it before every run; it also forgets the run before. Raises ValueError for less than one step.
+        Call it before every run; it clears the state of the run before. Raises ValueError for less than one step.
         """
         if num_inference_steps is None or num_inference_steps < 1:
             raise ValueError(f"{NAME}.set_timesteps needs at least 1 step, got {num_inference_steps}")
@@ -139,13 +139,13 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
         self._reset()
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample itself: variance preserving samples need no scaling."""
+        """Return the sample itself: variance preserving samples need no scaling."""
         return sample
 
     def hook_before_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Override, or assign a function ``(model_output, timestep, sample) -> (model_output, sample)``.
+        """Override, or assign a function `(model_output, timestep, sample) -> (model_output, sample)`.
 
-        Runs before the prediction is used; both results are. Shapes must stay. Smoothing over frames, for one:
+        Runs before the step, which uses both results. Shapes must stay. An example is smoothing over frames:
 
             def smooth(model_output, timestep, sample):  # [B, F, C, H, W]
                 sample = sample.clone()
@@ -157,22 +157,22 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
         return model_output, sample
 
     def hook_after_step(self, denoised: Tensor, timestep: int | Tensor, prev_sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Override, or assign a function ``(denoised, timestep, prev_sample) -> (denoised, prev_sample)``.
+        """Override, or assign a function `(denoised, timestep, prev_sample) -> (denoised, prev_sample)`.
 
-        Runs after the step. ``denoised`` is this step's clean prediction, which the next step will extrapolate
-        from; ``prev_sample`` is what ``step`` returns.
+        Runs after the step. `denoised` is this step's clean prediction, from which the next step extrapolates;
+        `prev_sample` is the sample that `step` returns.
         """
         return denoised, prev_sample
 
     def step(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> SchedulerOutput | tuple[Tensor]:
-        """One step: from the ``sample`` at ``timestep`` to the one at the next lower noise level.
+        """Return the sample at the next lower noise level, one step from the `sample` at `timestep`.
 
-        model_output, sample: ``[B, C, H, W]`` or ``[B, F, C, H, W]``. Half precision is computed in float32; the
-        result has the dtype of ``model_output``.
+        model_output, sample: `[B, C, H, W]` or `[B, F, C, H, W]`. Half precision is computed in float32; the
+        result has the dtype of `model_output`.
 
-        Raises RuntimeError before ``set_timesteps`` or after the last step, ValueError for shapes that differ or a
+        Raises RuntimeError before `set_timesteps` or after the last step, ValueError for shapes that differ or a
         first timestep outside the schedule, TypeError for a hook that does not return a pair.
         """
         index = self._next_index(timestep)
@@ -214,15 +214,15 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
         return index
 
     def _index_of(self, timestep: float) -> int | None:
-        """Where ``timestep`` is in the schedule; the first place where rounding has doubled it."""
+        """Return the index of `timestep` in the schedule; the first one if rounding has doubled it."""
         found = (self.timesteps == timestep).nonzero()
         return int(found[0]) if len(found) else None
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The noisy sample alpha x0 + alpha sigma noise of every clip in the batch.
+        """Return the noisy sample alpha x0 + alpha sigma noise of every clip in the batch.
 
-        timesteps: ``[B]`` (or 0-d, for all). One in the planned schedule, or any after ``set_begin_index``, means
-        that step's sigma, so that ``step`` can go on from there; any other is a training timestep.
+        timesteps: `[B]` (or 0-d, for all). One in the planned schedule, or any after `set_begin_index`, stands for
+        that step's sigma, so that `step` can continue there; any other is a training timestep.
         Raises ValueError for a timestep outside the training range.
         """
         sigmas = [self._sigma_of(float(timestep)) for timestep in timesteps.reshape(-1)]
@@ -252,7 +252,7 @@ class SDXLAnime_BestHQScheduler(SchedulerMixin, ConfigMixin):
 
 
 def _pair(hook: str, result) -> tuple[Tensor, Tensor]:
-    """What a hook returned, or a TypeError: a hook that returns one tensor would lose what it did to the other."""
+    """Return a hook's pair of tensors. Raises TypeError for one tensor: the change of the other would be lost."""
     if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(item, Tensor) for item in result)):
         raise TypeError(f"{NAME}.{hook} must return a pair of tensors (see its docstring), got {type(result).__name__}")
     return result

@@ -1,4 +1,4 @@
-"""The presets as what ComfyUI samples with."""
+"""Samplers and sigmas of the presets in ComfyUI."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from ....schedulers.comfy import MOST_LEVELS, best_hq_sigmas, sample_best_hq
+from ....schedulers.comfy import best_hq_sigmas, levels, sample_best_hq
 from ...clip.frames import smooth_frames
 
 
 def prepared(model: Any, preset: str, steps: int, denoise: float = 1.0) -> tuple[Any, Any, torch.Tensor]:
-    """(MODEL, SAMPLER, SIGMAS `[steps + 1]`) of one of `presets.PRESETS`.
+    """Return MODEL, SAMPLER and SIGMAS `[steps + 1]` of one of `schedulers.presets.PRESETS`.
 
-    denoise: as in core's BasicScheduler. Raises ValueError for too many levels, and for a model that LCM is not for.
+    denoise: as in core's BasicScheduler. Raises ValueError for too many levels and for a model that LCM does not fit.
     """
     from comfy.samplers import sampler_object
 
@@ -39,12 +39,10 @@ def best_hq_sampler(smoothing: float = 0.0) -> Any:
 
 
 def _uniform_sigmas(model: Any, steps: int, denoise: float) -> torch.Tensor:
-    """What core's BasicScheduler set to sgm_uniform gives, as LCM LoRAs want it."""
+    """Return the sigmas of core's BasicScheduler set to sgm_uniform, which LCM LoRAs need."""
     from comfy.samplers import calculate_sigmas
 
     if denoise <= 0:
         return torch.empty(0)
-    total = steps if denoise >= 1 else steps / denoise
-    if total > MOST_LEVELS:
-        raise ValueError(f"{steps} steps at denoise {denoise:g} are too many levels; raise denoise or lower steps")
-    return calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", int(total)).cpu()[-(steps + 1) :]
+    model_sampling = model.get_model_object("model_sampling")
+    return calculate_sigmas(model_sampling, "sgm_uniform", levels(steps, denoise)).cpu()[-(steps + 1) :]

@@ -1,4 +1,4 @@
-"""Configs from YAML or JSON files and command lines: what is wrong with one is said in a line that names the field."""
+"""Read configs from YAML or JSON files and from command lines; every error is one line that names the field."""
 
 from __future__ import annotations
 
@@ -9,30 +9,14 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from ..training.config.train import TrainConfig
 from .config import Config, ConfigError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
-
-
-def check_fields(values: Any, source: str, model: type[Config] = TrainConfig) -> dict[str, Any]:
-    """The mapping of a config file. Raises ConfigError for anything else and for fields that do not exist."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected `field: value` lines, found {type(values).__name__}")
-    known = list(model.model_fields)
-    for field in values:
-        if field not in known:
-            near = difflib.get_close_matches(str(field), known, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
-            raise ConfigError(f"{source}: unknown field {field!r}; {hint}")
-    return values
+SHORT = {"-o": "--output"}
 
 
 def read_config(
-    path: Path,
-    overrides: dict[str, Any] | None = None,
-    model: type[AnyConfig] = TrainConfig,
-    defaults: dict[str, Any] | None = None,
+    path: Path, overrides: dict[str, Any], model: type[AnyConfig], defaults: dict[str, Any] | None = None
 ) -> AnyConfig:
     """Read a YAML or JSON config; `overrides` win over the file, the file over `defaults`.
 
@@ -51,20 +35,31 @@ def read_config(
         raise ConfigError(f"config {path} does not exist") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not a {kind} file: {_one_line(error)}") from None
-    given = {**check_fields(values, str(path), model), **check_fields(overrides or {}, "command line", model)}
-    return make_config(model, {**(defaults or {}), **given}, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
+    return make_config(model, {**(defaults or {}), **values, **overrides}, str(path))
 
 
 def make_config(model: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:
-    """A config of these values. Raises ConfigError that names `source` and what is wrong with each field."""
+    """Return a config of these values. Raises ConfigError that names `source` and what is wrong with each field."""
+    for field in values:
+        _require_field(field, source, model)
     try:
         return model(**values)
     except ValidationError as error:
         raise ConfigError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
 
 
+def _require_field(field: Any, source: str, model: type[Config]) -> None:
+    known = list(model.model_fields)
+    if field not in known:
+        near = difflib.get_close_matches(str(field), known, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
+        raise ConfigError(f"{source}: unknown field {field!r}; {hint}")
+
+
 def _problem(error: Any) -> str:
-    """One of pydantic's errors: the field, what is wrong, and the value where there is one."""
+    """Describe one of pydantic's errors: the field, what is wrong, and the value if there is one."""
     text = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # of the whole config: names its fields itself
         return text
@@ -81,26 +76,31 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def parse_overrides(words: list[str], model: type[Config] = TrainConfig) -> dict[str, Any]:
-    """`--learning-rate 1e-3 --frames [8,16] --norm=false` as fields and values.
+def parse_overrides(words: list[str], model: type[Config], rest: str | None = None) -> dict[str, Any]:
+    """Parse `--learning-rate 1e-3 --frames [8,16] --norm=false` into fields and values.
+
+    rest: the field that takes the words outside such pairs, in any place; None if there may be none.
 
     Raises ConfigError for a word that is no `--field value` pair, and for a value that is no YAML.
     """
     values: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        field, equals, value = word.partition("=")
-        if not field.startswith("--") or not (equals or rest):
+    others, waiting = [], list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if rest and not word.startswith("-"):
+            others.append(word)
+            continue
+        field, equals, value = SHORT.get(word, word).partition("=")
+        if not field.startswith("--") or not (equals or waiting):
             raise ConfigError(f"command line: cannot read {word!r}; write --field value, such as --steps 500")
         field = field[2:].replace("-", "_")
-        check_fields({field: value}, "command line", model)
-        values[field] = _parse(field, value if equals else rest.pop(0), model)
-    return values
+        _require_field(field, "command line", model)
+        values[field] = _parse(field, value if equals else waiting.pop(0), model)
+    return {**values, rest: others} if rest and others else values
 
 
 def _parse(field: str, word: str, model: type[Config]) -> Any:
-    """An override's value: names and paths as they are, all else as YAML."""
+    """Return an override's value: names and paths as they are, all else as YAML."""
     import yaml
 
     annotation = model.model_fields[field].annotation

@@ -1,4 +1,4 @@
-"""What every verb of the command line does with errors: one line on stderr that names the verb, and an exit status."""
+"""How verbs are called and how they end: loaded when they are needed, errors in one line, an exit status."""
 
 from __future__ import annotations
 
@@ -6,13 +6,39 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
+
+from .config import ConfigError
+from .interrupts import interrupt_on_signals
+from .usage import HELP
 
 
-def run_verb(verb: str, action: Callable[[], int | None], interrupted: str) -> int:
+def dispatch(verbs: dict[str, tuple[str, str]], arguments: list[str]) -> int:
+    """Call the verb that the arguments begin with; returns its exit status. Without a known verb, list them all.
+
+    verbs: name -> (`module:function` in this package, what the verb does in one line).
+    """
+    verb, *rest = arguments or [""]
+    if verb in verbs:
+        try:
+            interrupt_on_signals()
+            module, function = verbs[verb][0].split(":")
+            return getattr(import_module(f"..{module}", __package__), function)(rest)
+        except KeyboardInterrupt:  # before the verb had begun: PyTorch takes seconds to load
+            sys.stderr.write("interrupted; nothing was done\n")
+            return 130
+    lines = ["usage: sdxl-anime-video VERB ...", "", *(f"  {name:10}{text}" for name, (_, text) in verbs.items())]
+    if verb and verb not in HELP:
+        lines.insert(0, f"unknown verb {verb!r}")
+    (sys.stdout if verb in HELP else sys.stderr).write("\n".join(lines) + "\n")
+    return 0 if verb in HELP else 2
+
+
+def run_verb(verb: str, action: Callable[[], int | None], interrupted: str = "nothing was written") -> int:
     """Run a verb's action; returns its exit status, or 1 after an error of the user's making and 130 after Ctrl-C.
 
-    interrupted: what there is to know after Ctrl-C, such as that nothing was written. Other errors are faults of the
-    program and are raised.
+    interrupted: the state after Ctrl-C, as the user should know it. Other errors are faults of the program and are
+    raised.
     """
     try:
         return action() or 0
@@ -27,9 +53,7 @@ def run_verb(verb: str, action: Callable[[], int | None], interrupted: str) -> i
 
 
 def complain(verb: str, error: Exception) -> None:
-    """The error in one line; where every process of a training run has the same one, by the first alone."""
-    from .config import ConfigError
-
+    """Write the error in one line to stderr. Where every process of a training run has it, only the first writes."""
     rank, text = os.environ.get("RANK", "0"), _in_one_line(error)
     if rank == "0":
         sys.stderr.write(f"error: {verb}: {text}\n")

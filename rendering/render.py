@@ -6,7 +6,6 @@ Noise, noise levels, guidance and steps are ComfyUI's, so the frames are those o
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..commands.overrides import parse_overrides, read_config
 from ..commands.precision import chosen_device
-from ..commands.verbs import run_verb
 from ..files import whole_or_nothing
 from ..temporal.hosts.diffusers.sampling import sample_clip
 from . import kinds
@@ -30,24 +27,6 @@ if TYPE_CHECKING:
 PIXELS_AT_ONCE = 1024 * 1024  # that the VAE decodes: enough to keep it busy
 Report = Callable[[str, int, int], Any]
 """What is being done, how much of it is done, and how much there is."""
-
-
-def main(arguments: list[str]) -> int:
-    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
-    return run_verb("render", lambda: _render(Path(arguments[0]), arguments[1:]), "nothing was written")
-
-
-def _render(path: Path, words: list[str]) -> None:
-    config = read_config(path, parse_overrides(words, RenderConfig), RenderConfig)
-    try:
-        with _bars() as report:
-            render(config, report, lambda line: sys.stderr.write(f"{line}\n"))
-    except torch.OutOfMemoryError:
-        raise MemoryError(
-            f"the GPU has no room for {config.segment_frames or config.frames} frames of "
-            f"{config.width}x{config.height} at once; lower segment_frames, width or height"
-        ) from None
-    sys.stdout.write(f"{config.output}\n")
 
 
 def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> Path:
@@ -220,26 +199,3 @@ def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str,
             metadata,
             lambda done: report("decode and write", done, config.frames),
         )
-
-
-class _bars:
-    """A bar on stderr for each thing that is done."""
-
-    def __enter__(self) -> Report:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True))
-        self.progress.start()
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = self.progress.add_task(what, total=total)
-            self.progress.update(tasks[what], completed=done)
-
-        return report
-
-    def __exit__(self, *_: Any) -> None:
-        self.progress.stop()

@@ -8,7 +8,7 @@ import lance
 import numpy as np
 import pyarrow.parquet
 
-from sdxl_anime_video.training.prepare.run import main
+from sdxl_anime_video.training.prepare.verb import main
 
 SMALL = ["--checkpoint", "toon", "--resolution", "64", "--frames", "8", "--min-frames", "4"]
 

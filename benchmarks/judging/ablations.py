@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,9 +22,6 @@ from ...commands.arguments import whole
 from ...files import write_whole
 from .evaluate import Arm, Sampler, held_out_pairs
 from .judge import Judge, mean_scores, table
-
-if TYPE_CHECKING:
-    from ...training.config.train import TrainConfig
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "toon.yaml"
 UNLEARNT = ["--position-learning-rate", "null"]  # a motion module's positions
@@ -74,8 +71,9 @@ class HeldOut:
         from ...commands.overrides import read_config
         from ...temporal.hosts.diffusers.base import load_base
         from ...training.clips.load import load_clips
+        from ...training.config.train import TrainConfig
 
-        self.config: TrainConfig = read_config(CONFIG, PLAIN)
+        self.config = read_config(CONFIG, PLAIN, TrainConfig)
         self.base = load_base("toon")
         self.clips = load_clips(
             self.config.clips,
@@ -90,11 +88,12 @@ class HeldOut:
         """Mean loss under a kind of noise, with an adapter or without."""
         from ...commands.overrides import read_config
         from ...rendering import kinds
+        from ...training.config.train import TrainConfig
         from ...training.run.trainer import Trainer
 
         mode, correlation = NOISES[noise]
         given: dict[str, Any] = {"noise_mode": mode, "noise_correlation": correlation, "noise_probability": 1.0}
-        config = read_config(adapter.with_name("config.yaml") if adapter else CONFIG, {**PLAIN, **given})
+        config = read_config(adapter.with_name("config.yaml") if adapter else CONFIG, {**PLAIN, **given}, TrainConfig)
         trainer = Trainer(config, self.base, self.clips)
         try:
             if adapter:

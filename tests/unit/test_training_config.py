@@ -13,6 +13,10 @@ from sdxl_anime_video.training.run import verb as cli
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 
 
+def read(path: Path, *words: str, **fields) -> TrainConfig:
+    return read_config(path, {**parse_overrides(list(words), TrainConfig), **fields}, TrainConfig)
+
+
 @pytest.fixture
 def config_file(tmp_path):
     def write(text: str) -> Path:
@@ -25,7 +29,7 @@ def config_file(tmp_path):
 
 def test_values_are_read_and_overridden(config_file):
     path = config_file("steps: 5\nlearning_rate: 1e-3\nframes: [4, 8]\n")
-    config = read_config(path, parse_overrides(["--steps", "7", "--norm=false", "--frames", "[6]", "--minutes", "1.5"]))
+    config = read(path, "--steps", "7", "--norm=false", "--frames", "[6]", "--minutes", "1.5")
     assert (config.steps, config.learning_rate, config.frames, config.norm, config.minutes) == (
         7,
         1e-3,
@@ -40,7 +44,7 @@ def test_nothing_is_silently_optional(config_file):
     path = config_file("")
     path.write_text("steps: 5\n")
     with pytest.raises(ConfigError, match="clips is missing; add --clips VALUE; output is missing; add --output VALUE"):
-        read_config(path)
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -79,56 +83,56 @@ def test_nothing_is_silently_optional(config_file):
 )
 def test_a_wrong_config_says_what_is_wrong(config_file, text, message):
     with pytest.raises(ConfigError) as caught:
-        read_config(config_file(text))
+        read(config_file(text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_one_number_of_frames_needs_no_brackets(config_file):
-    assert read_config(config_file("frames: 8\n")).frames == [8]
-    assert read_config(config_file(""), parse_overrides(["--frames", "8"])).frames == [8]
+    assert read(config_file("frames: 8\n")).frames == [8]
+    assert read(config_file(""), "--frames", "8").frames == [8]
 
 
 def test_a_config_that_is_no_mapping_or_no_file(tmp_path):
     with pytest.raises(ConfigError, match="is a folder; give the file in it"):
-        read_config(cli.preset_or_file(str(tmp_path)))
+        read(cli.preset_or_file(str(tmp_path)))
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="expected `field: value`"):
-        read_config(path)
+        read(path)
     with pytest.raises(ConfigError, match="does not exist"):
-        read_config(tmp_path / "none.yaml")
+        read(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("words", [["steps=5"], ["--steps"], ["5"]])
 def test_overrides_that_cannot_be_read(words):
     with pytest.raises(ConfigError, match="--field value"):
-        parse_overrides(words)
+        parse_overrides(words, TrainConfig)
 
 
 @pytest.mark.parametrize("value", ["a: b: c", "@foo", "2024", "null", "", "[x"])
 def test_a_name_or_path_is_taken_as_it_is(config_file, value):
     words = ["--dataset", value, "--output", f"out/{value}", f"--clips=2024{value}"]
-    config = read_config(config_file(""), parse_overrides(words))
+    config = read(config_file(""), *words)
     assert (config.dataset, config.output, config.clips) == (value, Path("out", value), Path(f"2024{value}"))
 
 
 def test_resume_can_be_named_and_taken_back(config_file):
     path = config_file("resume: latest\n")
-    assert read_config(path, parse_overrides(["--resume", "2024"])).resume == "2024"
-    assert read_config(path, parse_overrides(["--resume", "null"])).resume is None
+    assert read(path, "--resume", "2024").resume == "2024"
+    assert read(path, "--resume", "null").resume is None
 
 
 @pytest.mark.parametrize("words", [["--frames", "@8"], ["--steps", "a: b: c"], ["--steps", "2024-13-45"]])
 def test_a_value_that_is_no_yaml_is_one_line(words):
     with pytest.raises(ConfigError, match=f"cannot read {words[0][2:]} '{words[1]}'") as caught:
-        parse_overrides(words)
+        parse_overrides(words, TrainConfig)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_override_names_the_nearest_field():
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
-        parse_overrides(["--learning-rat", "1"])
+        parse_overrides(["--learning-rat", "1"], TrainConfig)
 
 
 def test_every_field_is_documented():
@@ -141,5 +145,5 @@ def test_every_field_is_documented():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_are_valid(path):
     toon = path.stem.startswith("toon")
-    config = read_config(path, {} if toon else {"clips": "in"})
+    config = read(path, **({} if toon else {"clips": "in"}))
     assert config.base == ("toon" if toon else "sdxl")

@@ -52,17 +52,20 @@ def test_status_interrupt_and_faults_of_the_program(capsys):
         run_verb("render", failing(KeyError("a fault")), "")
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "render"])
+@pytest.mark.parametrize("verb", command.VERBS)
 def test_help_is_given_wherever_it_is_asked_for_and_at_once(verb):
     code = f"""
 import sys
 from sdxl_anime_video.__main__ import main
-status = main([{verb!r}, "config", "--steps", "3", "--help"])
-assert not {{"torch", "diffusers"}} & sys.modules.keys()
+try:
+    status = main([{verb!r}, "config", "--help"])
+finally:
+    assert not {{"torch", "diffusers"}} & sys.modules.keys()
 sys.exit(status)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: sdxl-anime-video {verb} ") and "--output (required)" in done.stdout
+    assert done.stdout.startswith(f"usage: sdxl-anime-video {verb} ")
+    assert "--output (required)" in done.stdout or verb in ("evaluate", "inspect", "convert")
 
 
 def test_a_verb_with_nothing_to_do_says_so(capsys):

@@ -1,4 +1,4 @@
-"""`sdxl-anime-video prepare VIDEOS ... -o CACHE --checkpoint SDXL [--field value ...]`."""
+"""One run of `sdxl-anime-video prepare`: brings the cache up to date with the videos."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...commands.overrides import make_config, parse_overrides
-from ...commands.verbs import run_verb
 from ..clips.source import DataError
 from .options import PrepareConfig
 from .reading.sources import Source
@@ -20,30 +18,6 @@ if TYPE_CHECKING:
     from ...temporal.hosts.diffusers.base import Base
     from ..clips.store import Store
     from .progress import Bars
-
-
-def main(arguments: list[str]) -> int:
-    """Run the verb; return the exit status. A user's error is one line on stderr."""
-    return run_verb("prepare", lambda: _prepare(arguments), "the same command goes on")
-
-
-def _prepare(arguments: list[str]) -> None:
-    prepare(read_arguments(arguments))
-
-
-def read_arguments(words: list[str]) -> PrepareConfig:
-    """Return the config of a command line: videos and fields with values, in any order. Raises ConfigError."""
-    videos, fields, rest = [], [], list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            videos.append(word)
-            continue
-        fields.append("--output" if word == "-o" else word)
-        if "=" not in word and rest:
-            fields.append(rest.pop(0))
-    values: dict[str, Any] = parse_overrides(fields, PrepareConfig)
-    return make_config(PrepareConfig, {**values, **({"videos": videos} if videos else {})}, "command line")
 
 
 def prepare(config: PrepareConfig) -> Path:

@@ -35,9 +35,10 @@ def main(path: Path, words: list[str]) -> None:
     words: overrides of the config, and `--memory 20GB`.
     """
     limit = take_memory(words)
-    overrides = parse_overrides(words)
+    overrides = parse_overrides(words, TrainConfig)
     shapes_only = {"clips": "clips", "output": "output"}  # neither is looked at then
-    config = read_config(path, overrides, defaults=shapes_only if _base(path, overrides) == SHAPES_ONLY else None)
+    defaults = shapes_only if _base(path, overrides) == SHAPES_ONLY else None
+    config = read_config(path, overrides, TrainConfig, defaults)
     sys.stdout.write("\n".join(_lines(config, limit)) + "\n")
 
 

@@ -52,7 +52,9 @@ class Trainer:
         self.adapter = kinds.create(config, base.unet, kinds.betas_of(base))
         self.adapter.to(self.device)
         self.optimizer = make_optimizer(self.adapter, config, self.device)
-        self.unet = kinds.put_on(prepared(base.unet, self.device, config), self.adapter)
+        self.unet = kinds.put_on(
+            prepared(base.unet, self.device, config.precision, config.gradient_checkpointing), self.adapter
+        )
         self.ema = (
             {name: value.detach().clone() for name, value in self.adapter.state_dict().items()} if config.ema else {}
         )

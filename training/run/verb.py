@@ -6,12 +6,28 @@ from pathlib import Path
 
 from ...commands.config import ConfigError
 from ...commands.overrides import parse_overrides, read_config
-from ...commands.usage import CONFIGS, presets
+from ...commands.usage import answer
 from ...commands.verbs import run_verb
+from ..config.train import TrainConfig
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+USAGE = """usage: sdxl-anime-video train CONFIG.yaml [--field value ...]
+       sdxl-anime-video train PRESET --clips CLIPS --base CHECKPOINT [--field value ...]
+       sdxl-anime-video train ... --dry-run [--memory 20GB]
+       accelerate launch -m sdxl_anime_video train ...
+
+Trains a temporal adapter, or a motion module, on what `prepare` made or on a folder of captioned clips.
+PRESET is one of {presets}.
+--dry-run trains nothing: it counts parameters, estimates memory, times a few steps, and says which sizes fit --memory.
+Fields of the config, all of which can be overridden here:
+"""
 
 
 def main(arguments: list[str]) -> int:
     """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    status = answer(arguments, USAGE.format(presets=", ".join(presets())), TrainConfig)
+    if status is not None:
+        return status
     interrupted = "nothing was trained" if "--dry-run" in arguments else "go on with --resume latest"
     return run_verb("train", lambda: _train(arguments[0], list(arguments[1:])), interrupted)
 
@@ -26,13 +42,18 @@ def _train(config: str, words: list[str]) -> None:
         return
     if any(word.split("=")[0] == "--memory" for word in words):
         raise ConfigError("command line: --memory is for --dry-run; add that, or leave --memory out")
-    overrides = parse_overrides(words)
+    overrides = parse_overrides(words, TrainConfig)
     if "clips" in overrides:  # the config's name of the clips is not theirs
         overrides.setdefault("dataset", "")
-    read = read_config(path, overrides)
+    read = read_config(path, overrides, TrainConfig)
     from .run import train  # only now: PyTorch takes seconds to load, and what is wrong above is said before that
 
     train(read)
+
+
+def presets() -> list[str]:
+    """Return the names of the configs that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def preset_or_file(name: str) -> Path:

@@ -12,7 +12,6 @@ from einops import rearrange
 
 from ....commands.config import Precision
 from ....commands.precision import base_dtype, computing_in, vae_arithmetic
-from ....training.config.train import TrainConfig
 from .text import Text, TextEncoders
 
 
@@ -152,15 +151,15 @@ def _toon() -> Base:
     return Base(unet, vae, text, sigmas_of({}), "epsilon", {}, widths, origin, encode_prompt).freeze()
 
 
-def prepared(unet: Any, device: torch.device, config: TrainConfig) -> Any:
-    """The base's UNet on its device, in what the run computes in, with checkpointing where that is asked."""
-    dtype = base_dtype(device, config.precision)
+def prepared(unet: Any, device: torch.device, precision: Precision, checkpointing: bool) -> Any:
+    """The base's UNet on its device, in the precision of the run, with gradient checkpointing if asked for."""
+    dtype = base_dtype(device, precision)
     unet.to(device, dtype, memory_format=torch.channels_last)
     if device.type == "cpu" and dtype:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # fused attention's backward pass is slow there
-    if config.gradient_checkpointing:
+    if checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers checkpoints only then; an SDXL UNet has no dropout
     return unet

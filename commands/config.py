@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,15 @@ class Config(BaseModel):
     """A verb's settings: typed, every field with a docstring, unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+@contextmanager
+def at_field(name: str) -> Iterator[None]:
+    """Put the name of a field in front of each ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def named(path: Any, kind: str = "folder") -> Any:

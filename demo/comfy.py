@@ -129,7 +129,7 @@ def load_toon_comfy(path: Path = WEIGHTS):
 
     if not path.is_file():
         raise FileNotFoundError(
-            f"SAV_DemoModel: {path} is missing; restore it from the repository or make it with "
+            f"{path} is missing; restore it from the repository or make it with "
             "`python -m sdxl_anime_video.benchmarks.making.train vae` and `... base`"
         )
     stored = comfy.utils.load_torch_file(str(path), safe_load=True)

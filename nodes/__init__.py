@@ -1,8 +1,9 @@
 """What an artist sees: thin V3 nodes, one file per capability."""
 
-from . import _hint_weights, motion_module, temporal_adapter
+from ..temporal.hosts.comfy.pictures import hint_weights
+from . import motion_module, temporal_adapter
 from ._api import ComfyExtension, io
-from ._weights_folder import register_folder
+from ._shared import register_folder
 from .anchor import KeyframeAnchor
 from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
@@ -30,7 +31,7 @@ class SDXLAnimeVideo(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from ..demo.comfy import register_folders
 
-        folders = (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER, _hint_weights.FOLDER)
+        folders = (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER, hint_weights.FOLDER)
         for folder in folders:
             register_folder(folder)
         register_folders()

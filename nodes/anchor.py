@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ..temporal.clip.contract import Pin, Pull
 from ..temporal.clip.frames import Places, parse_positions
+from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
-from ._ranges import check_range, percent_inputs
+from ._shared import check_at_least, check_between, check_percents, patched_model, percent_inputs, share_input
+
+NODE = "Keyframe Anchor"
 
 
 class KeyframeAnchor(io.ComfyNode):
@@ -16,10 +19,10 @@ class KeyframeAnchor(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_KeyframeAnchor",
-            display_name="Keyframe Anchor",
+            display_name=NODE,
             category="SDXL Anime Video/sampling",
             description="Keeps a clip from drifting. With a latent: its frames are pinned into the clip and the others "
-            "are sampled around them. Without: every Nth frame is drawn toward the first.",
+            "are sampled around them. Without: every Nth frame is pulled toward the first.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to be sampled."),
                 io.Int.Input(
@@ -30,29 +33,26 @@ class KeyframeAnchor(io.ComfyNode):
                     tooltip="Distance of the anchored frames: 0, every, 2 x every and so on. Not used if positions "
                     "are given.",
                 ),
-                io.Float.Input(
+                share_input(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="0 changes nothing. Pinned frames: 1 keeps the given latent exactly, less lets it change. "
-                    "Without a latent: share of the first frame in the anchored frames' prediction at each step.",
+                    1.0,
+                    "0 changes nothing. Pinned frames: 1 keeps the given latent exactly, less lets it change. Without "
+                    "a latent: share of the first frame in the anchored frames' prediction at each step.",
                 ),
                 io.Combo.Input(
                     "band",
                     options=["low", "all"],
                     default="low",
-                    tooltip="Without a latent. low: only what varies slowly over the picture is drawn to the first "
-                    "frame, so colour and identity hold while motion goes on. all: the whole frame is, and at "
-                    "strength 1 it repeats the first.",
+                    tooltip="Without a latent. low: only slow variation over the picture moves toward the first frame, "
+                    "so colour and identity hold while motion goes on. all: the whole frame moves, and at strength 1 "
+                    "it repeats the first.",
                 ),
                 *percent_inputs("anchoring"),
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="Frames to pin, VAE-encoded at the clip's size: one per anchored place in order, or a "
-                    "whole clip of which the anchored frames are taken. A single start image goes to frame 0.",
+                    tooltip="Frames to pin, VAE-encoded at the clip's size: one for each anchored frame in order, or a "
+                    "whole clip, of which the anchored frames are used. A single start image goes to frame 0.",
                 ),
                 io.String.Input(
                     "positions",
@@ -62,16 +62,11 @@ class KeyframeAnchor(io.ComfyNode):
                     "0, 25%, -1 (-1 is the last frame). First and last image: 0, -1.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "patched_model",
-                    display_name="model",
-                    tooltip="The model with anchored frames, for any sampler, KSampler included.",
-                )
-            ],
+            outputs=patched_model("with anchored frames"),
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(
         cls,
         model,
@@ -83,12 +78,10 @@ class KeyframeAnchor(io.ComfyNode):
         latent: dict | None = None,
         positions: str = "",
     ) -> io.NodeOutput:
-        check_range("SAV_KeyframeAnchor", start_percent, end_percent)
-        if not 0 <= strength <= 1:
-            raise ValueError(f"SAV_KeyframeAnchor: strength is {strength:g}; it must lie between 0 and 1")
-        if every < 1:
-            raise ValueError(f"SAV_KeyframeAnchor: every is {every}; it must be 1 or more")
-        places = Places(every, parse_positions(positions, "SAV_KeyframeAnchor"))
+        check_percents(start_percent, end_percent)
+        check_between("strength", strength, 0, 1)
+        check_at_least("every", every, 1)
+        places = Places(every, parse_positions(positions))
         if strength == 0:
             return io.NodeOutput(model)
         if latent is None:
@@ -97,13 +90,13 @@ class KeyframeAnchor(io.ComfyNode):
         samples = latent["samples"]
         if samples.ndim != 4 or 0 in samples.shape:
             raise ValueError(
-                f"SAV_KeyframeAnchor: the given latent is {list(samples.shape)}, not [frames, channels, height, width] "
-                "of one frame or more; encode images with the VAE of an SDXL model"
+                f"the given latent is {list(samples.shape)}, not [frames, channels, height, width] of one frame or "
+                "more; encode images with the VAE of an SDXL model"
             )
         if not samples.isfinite().all():
             raise ValueError(
-                "SAV_KeyframeAnchor: the given latent holds NaN or infinite values; if a VAE made it, use the fp16-fix "
-                "VAE or run the VAE in fp32 (ComfyUI: --fp32-vae)"
+                "the given latent holds NaN or infinite values; if a VAE made it, use the fp16-fix VAE or run the VAE "
+                "in fp32 (ComfyUI: --fp32-vae)"
             )
         pin = Pin(samples, places, strength, start_percent, end_percent)
         return io.NodeOutput(record(model, lambda contract: contract.with_pin(pin)))

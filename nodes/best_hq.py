@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from ..schedulers.comfy import best_hq_sigmas
+from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
+from ._shared import check_at_least, check_between, denoise_input, share_input
 
 CATEGORY = "SDXL Anime Video/sampling"
+SIGMAS, SAMPLER = "BestHQ Sigmas", "BestHQ Sampler"
 
 
 class BestHQSigmas(io.ComfyNode):
-    """Karras noise levels between the ends of the model's own schedule."""
+    """Makes Karras noise levels between the ends of the model's own schedule."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_BestHQSigmas",
-            display_name="BestHQ Sigmas",
+            display_name=SIGMAS,
             category=CATEGORY,
             description="Karras noise levels for this model: many small steps where detail forms.",
             inputs=[
@@ -27,15 +30,7 @@ class BestHQSigmas(io.ComfyNode):
                     max=10000,
                     tooltip="Number of sampling steps. 24 to 28 suit anime clips; below 18 detail suffers.",
                 ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="1 starts from pure noise. Less keeps more of the input latent, with the same number of "
-                    "steps on the lower part of the schedule. 0 does nothing.",
-                ),
+                denoise_input(),
             ],
             outputs=[
                 io.Sigmas.Output(
@@ -45,35 +40,28 @@ class BestHQSigmas(io.ComfyNode):
         )
 
     @classmethod
+    @at_node(SIGMAS)
     def execute(cls, model, steps, denoise=1.0) -> io.NodeOutput:
-        if steps < 1:
-            raise ValueError(f"SAV_BestHQSigmas: steps is {steps}; it must be 1 or more")
-        if not 0 <= denoise <= 1:
-            raise ValueError(f"SAV_BestHQSigmas: denoise is {denoise:g}; it must lie between 0 and 1")
-        try:
-            return io.NodeOutput(best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise))
-        except ValueError as error:
-            raise ValueError(f"SAV_BestHQSigmas: {error}") from None
+        check_at_least("steps", steps, 1)
+        check_between("denoise", denoise, 0, 1)
+        return io.NodeOutput(best_hq_sigmas(model.get_model_object("model_sampling"), steps, denoise))
 
 
 class BestHQSampler(io.ComfyNode):
-    """DPM++ 2M, optionally with every noisy frame drawn towards the frame before it."""
+    """Makes a DPM++ 2M sampler that can move every noisy frame toward the frame before it."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_BestHQSampler",
-            display_name="BestHQ Sampler",
+            display_name=SAMPLER,
             category=CATEGORY,
             description="DPM++ 2M for clips. Without smoothing it equals core's dpmpp_2m to the last bit.",
             inputs=[
-                io.Float.Input(
+                share_input(
                     "smoothing",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Before every step each noisy frame moves this far towards the frame before it. Needs "
+                    0.0,
+                    "Before every step each noisy frame moves by this share toward the frame before it. Needs "
                     "correlated noise: independent noise averages out and the picture blurs. 0.1 is strong.",
                 )
             ],
@@ -85,9 +73,9 @@ class BestHQSampler(io.ComfyNode):
         )
 
     @classmethod
+    @at_node(SAMPLER)
     def execute(cls, smoothing=0.0) -> io.NodeOutput:
         from ..temporal.hosts.comfy.presets import best_hq_sampler
 
-        if not 0 <= smoothing <= 1:
-            raise ValueError(f"SAV_BestHQSampler: smoothing is {smoothing:g}; it must lie between 0 and 1")
+        check_between("smoothing", smoothing, 0, 1)
         return io.NodeOutput(best_hq_sampler(smoothing))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from ..temporal.clip.segments import FUSES, SCHEDULES
+from ..temporal.clip.contract import NoiseSettings, Windows
+from ..temporal.clip.segments import FUSES, SCHEDULES, plan_windows, window_weights
+from ..temporal.hosts.comfy.errors import at_node
+from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
+from ._shared import patched_model
 
-CATEGORY = "SDXL Anime Video/long clips"
-NODE = "SAV_ContextWindows"
+NODE = "Context Windows"
 
 
 class ContextWindows(io.ComfyNode):
-    """Has the model see a few frames at a time, in overlapping windows, at every step of any sampler."""
+    """Records context windows on a MODEL: it sees a few frames at a time, in overlapping windows, at every step."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id=NODE,
-            display_name="Context Windows",
-            category=CATEGORY,
-            description="Shows the model a long clip in overlapping windows at every step and blends what it says. "
+            node_id="SAV_ContextWindows",
+            display_name=NODE,
+            category="SDXL Anime Video/long clips",
+            description="Shows the model a long clip in overlapping windows at every step and blends its predictions. "
             "ControlNet hints, prompts and anchors follow the window.",
             inputs=[
                 io.Model.Input("model", tooltip="The SDXL model, usually with a temporal adapter."),
@@ -40,8 +43,8 @@ class ContextWindows(io.ComfyNode):
                     "schedule",
                     options=list(SCHEDULES),
                     default="uniform",
-                    tooltip="uniform: the borders move from step to step, so none is seen. static: they stay. looped: "
-                    "windows run over the end into the beginning, for clips that loop.",
+                    tooltip="uniform: the borders move from step to step, so that none shows. static: they stay. "
+                    "looped: windows continue past the end at the beginning, for clips that loop.",
                 ),
                 io.Combo.Input(
                     "fuse",
@@ -58,28 +61,16 @@ class ContextWindows(io.ComfyNode):
                     "(FreeNoise). The same as Correlated Noise in that mode at correlation 1.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "patched_model",
-                    display_name="model",
-                    tooltip="The model with context windows, for any sampler, KSampler included.",
-                )
-            ],
+            outputs=patched_model("with context windows"),
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(
         cls, model, length: int, overlap: int, schedule: str, fuse: str, freenoise: bool = False
     ) -> io.NodeOutput:
-        from ..temporal.clip.contract import NoiseSettings, Windows
-        from ..temporal.clip.segments import plan_windows, window_weights
-        from ..temporal.hosts.comfy.sampling.wrapper import record
-
-        try:
-            plan_windows(1, length, overlap, schedule)
-            window_weights(length, overlap, fuse)
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}") from None
+        plan_windows(1, length, overlap, schedule)
+        window_weights(length, overlap, fuse)
         windows = Windows(length, overlap, schedule, fuse)
         model = record(model, lambda contract: contract.with_windows(windows))
         if freenoise:

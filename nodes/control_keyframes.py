@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 from ..temporal.clip.keyframes import FALLOFFS, keyframe_rows, parse_layer_weights, picture_of_frame, strength_curve
+from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._ranges import check_range, percent_inputs
+from ._shared import check_at_least, check_between, check_percents, check_pictures, frames_input, percent_inputs
 
-NODE = "SAV_ControlKeyframes"
+NODE = "Control Keyframes"
 
 
 class ControlKeyframes(io.ComfyNode):
-    """Puts a ControlNet with a strength of its own for each frame into the conditioning."""
+    """Puts a ControlNet into the conditioning, with its own strength for each frame."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id=NODE,
-            display_name="Control Keyframes",
+            node_id="SAV_ControlKeyframes",
+            display_name=NODE,
             category="SDXL Anime Video/control",
-            description="Steers a clip by a ControlNet at keyframes. Frames between them are left to the temporal "
-            "adapter, or steered less and less. Put several in a row for several ControlNets.",
+            description="Steers a clip by a ControlNet at keyframes. Between them the temporal adapter decides alone, "
+            "or the ControlNet's strength falls off. For several ControlNets, connect several of these nodes in a row.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The positive prompt, or what another ControlNet has made."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt, or what another ControlNet has made."),
+                io.Conditioning.Input("positive", tooltip="The positive prompt, with or without other ControlNets."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt, with or without other ControlNets."),
                 io.ControlNet.Input(
                     "control_net", tooltip="Any SDXL ControlNet, union ControlNet, control LoRA or T2I adapter."
                 ),
                 io.Image.Input(
                     "hints",
-                    tooltip="Hint pictures: one for each frame of the clip, or one for each keyframe in the order in "
-                    "which they are written, or a single one. Alpha is dropped.",
+                    tooltip="Hint pictures: one for each frame of the clip, one for each keyframe in the order "
+                    "written, or a single one. Alpha is dropped.",
                 ),
-                io.Int.Input(
-                    "frames",
-                    default=16,
-                    min=1,
-                    max=100000,
-                    tooltip="Frames of the whole clip: connect the frames output of Empty Video Latent.",
-                ),
+                frames_input("Frames of the whole clip: connect the frames output of Empty Video Latent.", most=100000),
                 io.String.Input(
                     "keyframes",
                     default="0,25%,50%,75%,100%",
-                    tooltip="Frames that are steered: frame numbers or percentages with commas, -1 for the last, or "
-                    "all for every frame.",
+                    tooltip="Steered frames: frame numbers or percentages with commas, -1 for the last, or all for "
+                    "every frame.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -57,7 +52,7 @@ class ControlKeyframes(io.ComfyNode):
                     options=list(FALLOFFS),
                     default="none",
                     tooltip="Strength between keyframes. none: only keyframes are steered, and only they cost time. "
-                    "linear, smooth: it falls to 0 over falloff_frames.",
+                    "linear, smooth: strength falls to 0 over falloff_frames.",
                 ),
                 *percent_inputs("the ControlNet"),
                 io.Vae.Input("vae", optional=True, tooltip="For ControlNets that take their hints as latents."),
@@ -88,6 +83,7 @@ class ControlKeyframes(io.ComfyNode):
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(
         cls,
         positive,
@@ -106,23 +102,17 @@ class ControlKeyframes(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.conditioning.control import control_clip
 
-        check_range(NODE, start_percent, end_percent)
-        if not 0 <= strength <= 10:
-            raise ValueError(f"{NODE}: strength is {strength:g}; it must lie between 0 and 10")
-        if frames < 1:
-            raise ValueError(f"{NODE}: frames is {frames}; it must be 1 or more")
-        if hints.ndim != 4 or 0 in hints.shape or hints.shape[3] not in (3, 4):
-            raise ValueError(f"{NODE}: hints are {list(hints.shape)}, not [pictures, height, width, 3]; connect images")
+        check_percents(start_percent, end_percent)
+        check_between("strength", strength, 0, 10)
+        check_at_least("frames", frames, 1)
+        check_pictures(hints, "hints")
         hints = hints[..., :3]
         if not hints.isfinite().all():
-            raise ValueError(f"{NODE}: hints hold NaN or infinite values; look at what made these pictures")
-        rows = keyframe_rows(keyframes, frames, NODE)
-        try:
-            curve = strength_curve(rows, frames, falloff, falloff_frames)
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}") from None
-        pictures = picture_of_frame(rows, frames, len(hints), NODE)
-        weights = parse_layer_weights(layer_weights, NODE)
+            raise ValueError("hints hold NaN or infinite values; check the node that made these pictures")
+        rows = keyframe_rows(keyframes, frames)
+        curve = strength_curve(rows, frames, falloff, falloff_frames)
+        pictures = picture_of_frame(rows, frames, len(hints))
+        weights = parse_layer_weights(layer_weights)
         if strength == 0:
             return io.NodeOutput(positive, negative)
         percents = start_percent, end_percent

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._clip_file import clip_hidden, clip_inputs, clip_outputs, save_clip
+from .save_clip import clip_schema, saved
 
-NODE = "SAV_DecodeAndSaveClip"
+NODE = "Decode and Save Clip"
 
 
 class DecodeAndSaveClip(io.ComfyNode):
-    """VAE decoding and Save Clip in one, so that no more than a few pictures are in memory at once."""
+    """Decodes latents and saves the clip, with only a few pictures in memory at once."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id=NODE,
-            display_name="Decode and Save Clip",
-            category="SDXL Anime Video/video",
+        return clip_schema(
+            node_id="SAV_DecodeAndSaveClip",
+            display_name=NODE,
             description="Decodes latents and saves them as an mp4 that carries its graph. Memory does not grow with "
             "the number of frames.",
             inputs=[
-                io.Latent.Input("samples", tooltip="The frames in order, as the sampler gives them."),
+                io.Latent.Input("samples", tooltip="The frames in order, from the sampler."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Int.Input(
                     "tile_size",
@@ -31,14 +31,11 @@ class DecodeAndSaveClip(io.ComfyNode):
                     tooltip="Side of a tile in pixels, 64 or more. 0 decodes frames of up to 768x768 pixels whole and "
                     "larger ones in tiles of 512. As large as the frame: always whole.",
                 ),
-                *clip_inputs(),
             ],
-            outputs=clip_outputs(),
-            hidden=clip_hidden(),
-            is_output_node=True,
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(
         cls,
         samples,
@@ -52,15 +49,6 @@ class DecodeAndSaveClip(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.decode import clip_latents, decode_frames, picture_size
 
-        latents = clip_latents(samples, vae, NODE)
-        return save_clip(
-            NODE,
-            cls.hidden,
-            decode_frames(vae, latents, tile_size),
-            (len(latents), *picture_size(vae, latents)),
-            fps=fps,
-            filename_prefix=filename_prefix,
-            crf=crf,
-            save_frames=save_frames,
-            audio=audio,
-        )
+        latents = clip_latents(samples, vae)
+        frames, size = decode_frames(vae, latents, tile_size), (len(latents), *picture_size(vae, latents))
+        return saved(cls.hidden, frames, size, fps, filename_prefix, crf, save_frames, audio)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
+
+NODE = "Toon Demo Model"
 
 
 class DemoModel(io.ComfyNode):
@@ -12,7 +15,7 @@ class DemoModel(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_DemoModel",
-            display_name="Toon Demo Model",
+            display_name=NODE,
             category="SDXL Anime Video/demo",
             description="A very small SDXL for trying the pack on any computer: it draws chibi characters at 128 px "
             "and runs on a CPU in seconds. Prompts: 'girl, blue hair, red dress, sunset, run'.",
@@ -24,7 +27,7 @@ class DemoModel(io.ComfyNode):
                 ),
                 io.Clip.Output(
                     display_name="clip",
-                    tooltip="Its two text towers, with SDXL's own tokenizers. They know only the toon world's words.",
+                    tooltip="Its two text encoders, with SDXL's own tokenizers. They know only the toon world's words.",
                 ),
                 io.Vae.Output(
                     display_name="vae", tooltip="Its autoencoder: 8 pixels to a latent, 4 channels, as SDXL's."
@@ -33,6 +36,7 @@ class DemoModel(io.ComfyNode):
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(cls) -> io.NodeOutput:
         from ..demo.comfy import load_toon_comfy
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ._api import io
+import torch
 
-NODE = "SAV_ImageGrid"
+from ..temporal.hosts.comfy.errors import at_node
+from ._api import io
+from ._shared import check_pictures
+
+NODE = "Image Grid"
 
 
 class ImageGrid(io.ComfyNode):
@@ -13,11 +17,11 @@ class ImageGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id=NODE,
-            display_name="Image Grid",
+            node_id="SAV_ImageGrid",
+            display_name=NODE,
             category="SDXL Anime Video/image",
-            description="Puts the images of a batch side by side on one sheet, each under a label of its own: to "
-            "compare seeds, prompts or settings, or the frames of a clip.",
+            description="Puts the images of a batch side by side on one sheet, each with its own label: to compare "
+            "seeds, prompts or settings, or the frames of a clip.",
             inputs=[
                 io.Image.Input("images", tooltip="The images in order, one batch. Alpha is dropped."),
                 io.Int.Input(
@@ -25,28 +29,23 @@ class ImageGrid(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Images in a row. 0: as many rows as columns, or nearly.",
+                    tooltip="Images in a row. 0: about as many rows as columns.",
                 ),
                 io.String.Input(
                     "labels",
                     default="",
                     multiline=True,
-                    tooltip="One line an image, written above it; an empty line for none. Empty: no labels.",
+                    tooltip="One line for each image, written above it; an empty line for no label. Empty: no labels.",
                 ),
             ],
             outputs=[io.Image.Output("grid", display_name="image", tooltip="The sheet, one image.")],
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(cls, images, columns: int, labels: str) -> io.NodeOutput:
-        import torch
-
         from ..media.sheets import image_grid
 
-        if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (3, 4):
-            raise ValueError(f"{NODE}: images has shape {list(images.shape)}; give at least one image [N, H, W, 3]")
-        try:
-            sheet = image_grid(images.float().cpu().numpy(), columns, labels.rstrip().splitlines())
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}") from error
+        check_pictures(images)
+        sheet = image_grid(images.float().cpu().numpy(), columns, labels.rstrip().splitlines())
         return io.NodeOutput(torch.from_numpy(sheet)[None])

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.lora.tags import MOST, resolve, take_tags
 from ._api import io
-from ._show import show
+from ._shared import show
 
-NODE = "SAV_LoraStack"
+NODE = "LoRA Stack"
 FOLDER = "loras"
 NONE = "None"
 ROWS = (1, 2, 3)
@@ -72,8 +73,8 @@ class LoraStack(io.ComfyNode):
             for row in ROWS
         ]
         return io.Schema(
-            node_id=NODE,
-            display_name="LoRA Stack",
+            node_id="SAV_LoraStack",
+            display_name=NODE,
             category="SDXL Anime Video/model",
             description="Puts up to three LoRAs, one for few steps, and those of tags in the prompt on an SDXL model "
             "and its text encoders, and reports what they are. A LoRA for another base model is refused.",
@@ -100,16 +101,14 @@ class LoraStack(io.ComfyNode):
         return [f"{name}/{facts.st_size}/{facts.st_mtime_ns}" for name, facts in files]
 
     @classmethod
+    @at_node(NODE)
     def execute(cls, model, clip, prompt: str = "", **rows) -> io.NodeOutput:
         from ..temporal.hosts.comfy.loras import require_sdxl
         from ..temporal.lora.report import report, warnings
 
-        try:
-            require_sdxl(model)
-            rest, choices = _choices(prompt, rows)
-            progress = _progress(sum(_path(choice).stat().st_size for choice in choices))
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{NODE}: {error}") from None
+        require_sdxl(model)
+        rest, choices = _choices(prompt, rows)
+        progress = _progress(sum(_path(choice).stat().st_size for choice in choices))
         entries = []
         for choice in choices:
             model, clip, entry = _apply(model, clip, choice, progress)
@@ -209,9 +208,9 @@ def _apply(model, clip, choice: Choice, progress):
             model, clip = apply_lora(model, clip, path, choice.weight, choice.clip_weight)
     except WeightsFileError as error:
         remedy = " Save it as safetensors." if error.pickle else ""
-        raise LoraError(f"{NODE}: {choice.source}: {choice.name} {error}{remedy}") from None
+        raise LoraError(f"{choice.source}: {choice.name} {error}{remedy}") from None
     except LoraError as error:
-        raise LoraError(f"{NODE}: {choice.source}: {choice.name} {error}") from None
+        raise LoraError(f"{choice.source}: {choice.name} {error}") from None
     entry = Entry(*choice, choice.source == "speed_lora", file, *sums, **vars(fit))
     return model, clip, entry
 

@@ -1,11 +1,15 @@
-"""Noise that frames share, for any sampler."""
+"""Correlated noise, for any sampler."""
 
 from __future__ import annotations
 
 from ..temporal.clip.contract import NoiseSettings
 from ..temporal.clip.noise import MODES, check_settings
+from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
+from ._shared import patched_model
+
+NODE = "Correlated Noise"
 
 
 class CorrelatedNoise(io.ComfyNode):
@@ -15,10 +19,10 @@ class CorrelatedNoise(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_CorrelatedNoise",
-            display_name="Correlated Noise",
+            display_name=NODE,
             category="SDXL Anime Video/sampling",
-            description="Gives the frames of a clip noise that they share, at the start and in every step of "
-            "ancestral, SDE and LCM samplers. The sampler's seed still decides which noise.",
+            description="Gives the frames of a clip correlated noise, at the start and in every step of ancestral, "
+            "SDE and LCM samplers. The sampler's seed still decides the noise.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to be sampled."),
                 io.Combo.Input(
@@ -27,7 +31,7 @@ class CorrelatedNoise(io.ComfyNode):
                     default="shared",
                     tooltip="shared: every frame mixes one common noise with its own. additive: the common noise plus "
                     "a little of its own, not rescaled; for correlation near 1. progressive: each frame's noise "
-                    "follows from the one before, so distant frames differ. freenoise: beyond the first window, "
+                    "follows from the frame before, so distant frames differ. freenoise: after the first window, "
                     "frames reuse earlier noise in shuffled order; for long clips in windows.",
                 ),
                 io.Float.Input(
@@ -38,8 +42,8 @@ class CorrelatedNoise(io.ComfyNode):
                     step=0.0001,
                     tooltip="Correlation of neighbouring frames' noise. 0: independent frames, the same result as "
                     "without this node. 1: the same noise for all frames. 0.9991 is a common noise plus 0.03 of each "
-                    "frame's own, 0.9975 plus 0.05. High values calm a clip but also still it. For freenoise, "
-                    "correlation with the frame that is reused.",
+                    "frame's own, 0.9975 plus 0.05. High values reduce flicker, but motion too. freenoise: "
+                    "correlation with the reused frame.",
                 ),
                 io.Int.Input(
                     "window",
@@ -47,8 +51,8 @@ class CorrelatedNoise(io.ComfyNode):
                     min=2,
                     max=4096,
                     optional=True,
-                    tooltip="freenoise only: frames with noise of their own before reuse begins; the length of your "
-                    "context windows.",
+                    tooltip="freenoise only: frames with noise of their own before reuse begins; set it to the length "
+                    "of Context Windows.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -59,21 +63,13 @@ class CorrelatedNoise(io.ComfyNode):
                     tooltip="freenoise only: frames that neighbouring windows have in common. Must be below window.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "patched_model",
-                    display_name="model",
-                    tooltip="The model with correlated noise, for any sampler, KSampler included.",
-                )
-            ],
+            outputs=patched_model("with correlated noise"),
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(cls, model, mode: str, correlation: float, window: int = 16, overlap: int = 4) -> io.NodeOutput:
-        try:
-            check_settings(mode, correlation, window, overlap)
-        except ValueError as error:
-            raise ValueError(f"SAV_CorrelatedNoise: {error}") from None
+        check_settings(mode, correlation, window, overlap)
         if correlation == 0:
             return io.NodeOutput(model)
         settings = NoiseSettings(mode, correlation, window, overlap)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from ..schedulers.presets import PRESETS, Surroundings, warnings
+from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.graph import Graph, leads_to, model_files
 from ..temporal.hosts.comfy.presets import prepared
 from ..temporal.lora.speed import is_lcm_name, is_speed_name
 from ._api import io
-from ._show import show
+from ._shared import check_between, check_choice, denoise_input, show
 
-NODE = "SAV_SamplingPreset"
+NODE = "Sampling Preset"
 
 
 class SamplingPreset(io.ComfyNode):
@@ -20,8 +21,8 @@ class SamplingPreset(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id=NODE,
-            display_name="Sampling Preset",
+            node_id="SAV_SamplingPreset",
+            display_name=NODE,
             category="SDXL Anime Video/sampling",
             description="Sampler, noise levels, CFG and steps that go together: best_hq for quality, lcm for few steps "
             "with an LCM LoRA, sde with noise at every step. Warns if the graph lacks what the preset needs.",
@@ -47,16 +48,7 @@ class SamplingPreset(io.ComfyNode):
                     tooltip="How strongly the prompt rules. 0: the preset's. 5.5 to 7 suit best_hq and sde, 1.5 to 2 "
                     "lcm.",
                 ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="1 starts from pure noise. Less keeps more of the input latent, with the same number of "
-                    "steps on the lower part of the schedule. 0 does nothing.",
-                ),
+                denoise_input(optional=True),
             ],
             outputs=[
                 io.Model.Output(
@@ -75,22 +67,18 @@ class SamplingPreset(io.ComfyNode):
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(cls, model, preset: str, steps: int = 0, cfg: float = 0.0, denoise: float = 1.0) -> io.NodeOutput:
-        chosen = PRESETS.get(preset)
-        if chosen is None:
-            raise ValueError(f"{NODE}: preset is {preset!r}; choose one of {', '.join(PRESETS)}")
+        check_choice("preset", preset, PRESETS)
+        chosen = PRESETS[preset]
         if steps < 0:
-            raise ValueError(f"{NODE}: steps is {steps}; it must be 1 or more, or 0 for the preset's")
+            raise ValueError(f"steps is {steps}; it must be 1 or more, or 0 for the preset's")
         if not (math.isfinite(cfg) and cfg >= 0):
-            raise ValueError(f"{NODE}: cfg is {cfg:g}; it must be above 0, or 0 for the preset's")
-        if not 0 <= denoise <= 1:
-            raise ValueError(f"{NODE}: denoise is {denoise:g}; it must lie between 0 and 1")
+            raise ValueError(f"cfg is {cfg:g}; it must be above 0, or 0 for the preset's")
+        check_between("denoise", denoise, 0, 1)
         steps, cfg = steps or chosen.steps, cfg or chosen.cfg
         doubts = warnings(preset, steps, cfg, _surroundings(model, cls.hidden))
-        try:
-            model, sampler, sigmas = prepared(model, preset, steps, denoise)
-        except ValueError as error:
-            raise ValueError(f"{NODE}: {error}") from None
+        model, sampler, sigmas = prepared(model, preset, steps, denoise)
         text = "\n".join([f"{chosen.sampler}, {steps} steps, CFG {cfg:g}", *(f"Warning: {doubt}." for doubt in doubts)])
         return io.NodeOutput(model, sampler, sigmas, cfg, steps, ui=show(NODE, cls.hidden, text, doubts))
 

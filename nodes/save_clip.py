@@ -1,46 +1,83 @@
-"""Save a clip as mp4 that carries its graph, with its frames as PNGs where wanted."""
+"""Save a clip as mp4 that carries its graph, with its frames as PNGs if wanted."""
 
 from __future__ import annotations
 
-from ._api import io
-from ._clip_file import clip_hidden, clip_inputs, clip_outputs, save_clip
+from typing import Any
 
-NODE = "SAV_SaveClip"
+from ..temporal.hosts.comfy.errors import at_node
+from ._api import InputImpl, io, ui
+from ._shared import check_pictures, images_input
+
+NODE = "Save Clip"
 
 
 class SaveClip(io.ComfyNode):
-    """Pictures to an H.264 mp4 in ComfyUI's output folder; dropped on the page the file brings its graph back."""
+    """Saves pictures as an H.264 mp4 in ComfyUI's output folder; dropped on the page, the file restores its graph."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id=NODE,
-            display_name="Save Clip",
-            category="SDXL Anime Video/video",
+        return clip_schema(
+            node_id="SAV_SaveClip",
+            display_name=NODE,
             description="Saves pictures as an mp4 that carries its graph: drop the file on the page to load it again.",
-            inputs=[
-                io.Image.Input("images", tooltip="The frames in order, one batch. Alpha is dropped."),
-                *clip_inputs(),
-            ],
-            outputs=clip_outputs(),
-            hidden=clip_hidden(),
-            is_output_node=True,
+            inputs=[images_input()],
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(
         cls, images, fps=12.0, filename_prefix="video/clip", crf=16, save_frames=False, audio=None
     ) -> io.NodeOutput:
-        if images.ndim != 4 or 0 in images.shape:
-            raise ValueError(f"{NODE}: images has shape {list(images.shape)}; give at least one frame [F, H, W, 3]")
-        return save_clip(
-            NODE,
-            cls.hidden,
-            images,
-            images.shape[:3],
-            fps=fps,
-            filename_prefix=filename_prefix,
-            crf=crf,
-            save_frames=save_frames,
-            audio=audio,
-        )
+        check_pictures(images)
+        return saved(cls.hidden, images, images.shape[:3], fps, filename_prefix, crf, save_frames, audio)
+
+
+def clip_schema(*, inputs: list, **identity: Any) -> io.Schema:
+    """Return the schema of a node that saves a clip. inputs: those before rate, name, quality, stills and sound."""
+    return io.Schema(
+        category="SDXL Anime Video/video",
+        inputs=[
+            *inputs,
+            io.Float.Input(
+                "fps",
+                default=12.0,
+                min=0.01,
+                max=240.0,
+                step=0.001,
+                tooltip="Frames per second, kept exactly; 23.976 means 24000/1001. Anime is drawn at 8 to 12.",
+            ),
+            io.String.Input(
+                "filename_prefix",
+                default="video/clip",
+                tooltip="Start of the file name, below ComfyUI's output folder; may name subfolders and use "
+                "%year%, %month%, %day%, %width%, %height%. A number is added.",
+            ),
+            io.Int.Input(
+                "crf",
+                default=16,
+                min=0,
+                max=51,
+                tooltip="H.264 quality: 16 is visually lossless, 23 is small; each 6 more halve the file. 0 is "
+                "lossless, but browsers cannot play it.",
+            ),
+            io.Boolean.Input(
+                "save_frames",
+                default=False,
+                tooltip="Also save every frame as PNG, in a folder beside the clip, and a JSON file with the settings.",
+            ),
+            io.Audio.Input("audio", optional=True, tooltip="Sound of the clip (AAC), cut at its end."),
+        ],
+        outputs=[io.Video.Output(display_name="video", tooltip="The saved file, for nodes that take a video.")],
+        hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        is_output_node=True,
+        **identity,
+    )
+
+
+def saved(*clip: Any) -> io.NodeOutput:
+    """Save a clip, see `pictures.saving.save_clip`; return the node's output, with a preview."""
+    from ..temporal.hosts.comfy.pictures.saving import save_clip
+
+    target, subfolder = save_clip(*clip)
+    preview = ui.PreviewVideo([ui.SavedResult(target.name, subfolder, io.FolderType.output)])
+    return io.NodeOutput(InputImpl.VideoFromFile(str(target)), ui=preview)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from ..temporal.clip.contract import Chain
 from ..temporal.clip.segments import CARRIES
+from ..temporal.hosts.comfy.errors import at_node
+from ..temporal.hosts.comfy.resume.finished import check_resume_id
+from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
+from ._shared import check_at_least, check_choice, patched_model
 
-CATEGORY = "SDXL Anime Video/long clips"
-NODE = "SAV_SegmentChain"
+NODE = "Segment Chain"
 
 
 class SegmentChain(io.ComfyNode):
-    """Has any sampler make a long clip in segments, each knowing the end of the one before."""
+    """Records a chain of segments on a MODEL: any sampler then makes a long clip piece by piece."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id=NODE,
-            display_name="Segment Chain",
-            category=CATEGORY,
-            description="Samples a long clip in segments, one after another, each knowing the end of the one before. "
-            "Needs no more memory than one segment.",
+            node_id="SAV_SegmentChain",
+            display_name=NODE,
+            category="SDXL Anime Video/long clips",
+            description="Samples a long clip in segments, one after another; each continues from the end of the one "
+            "before. Needs no more memory than one segment.",
             inputs=[
                 io.Model.Input("model", tooltip="The SDXL model, usually with a temporal adapter."),
                 io.Int.Input(
@@ -34,15 +38,15 @@ class SegmentChain(io.ComfyNode):
                     default=4,
                     min=0,
                     max=4095,
-                    tooltip="carry overlap only: the last frames of a segment that the next one is given, so that it "
-                    "goes on from them. Must be below segment_frames.",
+                    tooltip="carry overlap only: the last frames of a segment from which the next one continues. Must "
+                    "be below segment_frames.",
                 ),
                 io.Combo.Input(
                     "carry",
                     options=list(CARRIES),
                     default="overlap",
-                    tooltip="overlap: the next segment sees the last frames of this one while it is made. last_frame: "
-                    "it starts from the last frame, noised to carry_denoise.",
+                    tooltip="overlap: the next segment sees the last frames of this one while it is sampled. "
+                    "last_frame: it starts from the last frame, noised to carry_denoise.",
                 ),
                 io.Float.Input(
                     "carry_denoise",
@@ -50,45 +54,34 @@ class SegmentChain(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="carry last_frame only: how much of the schedule later segments go through. Low stays "
-                    "close to the frame they start from, 1 forgets it.",
+                    tooltip="carry last_frame only: the part of the noise schedule that later segments go through. "
+                    "Low stays close to the frame they start from, 1 forgets it.",
                 ),
                 io.String.Input(
                     "resume_id",
                     default="",
                     optional=True,
-                    tooltip="A name such as my-clip-1: finished segments are kept on disk under it, and the same graph "
-                    "queued again after a crash goes on where it stopped. Empty: nothing is kept.",
+                    tooltip="A name such as my-clip-1. Finished segments are kept on disk under this name, and the "
+                    "same graph queued again after a crash continues where it stopped. Empty: nothing is kept.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(
-                    "patched_model",
-                    display_name="model",
-                    tooltip="The model that samples in segments, for any sampler, KSampler included.",
-                )
-            ],
+            outputs=patched_model("that samples in segments"),
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(
         cls, model, segment_frames: int, overlap: int, carry: str, carry_denoise: float, resume_id: str = ""
     ) -> io.NodeOutput:
-        from ..temporal.clip.contract import Chain
-        from ..temporal.hosts.comfy.resume.finished import check_resume_id
-        from ..temporal.hosts.comfy.sampling.wrapper import record
-
-        if carry not in CARRIES:
-            raise ValueError(f"{NODE}: carry is {carry!r}; choose one of {', '.join(CARRIES)}")
-        if segment_frames < 1:
-            raise ValueError(f"{NODE}: segment_frames is {segment_frames}; it must be 1 or more")
+        check_choice("carry", carry, CARRIES)
+        check_at_least("segment_frames", segment_frames, 1)
         if carry == "overlap" and not 0 <= overlap < segment_frames:
             raise ValueError(
-                f"{NODE}: overlap {overlap} leaves no new frames in segments of {segment_frames}; it must be at least "
-                "0 and below segment_frames"
+                f"overlap {overlap} leaves no new frames in segments of {segment_frames}; it must be at least 0 and "
+                "below segment_frames"
             )
         if not 0 < carry_denoise <= 1:
-            raise ValueError(f"{NODE}: carry_denoise is {carry_denoise:g}; it must lie above 0 and at most at 1")
+            raise ValueError(f"carry_denoise is {carry_denoise:g}; it must lie above 0 and at most at 1")
         resume_id = resume_id.strip()
         if resume_id:
             check_resume_id(resume_id)

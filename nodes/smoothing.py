@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ..temporal.clip.contract import Smoothing
+from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
-from ._ranges import check_range, percent_inputs
+from ._shared import check_between, check_percents, patched_model, percent_inputs, share_input
+
+NODE = "Frame Smoothing"
 
 
 class FrameSmoothing(io.ComfyNode):
@@ -15,37 +18,28 @@ class FrameSmoothing(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_FrameSmoothing",
-            display_name="Frame Smoothing",
+            display_name=NODE,
             category="SDXL Anime Video/sampling",
             description="Moves the prediction of every frame a little toward that of the frame before, at each step: "
             "less jitter, softer fast motion.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to be sampled."),
-                io.Float.Input(
+                share_input(
                     "amount",
-                    default=0.1,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the previous frame in each frame's prediction. 0 changes nothing, 0.1 calms "
-                    "jitter; above 0.3 fast motion leaves ghosts.",
+                    0.1,
+                    "Share of the previous frame in each frame's prediction. 0 changes nothing, 0.1 calms jitter; "
+                    "above 0.3 fast motion leaves ghosts.",
                 ),
                 *percent_inputs("smoothing"),
             ],
-            outputs=[
-                io.Model.Output(
-                    "patched_model",
-                    display_name="model",
-                    tooltip="The model with smoothing, for any sampler, KSampler included.",
-                )
-            ],
+            outputs=patched_model("with smoothing"),
         )
 
     @classmethod
+    @at_node(NODE)
     def execute(cls, model, amount: float, start_percent: float, end_percent: float) -> io.NodeOutput:
-        check_range("SAV_FrameSmoothing", start_percent, end_percent)
-        if not 0 <= amount <= 1:
-            raise ValueError(f"SAV_FrameSmoothing: amount is {amount:g}; it must lie between 0 and 1")
+        check_percents(start_percent, end_percent)
+        check_between("amount", amount, 0, 1)
         if amount == 0:
             return io.NodeOutput(model)
         smoothing = Smoothing(amount, start_percent, end_percent)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from ..commands.config import Config, Device, Share
+from ..commands.config import Config, Device, Share, at_field
 
 if TYPE_CHECKING:
     from ..temporal.clip.contract import Chain, FrameContract
@@ -130,7 +130,8 @@ class RenderConfig(Config):
             check_settings(self.noise_mode, self.noise_correlation, self.noise_window, self.noise_overlap)
         plain_prompt(self.negative, "negative")
         self.schedule()
-        self._anchored().rows(self.frames, "anchor_positions")
+        with at_field("anchor_positions"):
+            self._anchored().rows(self.frames)
         return self
 
     def contract(self) -> FrameContract:
@@ -165,14 +166,15 @@ class RenderConfig(Config):
     def _anchored(self) -> Places:
         from ..temporal.clip.frames import Places, parse_positions
 
-        return Places(self.anchor_every, parse_positions(self.anchor_positions, "anchor_positions"))
+        return Places(self.anchor_every, parse_positions(self.anchor_positions))
 
     def schedule(self):
         """The prompts by keyframe, and what each frame is made of: see `temporal.clip.prompts`. Raises ValueError."""
         from ..temporal.clip.prompts import mix_keyframes, parse_schedule
         from ..temporal.hosts.diffusers.text import plain_prompt
 
-        keyframes = parse_schedule(self.prompt, self.frames, "prompt")
         segment = (self.segment_frames or 0) if self.prompts_by_segment else 0
-        mixes = mix_keyframes(keyframes, self.frames, self.interpolation, segment, self.overlap, "prompt")
+        with at_field("prompt"):
+            keyframes = parse_schedule(self.prompt, self.frames)
+            mixes = mix_keyframes(keyframes, self.frames, self.interpolation, segment, self.overlap)
         return [plain_prompt(keyframe.prompt, "prompt") for keyframe in keyframes], mixes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..commands.config import at_field
 from ..commands.precision import chosen_device
 from ..files import whole_or_nothing
 from ..temporal.hosts.diffusers.sampling import sample_clip
@@ -154,7 +155,8 @@ def conditioning(config: RenderConfig, base: Base) -> Text:
     prompts, mixes = config.schedule()
     words = [plain_prompt(config.negative, "negative"), *prompts]
     encoded = {word: base.encode_prompt(word) for word in dict.fromkeys(words)}
-    tokens = equal_lengths([encoded[word][0] for word in words], "prompt")
+    with at_field("prompt"):
+        tokens = equal_lengths([encoded[word][0] for word in words])
     pooled = [encoded[word][1] for word in words]
     kind = config.interpolation
     return (

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from ...commands.arguments import number, whole
+from ...commands.config import at_field
 from ...demo.hints import KINDS, hint_pictures
 from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 from ...files import write_whole
@@ -95,8 +96,9 @@ class Arm:
         if len(words) not in (1, 3):
             raise ValueError(f"arm {text!r}: write {NO_HINTS!r}, or keyframes, or keyframes with a falloff and frames")
         falloff, reach = (words[1], whole(1)(words[2])) if len(words) == 3 else ("none", 1)
-        self.rows = keyframe_rows(words[0], frames, f"arm {text!r}")
-        self.pictures = picture_of_frame(self.rows, frames, len(self.rows), f"arm {text!r}")
+        with at_field(f"arm {text!r}"):
+            self.rows = keyframe_rows(words[0], frames)
+        self.pictures = picture_of_frame(self.rows, frames, len(self.rows))
         self.curve = strength_curve(self.rows, frames, falloff, reach)
 
 
@@ -161,8 +163,9 @@ def gap_closed(means: dict[str, dict[str, float]]) -> None:
 def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
     """Render and judge every caption by every arm; write the files; return the table."""
     arms = {text: Arm(text, options.frames) for text in options.arms}
-    keyframes = keyframe_rows(options.keyframes, options.frames, "--keyframes")
-    nearest = np.array(keyframes)[picture_of_frame(keyframes, options.frames, len(keyframes), "--keyframes")]
+    with at_field("--keyframes"):
+        keyframes = keyframe_rows(options.keyframes, options.frames)
+    nearest = np.array(keyframes)[picture_of_frame(keyframes, options.frames, len(keyframes))]
     options.output.mkdir(parents=True, exist_ok=True)
     renderer = Renderer(options)
     each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}

@@ -125,7 +125,7 @@ class FrameContract:
         """Raises ValueError if other noise is recorded already: which of the two counts would depend on wiring."""
         if self.noise not in (None, noise):
             raise ValueError(
-                f"SAV_CorrelatedNoise: this MODEL already has {self.noise.mode} noise with correlation "
+                f"this MODEL already has {self.noise.mode} noise with correlation "
                 f"{self.noise.correlation:g}; remove one of the two nodes"
             )
         return replace(self, noise=noise)
@@ -133,15 +133,13 @@ class FrameContract:
     def with_chain(self, chain: Chain) -> FrameContract:
         """Raises ValueError if another chain is recorded."""
         if self.chain not in (None, chain):
-            raise ValueError(
-                "SAV_SegmentChain: this MODEL already has a chain of segments; remove one of the two nodes"
-            )
+            raise ValueError("this MODEL already has a chain of segments; remove one of the two nodes")
         return replace(self, chain=chain)
 
     def with_windows(self, windows: Windows) -> FrameContract:
         """Raises ValueError if other windows are recorded."""
         if self.windows not in (None, windows):
-            raise ValueError("SAV_ContextWindows: this MODEL already has context windows; remove one of the two nodes")
+            raise ValueError("this MODEL already has context windows; remove one of the two nodes")
         return replace(self, windows=windows)
 
     def with_smoothing(self, smoothing: Smoothing) -> FrameContract:

@@ -37,7 +37,7 @@ def anchored_rows(contract: FrameContract, frames: FrameInfo) -> list[torch.Tens
 
     Raises ValueError for a place outside the clip.
     """
-    places = [[place for place in pull.places.rows(frames.length, "") if place > 0] for pull in contract.pulls]
+    places = [[place for place in pull.places.rows(frames.length) if place > 0] for pull in contract.pulls]
     return [torch.isin(frames.index, torch.tensor(some)).nonzero()[:, 0] for some in places]
 
 

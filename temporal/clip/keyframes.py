@@ -1,7 +1,7 @@
-"""Which frames of a clip a ControlNet steers, how strongly, and by which picture.
+"""Keyframes of a ControlNet: the frames of a clip that it steers, its strength at each frame, and their hint pictures.
 
-A clip is steered at keyframes. Around each of them its strength falls off over some frames; where nothing is left the
-ControlNet is not asked at all, and the frame follows its neighbours by temporal attention.
+Strength is full at keyframes and falls off around them. At strength 0 the ControlNet does not run, and the frame
+follows its neighbours through temporal attention.
 """
 
 from __future__ import annotations
@@ -17,32 +17,31 @@ ALL = "all"
 FALLOFFS = ("none", "linear", "smooth")
 
 
-def keyframe_rows(text: str, frames: int, who: str) -> list[int]:
-    """Frame numbers of keyframes written as `0, 25%, -1` or `all`, in the order written, for a clip of `frames` frames.
+def keyframe_rows(text: str, frames: int) -> list[int]:
+    """Return the frame numbers in a text such as `0, 25%, -1` or `all`, in the order written, for a clip of `frames`.
 
-    Raises ValueError, prefixed with `who`, for a place that cannot be read, lies outside the clip or is there twice,
-    and if there is none.
+    Raises ValueError for an empty text and for a position that cannot be read, lies outside the clip or stands twice.
     """
     if text.strip().lower() == ALL:
         return list(range(frames))
-    places = parse_positions(text, who)
+    places = parse_positions(text)
     if not places:
-        raise ValueError(f"{who}: keyframes is empty; write places such as 0, 50%, 100%, or {ALL} for every frame")
-    return resolve_positions(places, frames, who)
+        raise ValueError(f"keyframes is empty; write positions such as 0, 50%, 100%, or {ALL} for every frame")
+    return resolve_positions(places, frames)
 
 
 def strength_curve(rows: Sequence[int], frames: int, falloff: str, reach: int) -> torch.Tensor:
-    """Strength of each frame, float32 `[frames]`: exactly 1 at the keyframes `rows`, less around them.
+    """Return the strength of each frame, float32 `[frames]`: exactly 1 at the keyframes `rows`, less around them.
 
-    reach: frames from a keyframe at which nothing is left. At distance d below it, "linear" has 1 - d/reach and
-    "smooth" (1 + cos(pi d/reach)) / 2; with "none" there is nothing between keyframes. The nearest keyframe counts.
+    reach: the distance from a keyframe, in frames, at which strength is 0. At a smaller distance d to the nearest
+    keyframe, "linear" gives 1 - d/reach and "smooth" (1 + cos(pi d/reach)) / 2; "none" gives 0 between keyframes.
 
-    Raises ValueError for an unknown falloff, and for a reach below 1.
+    Raises ValueError for an unknown falloff and for a reach below 1.
     """
     if falloff not in FALLOFFS:
-        raise ValueError(f"unknown falloff {falloff!r}; choose one of {', '.join(FALLOFFS)}")
+        raise ValueError(f"falloff is {falloff!r}; choose one of {', '.join(FALLOFFS)}")
     if reach < 1:
-        raise ValueError(f"strength cannot fall off over {reach} frames; write 1 or more")
+        raise ValueError(f"falloff_frames is {reach}; it must be 1 or more")
     distance = _distances(rows, frames).amin(1)  # [frames]
     if falloff == "none":
         return (distance == 0).float()
@@ -50,12 +49,12 @@ def strength_curve(rows: Sequence[int], frames: int, falloff: str, reach: int) -
     return left if falloff == "linear" else torch.sin(left * (math.pi / 2)).square()
 
 
-def picture_of_frame(rows: Sequence[int], frames: int, pictures: int, who: str) -> list[int]:
-    """Which of `pictures` hint pictures each frame is shown: its own, that of the nearest keyframe, or the only one.
+def picture_of_frame(rows: Sequence[int], frames: int, pictures: int) -> list[int]:
+    """Return the index of each frame's hint picture: its own, that of the nearest keyframe, or the only one.
 
-    Between two keyframes that are equally near, the one listed first counts.
+    pictures: their number. Of two keyframes at the same distance, the one listed first counts.
 
-    Raises ValueError, prefixed with `who`, for any other number of pictures.
+    Raises ValueError for any other number of pictures.
     """
     if pictures == 1:
         return [0] * frames
@@ -64,15 +63,15 @@ def picture_of_frame(rows: Sequence[int], frames: int, pictures: int, who: str) 
     if pictures == len(rows):
         return _distances(rows, frames).argmin(1).tolist()
     raise ValueError(
-        f"{who}: {pictures} hint picture(s) for {frames} frames and {len(rows)} keyframe(s); give one for each frame, "
+        f"{pictures} hint picture(s) for {frames} frames and {len(rows)} keyframe(s); give one for each frame, "
         "one for each keyframe, or a single one"
     )
 
 
-def parse_layer_weights(text: str, who: str) -> tuple[float, ...]:
-    """Weights of a ControlNet's layers, written as `1, 0.8, 0.5`; none if `text` is empty.
+def parse_layer_weights(text: str) -> tuple[float, ...]:
+    """Return the weights of a ControlNet's layers in a text such as `1, 0.8, 0.5`; none if it is empty.
 
-    Raises ValueError, prefixed with `who`, that names what is no number.
+    Raises ValueError that quotes a word that is not a finite number.
     """
     weights = []
     for word in text.replace(";", ",").replace(",", " ").split():
@@ -81,10 +80,10 @@ def parse_layer_weights(text: str, who: str) -> tuple[float, ...]:
         except ValueError:
             weights.append(math.nan)
         if not math.isfinite(weights[-1]):
-            raise ValueError(f"{who}: layer_weights has {word!r}, which is no number; write such as 1, 0.8, 0.5")
+            raise ValueError(f"layer_weights has {word!r}, which is not a number; write numbers such as 1, 0.8, 0.5")
     return tuple(weights)
 
 
 def _distances(rows: Sequence[int], frames: int) -> torch.Tensor:
-    """Frames between each frame and each keyframe, `[frames, rows]`."""
+    """Return the distance from each frame to each keyframe, `[frames, rows]`."""
     return (torch.arange(frames)[:, None] - torch.tensor(rows)[None]).abs()

@@ -1,13 +1,13 @@
-"""Noise that neighbouring frames share: how much, in which way, and from which seed.
+"""Correlated noise: noise that frames of a clip share.
 
-Notation: e_i is the independent unit-normal noise of frame i, b one more unit-normal frame, r the correlation asked
-for, n_i the noise that frame i gets. Covariances below are per latent value; values at different places of the picture
-stay independent.
+Notation: e_i is the independent unit-normal noise of frame i, b one more unit-normal frame, r the requested
+correlation, n_i the resulting noise of frame i. Covariances below are per latent value; values at different places of
+the picture stay independent.
 
-Everything random here is drawn from a generator of its own per frame, seeded by (seed, purpose, frame). So the seed
-of the sampler rules, b is independent of every e_i, and the noise of a frame depends on its place in the clip but
-neither on how long the clip is nor on the piece of it that is being sampled. A fixed combination of the frames at hand
-(their mean, say) would need no further seed, but it would change with every frame added to the clip.
+Every frame draws from its own generator, seeded by (seed, purpose, frame). So the sampler's seed decides the noise, b
+is independent of every e_i, and a frame's noise depends on its place in the clip, but neither on the clip's length nor
+on the segment or window being sampled. A fixed combination of the frames in the batch (such as their mean) would need
+no extra seed, but it would change with every frame added to the clip.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ import torch
 MODES = ("shared", "additive", "progressive", "freenoise")
 
 BASE = -1
-"""Stands for b where a frame number is expected."""
+"""The frame number of b."""
 
 
 def generator_for(seed: int, purpose: str, frame: int) -> torch.Generator:
-    """CPU generator of one frame's noise for one purpose; results do not depend on the device that samples."""
+    """Return the CPU generator of one frame's noise for one purpose; so noise does not depend on the device."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{frame}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def seed_from(noise: torch.Tensor) -> int:
-    """A seed for noise that came without one: taken from the bits of its first frame."""
+    """Return a seed for noise without a known seed, from the bits of its first frame."""
     return zlib.crc32(noise[0].detach().cpu().float().contiguous().numpy().tobytes())
 
 
 def correlate(
     noise: torch.Tensor, mode: str, correlation: float, *, seed: int, window: int = 16, overlap: int = 4
 ) -> torch.Tensor:
-    """Correlated initial noise from the sampler's own.
+    """Return correlated initial noise, made from the sampler's own.
 
-    noise: `[F, C, H, W]`, unit normal, frame i seeded by the sampler. seed: the sampler's. See `mix_frames` for the
-    modes and their covariance. Correlation 0 and a single frame return `noise` itself, and so does all-zero noise (of
-    a sampler told to add none). Raises ValueError for an unknown mode, a correlation outside 0 to 1, or noise that is
-    not 4-d.
+    noise: `[F, C, H, W]`, unit normal. seed: the sampler's. See `mix_frames` for the modes and their covariance.
+    Correlation 0, a single frame and all-zero noise (of a sampler that adds none) return `noise` itself.
+
+    Raises ValueError as `check_settings` does and for noise that is not 4-d.
     """
     if noise.ndim != 4:
         raise ValueError(f"noise must be [F, C, H, W], not {list(noise.shape)}")
@@ -56,9 +56,9 @@ def correlate(
 
 
 def check_settings(mode: str, correlation: float, window: int, overlap: int) -> None:
-    """Raise ValueError for settings that `mix_frames` cannot carry out."""
+    """Raise ValueError for settings that `mix_frames` does not support."""
     if mode not in MODES:
-        raise ValueError(f"unknown noise mode {mode!r}; choose one of {', '.join(MODES)}")
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
     if not 0 <= correlation <= 1:
         raise ValueError(f"correlation is {correlation}; it must lie between 0 (independent frames) and 1")
     if mode == "freenoise" and not 0 <= overlap < window:
@@ -68,19 +68,19 @@ def check_settings(mode: str, correlation: float, window: int, overlap: int) -> 
 def mix_frames(
     noise: torch.Tensor, base: torch.Tensor, mode: str, r: float, *, seed: int = 0, window: int = 16, overlap: int = 4
 ) -> torch.Tensor:
-    """Frames 0..F-1 of correlated noise out of independent noise e `[F, C, H, W]` and base b `[C, H, W]`.
+    """Return frames 0..F-1 of correlated noise, made from independent noise e `[F, C, H, W]` and base b `[C, H, W]`.
 
     shared       n_i = sqrt(r) b + sqrt(1-r) e_i. Variance 1, covariance r between any two frames (the mixed noise of
                  Ge et al. 2023, "Preserve Your Own Correlation").
     additive     n_i = b + j e_i, j = sqrt((1-r)/r). Covariance 1, variance 1 + j^2 = 1/r, so correlation r: shared
-                 noise that is not brought back to unit variance. Meant for r near 1, where j = 0.03 is r = 0.9991
-                 (variance 1.0009) and j = 0.05 is r = 0.9975. Lower r gives noise that is too strong.
+                 noise without rescaling to unit variance. For r near 1, where j = 0.03 is r = 0.9991 (variance 1.0009)
+                 and j = 0.05 is r = 0.9975. Lower r gives noise that is too strong.
     progressive  n_0 = e_0, n_i = r n_{i-1} + sqrt(1-r^2) e_i. Variance 1, covariance r^|i-k| (the same paper's
                  autoregressive noise).
-    freenoise    n_i = e_i in the first window; after it n_i = r n_s + sqrt(1-r^2) e_i, where s is the frame that
-                 `freenoise_sources` lets i repeat. Variance 1, covariance r with that frame, r^k after k repeats, 0
-                 otherwise; neighbours are nearly independent. r = 1 is the shuffled reuse of Qiu et al. 2023,
-                 "FreeNoise". A clip no longer than the window keeps its noise.
+    freenoise    n_i = e_i in the first window; after it n_i = r n_s + sqrt(1-r^2) e_i, where s is frame i's source
+                 from `freenoise_sources`. Variance 1, covariance r with the source, r^k after k repeats, 0 otherwise;
+                 neighbours are nearly independent. r = 1 is the shuffled reuse of Qiu et al. 2023, "FreeNoise". A clip
+                 no longer than the window keeps its noise.
     """
     if mode == "shared":
         return math.sqrt(r) * base + math.sqrt(1 - r) * noise
@@ -97,10 +97,10 @@ def mix_frames(
 
 
 def freenoise_sources(frames: int, window: int, overlap: int, seed: int) -> list[int]:
-    """The frame whose noise each frame repeats, -1 in the first window.
+    """Return the source of each frame, whose noise it repeats; -1 in the first window.
 
-    Past the window, each run of `window - overlap` frames repeats, in shuffled order, as many frames from the point
-    `window` frames earlier. The order of a run depends on the seed and on where the run starts.
+    After the window, each run of `window - overlap` frames repeats, in shuffled order, the run that starts `window`
+    frames earlier. The order depends on the seed and on the frame at which the run starts.
     """
     sources = [-1] * min(frames, window)
     stride = window - overlap
@@ -115,16 +115,17 @@ Draw = Callable[[float, float], torch.Tensor]
 
 
 def normal_stream(seed: int, frame: int, shape: Sequence[int]) -> Draw:
-    """Fresh noise at every call, for samplers that ask once for each interval."""
+    """Return a function that draws fresh noise at every call, for samplers that draw once for each interval."""
     generator = generator_for(seed, "step", frame)
     return lambda sigma, sigma_next: torch.randn(*shape, generator=generator)
 
 
 def brownian_stream(seed: int, frame: int, shape: Sequence[int]) -> Draw:
-    """Normalised increments of one Brownian path W over sigma, for samplers whose intervals overlap.
+    """Return a function that draws increments of one Brownian path W over sigma, for samplers whose intervals overlap.
 
-    W(s) - W(t) over sqrt|s - t|. A midpoint method (DPM++ SDE) asks for [s, mid] and [s, t] in one step, and the two
-    must agree. Visited points above the start of an interval are forgotten, so memory stays at a few frames.
+    An increment is (W(s) - W(t)) / sqrt|s - t|. A midpoint method (DPM++ SDE) draws for [s, mid] and [s, t] in one
+    step, and the two must agree. Visited points above the start of an interval are dropped, so memory stays at a few
+    frames.
     """
     generator = generator_for(seed, "step", frame)
     path: dict[float, torch.Tensor] = {}
@@ -157,15 +158,15 @@ def brownian_stream(seed: int, frame: int, shape: Sequence[int]) -> Draw:
 def step_noise(
     index: Iterable[int], mode: str, r: float, stream: Callable[[int], Draw], **freenoise: int
 ) -> Callable[[float, float], torch.Tensor]:
-    """Correlated noise `[F, C, H, W]` for every step of a stochastic sampler.
+    """Return a function that draws correlated noise `[F, C, H, W]` for every step of a stochastic sampler.
 
-    index: the frames' places in the clip. stream(frame) opens the noise of one frame, or of the base for BASE.
-    freenoise: `seed`, `window` and `overlap` of `mix_frames`. The covariance over frames is that of the mode and,
-    being a fixed linear mixture, it leaves the law over steps alone. Mode "additive" mixes as "shared" here: the
-    sampler's step assumes noise of unit variance.
+    index: the frames' places in the clip. stream: opens the noise of one frame, or of the base for BASE. freenoise:
+    `seed`, `window` and `overlap` of `mix_frames`. The covariance over frames is the mode's; a fixed linear mixture
+    does not change the distribution over steps. Mode "additive" mixes as "shared" here, because the sampler's step
+    assumes noise of unit variance.
     """
     rows = list(index)
-    # A frame's noise in the recursive modes is made of earlier frames', also of those that are not being sampled.
+    # Recursive modes build a frame's noise on that of earlier frames, including those outside the batch.
     sources = rows if mode in ("shared", "additive") else list(range(max(rows) + 1))
     keep = [sources.index(row) for row in rows]
     base, streams = stream(BASE), [stream(row) for row in sources]

@@ -1,4 +1,4 @@
-"""How a long clip is cut: segments sampled one after another, and windows that share every step."""
+"""Pieces of a long clip: segments, sampled one after another, and windows, which share every step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FUSES = ("pyramid", "overlap_linear", "flat")
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames `start` to `stop` (not included) of a clip, of which the first `known` are finished already."""
+    """Frames `start` to `stop` (excluded) of a clip; the first `known` of them are finished already."""
 
     start: int
     stop: int
@@ -40,10 +40,10 @@ class Segment:
 
 
 def plan_segments(frames: int, length: int, overlap: int) -> list[Segment]:
-    """Segments of `length` frames that cover a clip; each knows the last `overlap` frames before it.
+    """Return segments of `length` frames that cover a clip; each knows the last `overlap` frames before it.
 
-    The last one keeps its length and knows more instead, for a temporal adapter does worse on few frames. A clip no
-    longer than `length` is one segment. Without overlap nothing can be known, so there the last one is shorter.
+    The last segment keeps its length and knows more frames instead, because a temporal adapter does worse on few
+    frames. Without overlap it cannot know any, so it is shorter. A clip of at most `length` frames is one segment.
 
     Raises ValueError unless 0 <= overlap < length and both fit a clip of at least one frame.
     """
@@ -58,19 +58,19 @@ def plan_segments(frames: int, length: int, overlap: int) -> list[Segment]:
 
 
 def plan_windows(frames: int, length: int, overlap: int, schedule: str, step: int = 0) -> list[list[int]]:
-    """Frame numbers of each window of one step; together the windows cover the clip.
+    """Return the frame numbers of each window of one step; together the windows cover the clip.
 
-    static    windows start every `length - overlap` frames; the last is moved back to end with the clip.
-    uniform   the same, but the whole grid moves from step to step, so that no border stays where it is. Windows that
-              would stick out at either end are moved inside.
-    looped    the clip is a circle: windows run over its end into its beginning, and the grid moves as in `uniform`.
+    static    windows start every `length - overlap` frames; the last one is moved back to end with the clip.
+    uniform   the same grid, shifted from step to step, so that no border stays in place. Windows that reach beyond
+              either end are moved inside.
+    looped    the clip is a circle: windows continue past its end at its beginning. The grid shifts as in `uniform`.
 
-    The grid moves by multiples of the golden ratio of its pitch, which visits all offsets evenly and never repeats.
+    The grid shifts by multiples of the golden ratio of its pitch, which visit all offsets evenly and never repeat.
 
-    Raises ValueError for an unknown schedule or unless 0 <= overlap < length.
+    Raises ValueError for an unknown schedule and unless 0 <= overlap < length.
     """
     if schedule not in SCHEDULES:
-        raise ValueError(f"unknown window schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+        raise ValueError(f"schedule is {schedule!r}; choose one of {', '.join(SCHEDULES)}")
     if frames < 1 or not 0 <= overlap < length:
         raise ValueError(f"windows of {length} frames cannot overlap by {overlap}; the overlap must be smaller")
     if frames <= length:
@@ -85,7 +85,7 @@ def plan_windows(frames: int, length: int, overlap: int, schedule: str, step: in
 
 
 def window_weights(length: int, overlap: int, fuse: str) -> torch.Tensor:
-    """What a window's frames weigh, `[length]` float32, where windows overlap.
+    """Return the weights of a window's frames, `[length]` float32, for blending windows where they overlap.
 
     pyramid         rises from the borders to the middle.
     overlap_linear  1, falling linearly over the `overlap` frames at each border.
@@ -100,5 +100,5 @@ def window_weights(length: int, overlap: int, fuse: str) -> torch.Tensor:
         "flat": lambda: torch.ones(length),
     }
     if fuse not in weights:
-        raise ValueError(f"unknown fuse {fuse!r}; choose one of {', '.join(FUSES)}")
+        raise ValueError(f"fuse is {fuse!r}; choose one of {', '.join(FUSES)}")
     return weights[fuse]()

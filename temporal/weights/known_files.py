@@ -15,13 +15,13 @@ class KnownFile:
     remedy: str
 
 
-_MOTION = "Move it to models/animatediff_models and load it with SAV_LoadMotionModule."
+_MOTION = "Move it to models/animatediff_models and load it with Load Motion Module."
 # Tried in this order: the first pattern that one of the keys contains decides.
 _KINDS = (
     (
         r"motion_modules.*lora|temporal.*\.lora|lora.*motion_modules",
         "a motion LoRA of AnimateDiff",
-        "Move it to models/animatediff_motion_lora and load it with SAV_MotionLora.",
+        "Move it to models/animatediff_motion_lora and load it with Motion LoRA.",
     ),
     (
         r"(^|\.)lora_(unet|te\d?|transformer)_|\.lora_(A|B|up|down)\.|lora_linear_layer|[._]lora\.(up|down)\."

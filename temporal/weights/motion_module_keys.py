@@ -118,7 +118,7 @@ def read_contents(
         raise MotionModuleError(f"mixes the names of several layouts: {listed(split)}. Download or export it again.")
     layout = LAYOUTS[next(iter(kinds))]
     if any("lora" in part for _, _, part in split.values()):
-        raise MotionModuleError("is a motion LoRA, not a motion module. Load it with SAV_MotionLora.")
+        raise MotionModuleError("is a motion LoRA, not a motion module. Load it with Motion LoRA.")
 
     names: dict[str, tuple[str, ...]] = {}
     found: dict[str, tuple[int, ...]] = {}
@@ -146,7 +146,7 @@ def another_kind(keys: Collection[str], wanted: str) -> str | None:
     if any(".temporal_attn." in key for key in keys):
         return (
             f"is a temporal adapter, not {wanted}. Move it to models/temporal_adapters and load it with "
-            "SAV_LoadTemporalAdapter."
+            "Load Temporal Adapter."
         )
     kind = recognise(keys)
     return f"is {kind.what}, not {wanted}. {kind.remedy}" if kind else None

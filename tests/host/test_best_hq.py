@@ -65,7 +65,7 @@ def test_sigmas_span_sdxl(model):
     ],
 )
 def test_settings_that_cannot_be_are_named(model, steps, denoise, words):
-    with pytest.raises(ValueError, match=f"^SAV_BestHQSigmas: {words}"):
+    with pytest.raises(ValueError, match=f"^BestHQ Sigmas: {words}"):
         BestHQSigmas.execute(model, steps, denoise)
 
 

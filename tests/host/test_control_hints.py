@@ -1,4 +1,4 @@
-"""SAV_ControlHints in the real ComfyUI: what holds for every kind, and canny. `test_hint_detectors.py` has the rest."""
+"""Control Hints in the real ComfyUI: what holds for every kind, and canny. `test_hint_detectors.py` has the rest."""
 
 import os
 from itertools import islice
@@ -58,7 +58,7 @@ def test_only_keyframes_are_worked_on():
     broken = images()
     broken[2] = float("nan")  # a frame that is not asked for
     assert torch.equal(hints(broken, keyframes="0, 25%, -1"), whole[[0, 1, 4]])
-    with pytest.raises(ValueError, match="SAV_ControlHints: frame 2 holds NaN"):
+    with pytest.raises(ValueError, match="Control Hints: frame 2 holds NaN"):
         hints(broken)
 
 
@@ -98,10 +98,10 @@ def test_progress_and_interrupt():
     ],
 )
 def test_settings_that_cannot_be_are_named(settings, words):
-    with pytest.raises(ValueError, match=f"^SAV_ControlHints: {words}"):
+    with pytest.raises(ValueError, match=f"^Control Hints: {words}"):
         hints(images(2), **settings)
 
 
 def test_no_frames_is_an_error():
-    with pytest.raises(ValueError, match=r"SAV_ControlHints: images has shape \[0, 8, 8, 3\]"):
+    with pytest.raises(ValueError, match=r"Control Hints: images has shape \[0, 8, 8, 3\]"):
         hints(torch.zeros(0, 8, 8, 3))

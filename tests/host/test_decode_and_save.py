@@ -1,4 +1,4 @@
-"""SAV_DecodeAndSaveClip in the real ComfyUI: the frames of a plain decode, in flat memory, and nothing half-written."""
+"""Decode and Save Clip in the real ComfyUI: the frames of a plain decode, in flat memory, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_interrupt_stops_between_tiles(vae):
 def test_a_failing_frame_late_in_the_clip_leaves_nothing(output, vae):
     samples = latents(FRAMES_AT_ONCE + 3, 2, 2)
     samples[-2] = float("nan")
-    with pytest.raises(ValueError, match=f"SAV_DecodeAndSaveClip: frame {FRAMES_AT_ONCE + 1} holds NaN.*fp32-vae"):
+    with pytest.raises(ValueError, match=f"Decode and Save Clip: frame {FRAMES_AT_ONCE + 1} holds NaN.*fp32-vae"):
         save(samples, vae, save_frames=True)
     assert names(output) == []
 
@@ -220,7 +220,7 @@ def nested():
     ],
 )
 def test_refused_latents(output, vae, samples, words):
-    with pytest.raises(ValueError, match=f"SAV_DecodeAndSaveClip: {words}"):
+    with pytest.raises(ValueError, match=f"Decode and Save Clip: {words}"):
         save(samples(), vae)
     assert names(output) == []
 
@@ -237,20 +237,20 @@ def test_refused_latents(output, vae, samples, words):
 )
 @pytest.mark.parametrize("save_frames", [False, True])
 def test_refused_settings(output, vae, settings, words, save_frames):
-    with pytest.raises(ValueError, match=f"SAV_DecodeAndSaveClip: {words}"):
+    with pytest.raises(ValueError, match=f"Decode and Save Clip: {words}"):
         save(latents(), vae, save_frames=save_frames, **settings)
     assert names(output) == []
 
 
 def test_no_vae(output):
-    with pytest.raises(ValueError, match="SAV_DecodeAndSaveClip: vae is empty"):
+    with pytest.raises(ValueError, match="Decode and Save Clip: vae is empty"):
         save(latents(), None)
 
 
 def test_a_vae_of_another_kind_is_refused(output, vae):
     video = copy.copy(vae)
     video.latent_dim = 3
-    with pytest.raises(ValueError, match=r"SAV_DecodeAndSaveClip: this VAE decodes no single pictures.*SAV_SaveClip"):
+    with pytest.raises(ValueError, match=r"Decode and Save Clip: this VAE decodes no single pictures.*Save Clip"):
         save(latents(), video)
 
 

@@ -231,7 +231,7 @@ def test_the_range_of_a_setting_limits_its_effect():
 def test_two_different_noises_on_one_model_are_an_error():
     patched = correlated(model(), "shared", 0.8)
     correlated(patched, "shared", 0.8)
-    with pytest.raises(ValueError, match="SAV_CorrelatedNoise: this MODEL already has shared noise"):
+    with pytest.raises(ValueError, match="Correlated Noise: this MODEL already has shared noise"):
         correlated(patched, "progressive", 0.8)
 
 
@@ -245,9 +245,7 @@ def test_latents_that_are_no_clip_are_refused(name, shape):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("rows", [2, FRAMES + 1])
 def test_prompts_for_another_number_of_frames_are_refused(name, rows):
-    words = (
-        rf"SAV_PromptSchedule and SAV_EmptyVideoLatent: the positive conditioning has {rows} .* the latent has {FRAMES}"
-    )
+    words = rf"Prompt Schedule and Empty Video Latent: the positive conditioning has {rows} .* the latent has {FRAMES}"
     with pytest.raises(ValueError, match=words):
         nodes.KSampler().sample(
             SETTINGS[name](model()),
@@ -265,23 +263,23 @@ def test_prompts_for_another_number_of_frames_are_refused(name, rows):
 def test_node_errors_name_the_node_and_the_value():
     plain = model()
     for call, message in [
-        (lambda: correlated(plain, "freenoise", window=4, overlap=4), "SAV_CorrelatedNoise: freenoise overlap is 4"),
-        (lambda: correlated(plain, correlation=2.0), "SAV_CorrelatedNoise: correlation is 2"),
-        (lambda: smoothed(plain, 0.1, 0.8, 0.2), "SAV_FrameSmoothing: start_percent 0.8 is after end_percent 0.2"),
+        (lambda: correlated(plain, "freenoise", window=4, overlap=4), "Correlated Noise: freenoise overlap is 4"),
+        (lambda: correlated(plain, correlation=2.0), "Correlated Noise: correlation is 2"),
+        (lambda: smoothed(plain, 0.1, 0.8, 0.2), "Frame Smoothing: start_percent 0.8 is after end_percent 0.2"),
         (
             lambda: smoothed(plain, 0.1, 1.2, 1.5),
-            "SAV_FrameSmoothing: start_percent is 1.2; it must lie between 0 and 1",
+            "Frame Smoothing: start_percent is 1.2; it must lie between 0 and 1",
         ),
-        (lambda: smoothed(plain, 0.1, -3.0, 1.0), "SAV_FrameSmoothing: start_percent is -3"),
-        (lambda: smoothed(plain, 0.1, 0.0, 1.2), "SAV_FrameSmoothing: end_percent is 1.2"),
-        (lambda: smoothed(plain, 0.1, float("nan"), 1.0), "SAV_FrameSmoothing: start_percent is nan"),
-        (lambda: anchored(plain, end=float("nan")), "SAV_KeyframeAnchor: end_percent is nan"),
-        (lambda: anchored(plain, strength=float("nan")), "SAV_KeyframeAnchor: strength is nan"),
-        (lambda: smoothed(plain, 1.5), "SAV_FrameSmoothing: amount is 1.5"),
-        (lambda: anchored(plain, strength=-1.0), "SAV_KeyframeAnchor: strength is -1"),
-        (lambda: anchored(plain, every=0), "SAV_KeyframeAnchor: every is 0"),
-        (lambda: anchored(plain, positions="one"), "SAV_KeyframeAnchor: cannot read position 'one'"),
-        (lambda: anchored(plain, latent={"samples": torch.zeros(1, 4, 2, 8, 8)}), "SAV_KeyframeAnchor: the given"),
+        (lambda: smoothed(plain, 0.1, -3.0, 1.0), "Frame Smoothing: start_percent is -3"),
+        (lambda: smoothed(plain, 0.1, 0.0, 1.2), "Frame Smoothing: end_percent is 1.2"),
+        (lambda: smoothed(plain, 0.1, float("nan"), 1.0), "Frame Smoothing: start_percent is nan"),
+        (lambda: anchored(plain, end=float("nan")), "Keyframe Anchor: end_percent is nan"),
+        (lambda: anchored(plain, strength=float("nan")), "Keyframe Anchor: strength is nan"),
+        (lambda: smoothed(plain, 1.5), "Frame Smoothing: amount is 1.5"),
+        (lambda: anchored(plain, strength=-1.0), "Keyframe Anchor: strength is -1"),
+        (lambda: anchored(plain, every=0), "Keyframe Anchor: every is 0"),
+        (lambda: anchored(plain, positions="one"), "Keyframe Anchor: cannot read position 'one'"),
+        (lambda: anchored(plain, latent={"samples": torch.zeros(1, 4, 2, 8, 8)}), "Keyframe Anchor: the given"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
@@ -300,7 +298,7 @@ def test_node_errors_name_the_node_and_the_value():
     ],
 )
 def test_empty_video_latent_of_a_size_that_cannot_be(values, words):
-    with pytest.raises(ValueError, match=f"^SAV_EmptyVideoLatent: {words}"):
+    with pytest.raises(ValueError, match=f"^Empty Video Latent: {words}"):
         EmptyVideoLatent.execute(*values)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of SAV_ControlHints that want weights, with files of the published formats and random numbers in them."""
+"""The kinds of Control Hints that want weights, with files of the published formats and random numbers in them."""
 
 import os
 import warnings
@@ -17,8 +17,9 @@ import torch
 import clips
 import hint_weights
 from sdxl_anime_video.media.detectors import FILES
-from sdxl_anime_video.nodes import control_hints
 from sdxl_anime_video.nodes.control_hints import ControlHints
+from sdxl_anime_video.temporal.hosts.comfy.pictures.hint_weights import stamp
+from sdxl_anime_video.temporal.hosts.comfy.pictures.hints import loaded
 
 KINDS = sorted(FILES)
 SMALL = FILES["lineart"]  # the smallest of the files
@@ -46,7 +47,7 @@ def models(monkeypatch, tmp_path):
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "controlnet_aux", ([str(folder)], {".pth"}))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path / "custom_nodes")], set()))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    control_hints._loaded.cache_clear()
+    loaded.cache_clear()
     return folder
 
 
@@ -105,7 +106,7 @@ def test_equals_the_library(kind, ready):
     detector, seen = of_the_library(kind, folder), []
     if kind == "depth":
         detector.model.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-        network = control_hints._loaded(*_key(folder, kind)).model.networks[0]
+        network = loaded(*_key(folder, kind)).model.networks[0]
         assert network.pretrained.activations == {}, "nothing stays on the device"
     theirs = detector(clips.painted(2, 60, 60)[1], detect_resolution=64, image_resolution=64, output_type="np")
     assert torch.equal(found[1], torch.from_numpy(theirs) / 255)
@@ -170,7 +171,7 @@ def test_every_place(layout, models, files):
     mark = ControlHints.fingerprint_inputs(kind="lineart", images=None)
     assert str(target.stat().st_size) in mark and str(models) not in mark
     found = hints(images(1), "lineart")
-    control_hints._loaded.cache_clear()
+    loaded.cache_clear()
     if layout != "flat":
         put(models, "flat", files(SMALL))
     assert torch.equal(found, hints(images(1), "lineart"))
@@ -194,7 +195,7 @@ def test_ours_comes_before_others(models, files):
     ],
 )
 def test_missing_files_are_named(kind, settings, words, models):
-    with pytest.raises(FileNotFoundError, match=f"^SAV_ControlHints: .*{words}"):
+    with pytest.raises(FileNotFoundError, match=f"^Control Hints: .*{words}"):
         hints(images(1), kind, **settings)
 
 
@@ -230,7 +231,7 @@ def test_bad_files_are_named(content, words, models, files, tmp_path, monkeypatc
         torch.save(content, models / SMALL)
     else:
         (models / SMALL).write_bytes(content(files(SMALL).read_bytes()))
-    with pytest.raises(ValueError, match=f"^SAV_ControlHints: sk_model.pth .*{words}") as caught:
+    with pytest.raises(ValueError, match=f"^Control Hints: sk_model.pth .*{words}") as caught:
         hints(images(1), "lineart")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
@@ -240,7 +241,7 @@ def test_bad_files_are_named(content, words, models, files, tmp_path, monkeypatc
 def test_another_networks_file(kind, models, files):
     other = SMALL if kind != "lineart" else FILES["softedge"]
     (models / FILES[kind]).hardlink_to(files(other))
-    with pytest.raises(ValueError, match=f"^SAV_ControlHints: {FILES[kind]} is of another network"):
+    with pytest.raises(ValueError, match=f"^Control Hints: {FILES[kind]} is of another network"):
         hints(images(1), kind)
 
 
@@ -261,14 +262,14 @@ def test_other_forms_of_a_file(wrap, models, files):
 def test_kept_while_used_and_let_go_of(ready):
     folder = ready("lineart", "softedge")
     hints(images(1), "lineart")
-    patcher = control_hints._loaded(*_key(folder, "lineart"))
-    assert control_hints._loaded.cache_info().hits == 1
+    patcher = loaded(*_key(folder, "lineart"))
+    assert loaded.cache_info().hits == 1
     assert patcher in comfy.model_management.loaded_models()
     first = hints(images(1), "lineart")
     comfy.model_management.unload_all_models()
     assert patcher not in comfy.model_management.loaded_models()
     assert torch.equal(hints(images(1), "lineart"), first)
-    assert control_hints._loaded.cache_info().misses == 1
+    assert loaded.cache_info().misses == 1
     gone = weakref.ref(patcher.model)
     del patcher
     hints(images(1), "softedge")
@@ -278,7 +279,7 @@ def test_kept_while_used_and_let_go_of(ready):
 
 def _key(folder, kind):
     name = FILES[kind]
-    return kind, ((name, control_hints.stamp(folder / name)),)
+    return kind, ((name, stamp(folder / name)),)
 
 
 def test_a_new_file_is_read(models):
@@ -384,13 +385,13 @@ def test_a_file_is_fetched_when_asked_for(hub, models, files):
 
 def test_half_a_file_is_none(hub, models, monkeypatch):
     monkeypatch.setattr(Hub, "part", 0.5)
-    with pytest.raises(ConnectionError, match=r"^SAV_ControlHints: cannot download sk_model\.pth"):
+    with pytest.raises(ConnectionError, match=r"^Control Hints: cannot download sk_model\.pth"):
         hints(images(1), "lineart", download=True)
     assert not (models / SMALL).exists()
 
 
 def test_a_hub_without_the_file(hub, models):
-    words = r"^SAV_ControlHints: cannot download ControlNetHED\.pth .*put the file"
+    words = r"^Control Hints: cannot download ControlNetHED\.pth .*put the file"
     with pytest.raises(ConnectionError, match=words) as caught:
         hints(images(1), "softedge", download=True)
     assert "\n" not in str(caught.value)

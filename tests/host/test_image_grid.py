@@ -1,4 +1,4 @@
-"""SAV_ImageGrid in a real ComfyUI."""
+"""Image Grid in a real ComfyUI."""
 
 import pytest
 import torch
@@ -20,10 +20,10 @@ def test_the_sheet_holds_the_batch_which_stays_as_it_was():
 @pytest.mark.parametrize(
     "shape, columns, labels, message",
     [
-        ((0, 8, 8, 3), 0, "", r"SAV_ImageGrid: images has shape \[0, 8, 8, 3\]"),
-        ((1, 8, 8), 0, "", r"SAV_ImageGrid: images has shape \[1, 8, 8\]"),
-        ((1, 8, 8, 3), -2, "", "SAV_ImageGrid: columns is -2"),
-        ((1, 8, 8, 3), 0, "a\nb", "SAV_ImageGrid: there are 2 labels for 1 images"),
+        ((0, 8, 8, 3), 0, "", r"Image Grid: images has shape \[0, 8, 8, 3\]"),
+        ((1, 8, 8), 0, "", r"Image Grid: images has shape \[1, 8, 8\]"),
+        ((1, 8, 8, 3), -2, "", "Image Grid: columns is -2"),
+        ((1, 8, 8, 3), 0, "a\nb", "Image Grid: there are 2 labels for 1 images"),
     ],
 )
 def test_what_cannot_be_is_said(shape, columns, labels, message):

@@ -1,4 +1,4 @@
-"""SAV_InterpolateFrames in the real ComfyUI: what is kept to the bit, what is new, and what is refused."""
+"""Interpolate Frames in the real ComfyUI: what is kept to the bit, what is new, and what is refused."""
 
 from __future__ import annotations
 
@@ -109,15 +109,15 @@ def broken():
 @pytest.mark.parametrize(
     "values, words",
     [
-        ((broken(), 12.0, 24.0), "SAV_InterpolateFrames: frame 2 holds NaN"),
-        ((images(0), 12.0, 24.0), "SAV_InterpolateFrames: images has shape.*at least one frame"),
-        ((images()[0], 12.0, 24.0), "SAV_InterpolateFrames: images has shape"),
-        ((images()[..., :1], 12.0, 24.0), "SAV_InterpolateFrames: images has shape"),
-        ((images(), 0.0, 24.0), "SAV_InterpolateFrames: fps_in must be a number above 0, got 0"),
-        ((images(), 12.0, float("inf")), "SAV_InterpolateFrames: fps_out must be a number above 0, got inf"),
+        ((broken(), 12.0, 24.0), "Interpolate Frames: frame 2 holds NaN"),
+        ((images(0), 12.0, 24.0), "Interpolate Frames: images has shape.*at least one picture"),
+        ((images()[0], 12.0, 24.0), "Interpolate Frames: images has shape"),
+        ((images()[..., :1], 12.0, 24.0), "Interpolate Frames: images has shape"),
+        ((images(), 0.0, 24.0), "Interpolate Frames: fps_in must be a number above 0, got 0"),
+        ((images(), 12.0, float("inf")), "Interpolate Frames: fps_out must be a number above 0, got inf"),
         (
             (torch.zeros(1, 1, 1, 3).expand(40, 4096, 4096, 3), 0.01, 240.0),
-            r"SAV_InterpolateFrames: 40 frames from 0\.01 to 240 fps are 936,001 frames of 4096x4096 px.* GB.*fps_out",
+            r"Interpolate Frames: 40 frames from 0\.01 to 240 fps are 936,001 frames of 4096x4096 px.* GB.*fps_out",
         ),
     ],
 )

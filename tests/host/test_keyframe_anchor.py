@@ -167,7 +167,7 @@ def test_pinning_works_beside_correlated_noise_and_part_denoising():
     ],
 )
 def test_pins_that_do_not_fit_the_clip(pin, options, message):
-    with pytest.raises(ValueError, match=f"SAV_KeyframeAnchor: .*{message}"):
+    with pytest.raises(ValueError, match=f"Keyframe Anchor: .*{message}"):
         ksample(anchored(model(), latent=pin, **options))
 
 
@@ -175,14 +175,12 @@ def test_pins_that_do_not_fit_the_clip(pin, options, message):
 def test_latents_that_hold_no_numbers_are_refused(value):
     pin = {"samples": given(2)["samples"].clone()}
     pin["samples"][1, 0, 0, 0] = value
-    with pytest.raises(
-        ValueError, match=r"SAV_KeyframeAnchor: the given latent holds NaN or infinite values.*--fp32-vae"
-    ):
+    with pytest.raises(ValueError, match=r"Keyframe Anchor: the given latent holds NaN or infinite values.*--fp32-vae"):
         anchored(model(), latent=pin)
 
 
 def test_a_latent_without_frames_is_refused():
-    with pytest.raises(ValueError, match=r"SAV_KeyframeAnchor: the given latent is \[0, 4, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"Keyframe Anchor: the given latent is \[0, 4, 8, 8\]"):
         anchored(model(), latent=given(0))
 
 
@@ -192,5 +190,5 @@ def test_two_nodes_that_pin_one_frame_are_an_error():
 
 
 def test_positions_without_a_latent_are_checked_too():
-    with pytest.raises(ValueError, match="SAV_KeyframeAnchor: position 9 is outside"):
+    with pytest.raises(ValueError, match="Keyframe Anchor: position 9 is outside"):
         ksample(anchored(model(), positions="9"))

@@ -1,4 +1,4 @@
-"""SAV_LoraStack in the real ComfyUI, on the toon model: equal to core's LoraLoader, and what it refuses."""
+"""LoRA Stack in the real ComfyUI, on the toon model: equal to core's LoraLoader, and what it refuses."""
 
 import json
 import logging
@@ -181,7 +181,7 @@ def test_the_report(toon, folder, caplog):
     ):
         assert words in report
     assert result.ui.as_dict() == {"text": (report,)}, "the page and the history get it"
-    assert "SAV_LoraStack: told.safetensors has weight 0.9" in caplog.text
+    assert "LoRA Stack: told.safetensors has weight 0.9" in caplog.text
     path.unlink()
 
 
@@ -192,19 +192,19 @@ def test_the_report(toon, folder, caplog):
             [("sd15", 0.8)],
             "",
             LoraError,
-            "SAV_LoraStack: lora_1: sd15.safetensors is a LoRA for Stable Diffusion 1.5: its cross-attention takes 768 "
+            "LoRA Stack: lora_1: sd15.safetensors is a LoRA for Stable Diffusion 1.5: its cross-attention takes 768 "
             "values a token, this MODEL's 192. Choose",
         ),
         ([("sdxl", 0.8)], "", LoraError, "sdxl.safetensors is a LoRA for SDXL: its cross-attention takes 2048"),
         ([("sd15 attn1", 0.8)], "", LoraError, "is a LoRA for Stable Diffusion 1 or 2 (places of its layers)"),
         ([("sd15", 0.0)], "", LoraError, "lora_1: sd15.safetensors is a LoRA for"),
         ([], "<lora:sd15:0.5>", LoraError, "a tag of the prompt: sd15.safetensors is a LoRA for"),
-        ([], "<lora:koya:0.5>", TagError, "SAV_LoraStack: there is no 'koya' in models/loras; did you mean 'kohya."),
-        ([], "<lora:kohya:50>", TagError, "SAV_LoraStack: the tag '<lora:kohya:50>' has the weight 50; it must lie"),
+        ([], "<lora:koya:0.5>", TagError, "LoRA Stack: there is no 'koya' in models/loras; did you mean 'kohya."),
+        ([], "<lora:kohya:50>", TagError, "LoRA Stack: the tag '<lora:kohya:50>' has the weight 50; it must lie"),
         ([("kohya", 0.8)], "<lora:kohya:0.5>", ValueError, "asked for by lora_1 and a tag of the prompt; remove one"),
         ([("kohya", 0.8), ("kohya", 0.1)], "", ValueError, "asked for by lora_1 and lora_2; remove one"),
         ([("gone", 0.8)], "", ValueError, "lora_1 'gone.safetensors' is not in models/loras; put the file there"),
-        ([("kohya", 10.5)], "", ValueError, "SAV_LoraStack: lora_1 has weight 10.5; it must lie between -10 and 10"),
+        ([("kohya", 10.5)], "", ValueError, "LoRA Stack: lora_1 has weight 10.5; it must lie between -10 and 10"),
         ([("kohya", float("nan"))], "", ValueError, "lora_1 has weight nan"),
     ],
 )
@@ -243,7 +243,7 @@ def test_broken_files_are_refused(toon, folder):
 def test_a_link_without_a_target(toon, folder):
     link = folder / "link.safetensors"
     link.symlink_to(folder / "moved.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"^SAV_LoraStack: lora_1 'link\.safetensors' is a link to a file that"):
+    with pytest.raises(FileNotFoundError, match=r"^LoRA Stack: lora_1 'link\.safetensors' is a link to a file that"):
         stack(toon, ("link", 0.8))
     assert LoraStack.fingerprint_inputs(lora_1="link.safetensors") == ""
     link.unlink()
@@ -260,7 +260,7 @@ def test_another_model_than_sdxl_is_refused(toon):
     class Other:
         model = torch.nn.Linear(1, 1)
 
-    with pytest.raises(ValueError, match="SAV_LoraStack: this MODEL is Linear, not SDXL; load an SDXL checkpoint"):
+    with pytest.raises(ValueError, match="LoRA Stack: this MODEL is Linear, not SDXL; load an SDXL checkpoint"):
         LoraStack.execute(Other(), toon[1])
 
 

@@ -260,9 +260,7 @@ def test_range_changes_the_steps_inside_only(model, start, end):
 
 def test_too_many_frames(model):
     module = motion.module()
-    with pytest.raises(
-        ValueError, match=r"SAV_ApplyMotionModule: 9 frames at once .* SAV_ContextWindows or SAV_SegmentChain"
-    ):
+    with pytest.raises(ValueError, match=r"Apply Motion Module: 9 frames at once .* Context Windows or Segment Chain"):
         sample(applied(model, module), frames=9)
 
 
@@ -286,7 +284,7 @@ def test_warns_beyond_the_trained_frames(model, caplog):
 def test_warns_where_it_has_no_effect(model, caplog, arguments, stages, reason):
     with caplog.at_level(logging.WARNING):
         applied(model, motion.module(seed=None if "file" in reason else 5), *arguments, stages=stages)
-    assert f"SAV_ApplyMotionModule: {reason}" in caplog.text
+    assert f"Apply Motion Module: {reason}" in caplog.text
     assert "no effect" in caplog.text
     caplog.clear()
     applied(model, motion.module())
@@ -311,14 +309,14 @@ def test_warns_where_a_node_behind_it_replaces_its_noise_levels(model, caplog):
     ):
         caplog.clear()
         sample(made, steps=1)
-        assert ("SAV_ApplyMotionModule: a node behind it" in caplog.text) == warned
+        assert ("Apply Motion Module: a node behind it" in caplog.text) == warned
 
 
 def test_misfit_names_the_model_and_every_site(model):
     with pytest.raises(MotionModuleError) as caught:
         applied(model, motion.module(config=SDXL_SHAPE))
     message = str(caught.value)
-    assert message.startswith("SAV_ApplyMotionModule: ")
+    assert message.startswith("Apply Motion Module: ")
     assert "does not fit the model SDXL" in message
     assert "down_blocks.2.motion_modules.0 is not in the model" in message
 

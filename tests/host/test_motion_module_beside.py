@@ -190,19 +190,19 @@ def test_motion_lora_is_added_to_the_weights_and_taken_off_again(folders):
 
 def test_errors_name_the_node_and_the_file(folders):
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, folders / FOLDER / "l.safetensors")
-    with pytest.raises(MotionModuleError, match=r"^SAV_LoadMotionModule: l\.safetensors is a LoRA"):
+    with pytest.raises(MotionModuleError, match=r"^Load Motion Module: l\.safetensors is a LoRA"):
         LoadMotionModule.execute("l.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"SAV_LoadMotionModule: there is no 'no' in models/animatediff_models"):
+    with pytest.raises(FileNotFoundError, match=r"Load Motion Module: there is no 'no' in models/animatediff_models"):
         LoadMotionModule.execute("no")
     loaded = LoadMotionModule.execute("m.safetensors").result[0]
     key = "down_blocks.3.motion_modules.0.transformer_blocks.0.attn1.processor.to_q_lora"
     sd15 = {f"{key}.down.weight": torch.zeros(2, 1280), f"{key}.up.weight": torch.zeros(1280, 2)}
     save_file(sd15, folders / LORA_FOLDER / "pan.safetensors")
-    with pytest.raises(MotionModuleError, match=r"^SAV_MotionLora: pan\.safetensors is a motion LoRA for Stable Diff"):
+    with pytest.raises(MotionModuleError, match=r"^Motion LoRA: pan\.safetensors is a motion LoRA for Stable Diff"):
         with_lora(loaded)
-    with pytest.raises(ValueError, match="SAV_MotionLora: strength is nan; it must lie between -10 and 10"):
+    with pytest.raises(ValueError, match="Motion LoRA: strength is nan; it must lie between -10 and 10"):
         with_lora(loaded, float("nan"))
-    with pytest.raises(ValueError, match="SAV_ApplyMotionModule: up_strength is 11; it must lie between -10 and 10"):
+    with pytest.raises(ValueError, match="Apply Motion Module: up_strength is 11; it must lie between -10 and 10"):
         applied(model(), loaded, up_strength=11.0)
 
 

@@ -303,12 +303,12 @@ def test_segments_of_a_chain_have_one_prompt_each(carry, overlap, starts):
 
 
 def test_size_needs_both_numbers():
-    with pytest.raises(ValueError, match="SAV_PromptSchedule: the size is 1024x0; set width and height, or leave both"):
+    with pytest.raises(ValueError, match="Prompt Schedule: the size is 1024x0; set width and height, or leave both"):
         schedule(width=1024)
 
 
 def test_no_clip_says_so():
-    with pytest.raises(ValueError, match="SAV_PromptSchedule: clip is empty; the checkpoint holds no text encoders"):
+    with pytest.raises(ValueError, match="Prompt Schedule: clip is empty: the checkpoint holds no text encoders"):
         PromptSchedule.execute(None, RUN, FRAMES, "hold")
 
 
@@ -321,7 +321,7 @@ def test_no_clip_says_so():
     ],
 )
 def test_errors_name_the_node(prompts, options, message):
-    with pytest.raises(ValueError, match=f"^SAV_PromptSchedule: {message}"):
+    with pytest.raises(ValueError, match=f"^Prompt Schedule: {message}"):
         schedule(prompts, **options)
 
 
@@ -341,5 +341,5 @@ def clip_with_masks():
 def test_encoders_with_masks_are_refused():
     clip = clip_with_masks()
     assert "attention_mask" in encode(RUN, clip)[0][1]
-    with pytest.raises(ValueError, match="SAV_PromptSchedule: this clip gives attention_mask with each prompt, which"):
+    with pytest.raises(ValueError, match="Prompt Schedule: this clip gives attention_mask with each prompt, which"):
         schedule(clip=clip)

@@ -1,4 +1,4 @@
-"""SAV_SamplingPreset in the real ComfyUI: equal to core's samplers, and its warnings in a graph."""
+"""Sampling Preset in the real ComfyUI: equal to core's samplers, and its warnings in a graph."""
 
 import inspect
 import logging
@@ -92,7 +92,7 @@ def test_lcm_keeps_noise_levels_that_another_node_has_set():
 @pytest.mark.parametrize("kind", ["v_prediction", "x0"])
 def test_lcm_refuses_what_it_is_not_for(kind):
     other = advanced.ModelSamplingDiscrete().patch(model(), kind, False)[0]
-    with pytest.raises(ValueError, match="SAV_SamplingPreset: the preset lcm is for models that predict epsilon"):
+    with pytest.raises(ValueError, match="Sampling Preset: the preset lcm is for models that predict epsilon"):
         preset(other, "lcm")
 
 
@@ -140,7 +140,7 @@ def test_step_noise_is_shared_under_correlated_noise(name, order):
     ],
 )
 def test_settings_that_cannot_be_are_named(settings, words):
-    with pytest.raises(ValueError, match=f"^SAV_SamplingPreset: {words}"):
+    with pytest.raises(ValueError, match=f"^Sampling Preset: {words}"):
         preset(model(), **settings)
 
 
@@ -193,7 +193,7 @@ class TestInAGraph:
         with caplog.at_level(logging.WARNING):
             text = self.run("lcm", "pastel.safetensors")
         assert text.count("Warning") == 1 and "no LCM LoRA leads to the model" in text
-        assert "SAV_SamplingPreset: no LCM LoRA leads to the model" in caplog.text
+        assert "Sampling Preset: no LCM LoRA leads to the model" in caplog.text
         assert "no LCM LoRA" in self.run("lcm")
         assert "no LCM LoRA" in self.run("lcm", "renamed.safetensors", patched=False), "weight 0 leaves no patch"
         assert "add Correlated Noise" in self.run("sde")

@@ -1,4 +1,4 @@
-"""SAV_SaveClip in the real ComfyUI: files, graph, preview, and what is refused."""
+"""Save Clip in the real ComfyUI: files, graph, preview, and what is refused."""
 
 from __future__ import annotations
 
@@ -156,19 +156,19 @@ def broken():
 @pytest.mark.parametrize(
     "values, words",
     [
-        ((broken(), 12, "clip"), "SAV_SaveClip: frame 2 holds NaN.*fp32-vae"),
-        ((images(0), 12, "clip"), "SAV_SaveClip: images has shape.*at least one frame"),
-        ((images()[0], 12, "clip"), "SAV_SaveClip: images has shape"),
-        ((images()[..., :1], 12, "clip"), "SAV_SaveClip: frame 0 has shape"),
-        ((images(), 0, "clip"), "SAV_SaveClip: fps must be a number above 0, got 0"),
-        ((images(), -1.0, "clip"), "SAV_SaveClip: fps must be"),
-        ((images(), float("nan"), "clip"), "SAV_SaveClip: fps must be"),
-        ((images(), 12, "clip", 99), "SAV_SaveClip: crf must be"),
-        ((images(), 12, ""), "SAV_SaveClip: filename_prefix ''"),
-        ((images(), 12, "./"), "SAV_SaveClip: filename_prefix"),
-        ((images(), 12, "a/.."), r"SAV_SaveClip: filename_prefix 'a/\.\.'"),
-        ((images(), 12, "a\0b"), r"SAV_SaveClip: filename_prefix 'a\\x00b'"),
-        ((torch.zeros(1, 2, 20000, 3), 12, "clip"), r"SAV_SaveClip: frames of 20000x2 px are too large for H\.264"),
+        ((broken(), 12, "clip"), "Save Clip: frame 2 holds NaN.*fp32-vae"),
+        ((images(0), 12, "clip"), "Save Clip: images has shape.*at least one picture"),
+        ((images()[0], 12, "clip"), "Save Clip: images has shape"),
+        ((images()[..., :1], 12, "clip"), "Save Clip: images has shape"),
+        ((images(), 0, "clip"), "Save Clip: fps must be a number above 0, got 0"),
+        ((images(), -1.0, "clip"), "Save Clip: fps must be"),
+        ((images(), float("nan"), "clip"), "Save Clip: fps must be"),
+        ((images(), 12, "clip", 99), "Save Clip: crf must be"),
+        ((images(), 12, ""), "Save Clip: filename_prefix ''"),
+        ((images(), 12, "./"), "Save Clip: filename_prefix"),
+        ((images(), 12, "a/.."), r"Save Clip: filename_prefix 'a/\.\.'"),
+        ((images(), 12, "a\0b"), r"Save Clip: filename_prefix 'a\\x00b'"),
+        ((torch.zeros(1, 2, 20000, 3), 12, "clip"), r"Save Clip: frames of 20000x2 px are too large for H\.264"),
     ],
 )
 @pytest.mark.parametrize("save_frames", [False, True])
@@ -180,7 +180,7 @@ def test_refused(output, values, words, save_frames):
 
 @pytest.mark.parametrize("prefix", ["../escape", "a/../../escape", "/tmp/escape"])
 def test_output_folder_is_not_left(output, prefix):
-    with pytest.raises(ValueError, match=f"SAV_SaveClip: filename_prefix '{prefix}' leads outside the output folder"):
+    with pytest.raises(ValueError, match=f"Save Clip: filename_prefix '{prefix}' leads outside the output folder"):
         save(images(), 12, prefix)
     assert list(output.iterdir()) == [] and not list(output.parent.glob("escape*"))
 
@@ -189,9 +189,7 @@ def test_output_folder_is_not_left(output, prefix):
 @pytest.mark.parametrize("prefix", ["file/clip", "x" * 300], ids=["a file for a folder", "too long"])
 def test_places_where_nothing_can_be_written(output, prefix, save_frames):
     (output / "file").write_text("no folder")
-    with pytest.raises(
-        OSError, match=f"^SAV_SaveClip: cannot save {re.escape(str(output / prefix))}: .*filename_prefix"
-    ):
+    with pytest.raises(OSError, match=f"^Save Clip: cannot save {re.escape(str(output / prefix))}: .*filename_prefix"):
         save(images(), 12, prefix, save_frames=save_frames)
     assert names(output) == ["file"]
 
@@ -212,7 +210,7 @@ def files_of_at_most(size: int):
 def test_a_full_disk(output, save_frames):
     with (
         files_of_at_most(3000),
-        pytest.raises(OSError, match=r"^SAV_SaveClip: cannot save .*clip: File too large; free space"),
+        pytest.raises(OSError, match=r"^Save Clip: cannot save .*clip: File too large; free space"),
     ):
         save(torch.rand(9, 64, 64, 3), 12, "clip", save_frames=save_frames)
     assert list(output.iterdir()) == []
@@ -220,7 +218,7 @@ def test_a_full_disk(output, save_frames):
 
 def test_a_disk_that_is_full_at_the_last_file(output):
     """Indented, the settings take more room in the JSON file than in the clip and in the pictures."""
-    with files_of_at_most(700_000), pytest.raises(OSError, match=r"^SAV_SaveClip: cannot save .*clip: "):
+    with files_of_at_most(700_000), pytest.raises(OSError, match=r"^Save Clip: cannot save .*clip: "):
         save(images(1), 12, "clip", save_frames=True, extra={"a": [{}] * 120_000})
     assert list(output.iterdir()) == []
 

@@ -232,7 +232,7 @@ def test_interrupt_leaves_nothing_behind():
 )
 def test_the_node_refuses(changes, message):
     settings = {"segment_frames": 16, "overlap": 4, "carry": "overlap", "carry_denoise": 0.6, **changes}
-    with pytest.raises(ValueError, match="SAV_SegmentChain: .*" + message.replace("..", r"\.\.")):
+    with pytest.raises(ValueError, match="Segment Chain: .*" + message.replace("..", r"\.\.")):
         SegmentChain.execute(model(), **settings)
 
 

@@ -345,7 +345,7 @@ def test_positions_follow_the_published_frames(model, patcher):
 
 
 def test_too_many_frames(model, patcher):
-    with pytest.raises(ValueError, match=r"9 frames at once .* max_frames 8.* SAV_ContextWindows or SAV_SegmentChain"):
+    with pytest.raises(ValueError, match=r"9 frames at once .* max_frames 8.* Context Windows or Segment Chain"):
         sample(apply_adapter(model, patcher), frames=9)
 
 
@@ -360,9 +360,7 @@ def test_warns_beyond_the_trained_frames(model, patcher, caplog):
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -11.0])
 def test_strength_that_cannot_be(model, patcher, strength):
-    with pytest.raises(
-        ValueError, match=f"SAV_ApplyTemporalAdapter: strength is {strength:g}; it must lie between -10"
-    ):
+    with pytest.raises(ValueError, match=f"Apply Temporal Adapter: strength is {strength:g}; it must lie between -10"):
         ApplyTemporalAdapter.execute(model, patcher, strength, 0.0, 1.0)
 
 
@@ -370,7 +368,7 @@ def test_misfit_names_the_model_and_every_site(model):
     with pytest.raises(AdapterError) as caught:
         apply_adapter(model, new_adapter(tiny.ALL_LEVELS))
     message = str(caught.value)
-    assert message.startswith("SAV_ApplyTemporalAdapter: ")
+    assert message.startswith("Apply Temporal Adapter: ")
     assert "does not fit the model SDXL" in message
     assert "missing from the adapter: down_blocks.2.attentions.0.transformer_blocks.0" in message
     assert "not in the model: down_blocks.0.attentions.0.transformer_blocks.0" in message

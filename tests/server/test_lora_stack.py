@@ -1,4 +1,4 @@
-"""SAV_LoraStack and SAV_SamplingPreset on a real server: lists of files, what the page is shown, and refusals."""
+"""LoRA Stack and Sampling Preset on a real server: lists of files, what the page is shown, and refusals."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_a_clip_with_loras_in_four_steps(server, client, loras, quiet_log):
 def test_the_page_is_warned(server, client, loras):
     (text,) = client.run(graph(cfg=7.0))["3"]["text"]
     assert "no LCM LoRA leads to the model" in text and "node 6 (SamplerCustom) has CFG 7 of its own" in text
-    assert "SAV_SamplingPreset: no LCM LoRA leads to the model" in server.log()
+    assert "Sampling Preset: no LCM LoRA leads to the model" in server.log()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""SAV_SaveClip on a real server: files, what follows it in a graph, and refusals."""
+"""Save Clip on a real server: files, what follows it in a graph, and refusals."""
 
 import pytest
 

@@ -11,8 +11,6 @@ from sdxl_anime_video.temporal.clip.keyframes import (
     strength_curve,
 )
 
-WHO = "SAV_Node"
-
 
 @pytest.mark.parametrize(
     ("text", "frames", "rows"),
@@ -25,7 +23,7 @@ WHO = "SAV_Node"
     ],
 )
 def test_keyframes(text, frames, rows):
-    assert keyframe_rows(text, frames, WHO) == rows
+    assert keyframe_rows(text, frames) == rows
 
 
 @pytest.mark.parametrize(
@@ -43,8 +41,8 @@ def test_keyframes(text, frames, rows):
     ],
 )
 def test_keyframes_refused(text, message):
-    with pytest.raises(ValueError, match=f"^{WHO}: {message}") as caught:
-        keyframe_rows(text, 8, WHO)
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        keyframe_rows(text, 8)
     assert "\n" not in str(caught.value)
 
 
@@ -65,24 +63,24 @@ def test_falloff_shapes():
 
 
 def test_falloff_refused():
-    with pytest.raises(ValueError, match="unknown falloff 'cosine'; choose one of none, linear, smooth"):
+    with pytest.raises(ValueError, match="falloff is 'cosine'; choose one of none, linear, smooth"):
         strength_curve([0], 4, "cosine", 4)
-    with pytest.raises(ValueError, match="over 0 frames; write 1 or more"):
+    with pytest.raises(ValueError, match="falloff_frames is 0; it must be 1 or more"):
         strength_curve([0], 4, "linear", 0)
 
 
 def test_pictures():
-    assert picture_of_frame([0, 4], 5, 5, WHO) == [0, 1, 2, 3, 4]
-    assert picture_of_frame([0, 4], 5, 2, WHO) == [0, 0, 0, 1, 1]
-    assert picture_of_frame([4, 0], 5, 2, WHO) == [1, 1, 0, 0, 0]  # in the order written
-    assert picture_of_frame([0, 4], 5, 1, WHO) == [0] * 5
-    with pytest.raises(ValueError, match=r"^SAV_Node: 3 hint picture\(s\) for 5 frames and 2 keyframe\(s\); give one"):
-        picture_of_frame([0, 4], 5, 3, WHO)
+    assert picture_of_frame([0, 4], 5, 5) == [0, 1, 2, 3, 4]
+    assert picture_of_frame([0, 4], 5, 2) == [0, 0, 0, 1, 1]
+    assert picture_of_frame([4, 0], 5, 2) == [1, 1, 0, 0, 0]  # in the order written
+    assert picture_of_frame([0, 4], 5, 1) == [0] * 5
+    with pytest.raises(ValueError, match=r"^3 hint picture\(s\) for 5 frames and 2 keyframe\(s\); give one"):
+        picture_of_frame([0, 4], 5, 3)
 
 
 def test_layer_weights():
-    assert parse_layer_weights("", WHO) == ()
-    assert parse_layer_weights("1, 0.5;  0 -1e-1", WHO) == (1, 0.5, 0, -0.1)
+    assert parse_layer_weights("") == ()
+    assert parse_layer_weights("1, 0.5;  0 -1e-1") == (1, 0.5, 0, -0.1)
     for bad in ("1, half", "nan", "1, inf"):
-        with pytest.raises(ValueError, match=r"^SAV_Node: layer_weights has '.*', which is no number"):
-            parse_layer_weights(bad, WHO)
+        with pytest.raises(ValueError, match=r"^layer_weights has '.*', which is not a number"):
+            parse_layer_weights(bad)

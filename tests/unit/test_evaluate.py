@@ -109,7 +109,7 @@ def test_wrong_numbers_are_refused_up_front(program, option, value, tmp_path, ca
         (evaluate, "realistic", "arm 'realistic' is none of"),
         (evaluate, "shared 2", "arm 'shared 2': correlation is 2.0; it must lie between 0"),
         (evaluate, "shared much", "arm 'shared much': could not convert"),
-        (evaluate, "blue 0.5", "arm 'blue 0.5': unknown noise mode 'blue'"),
+        (evaluate, "blue 0.5", "arm 'blue 0.5': mode is 'blue'"),
         (evaluate, "adapter", "arm 'adapter' needs an adapter; give its file with --adapter"),
         (evaluate, "adapter + shared 0.5", "arm 'adapter + shared 0.5' needs an adapter"),
         (evaluate_long, "realistic", "arm 'realistic': 'realistic' is no overlap"),

@@ -249,9 +249,7 @@ def test_other_files(tmp_path):
         load_motion_lora(tmp_path / "a.safetensors")
     lora = f"down_blocks.0.motion_modules.1.{BLOCK}.attn1.to_q.lora_A.weight"
     for keys, message in {
-        (
-            "down_blocks.0.motion_modules.1.proj_in.weight",
-        ): "is a MotionAdapter of .* load it with SAV_LoadMotionModule",
+        ("down_blocks.0.motion_modules.1.proj_in.weight",): "is a MotionAdapter of .* load it with Load Motion Module",
         (f"down_blocks.1.attentions.0.{BLOCK}.temporal_attn.gate",): "is a temporal adapter, not a motion LoRA",
         # v3_sd15_adapter.ckpt, published beside the motion modules
         (f"down_blocks.0.attentions.0.{BLOCK}.attn1.processor.to_q_lora.down.weight",): "is a LoRA, not a motion LoRA",

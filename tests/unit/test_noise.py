@@ -126,7 +126,7 @@ def test_freenoise_runs_are_permutations_of_the_frames_a_window_earlier():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (("pink", 0.5, 16, 4), "unknown noise mode 'pink'"),
+        (("pink", 0.5, 16, 4), "mode is 'pink'"),
         (("shared", 1.01, 16, 4), "correlation is 1.01"),
         (("shared", float("nan"), 16, 4), "correlation is nan"),
         (("freenoise", 0.5, 4, 4), "overlap is 4 and window 4"),

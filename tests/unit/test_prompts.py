@@ -18,7 +18,7 @@ from sdxl_anime_video.temporal.clip.prompts import (
 
 
 def read(text, frames=64):
-    return [(keyframe.frame, keyframe.prompt) for keyframe in parse_schedule(text, frames, "SAV_X")]
+    return [(keyframe.frame, keyframe.prompt) for keyframe in parse_schedule(text, frames)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_lines_that_begin_with_no_position_are_words(line):
 
 
 def test_line_numbers_count_every_line():
-    keyframes = parse_schedule("# plan\n\n8: a\n# b\nwords\n0: c", 16, "SAV_X")
+    keyframes = parse_schedule("# plan\n\n8: a\n# b\nwords\n0: c", 16)
     assert keyframes == [Keyframe(0, "c", 6), Keyframe(8, "a\nwords", 3)]
 
 
@@ -79,7 +79,7 @@ def test_unreadable_positions_name_line_text_and_remedy(word):
     with pytest.raises(ValueError) as error:
         read(f"0: girl\n\n{word}: jumps")
     message = str(error.value)
-    assert message.startswith(f"SAV_X: line 3 ({f'{word}: jumps'!r}): cannot read position {word!r}; ")
+    assert message.startswith(f"line 3 ({f'{word}: jumps'!r}): cannot read position {word!r}; ")
     assert (
         "begin the line with one frame number, such as 0 or -1 (the last), or a percentage from 0% to 100%" in message
     )
@@ -95,18 +95,18 @@ def test_unreadable_positions_name_line_text_and_remedy(word):
         ("99: " + "long " * 40, 16, r"line 1 \('99: long [^']{30,40}\.\.\.'\): position 99"),
         ("", 16, "prompts holds no prompt, only blank lines and comments .*; write a prompt"),
         ("# a\n\n  // 0: b\n", 16, "prompts holds no prompt"),
-        ("0: a", 0, "frames is 0; a clip has 1 frame or more"),
+        ("0: a", 0, "frames is 0; it must be 1 or more"),
         ("0: a", -3, "frames is -3"),
     ],
 )
 def test_schedules_that_do_not_fit(text, frames, message):
-    with pytest.raises(ValueError, match=f"^SAV_X: {message}"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         read(text, frames)
 
 
 def mixes(at, frames, interpolation, segment_frames=0, overlap=0):
     keyframes = [Keyframe(frame, f"prompt {frame}", line) for line, frame in enumerate(at, 1)]
-    return mix_keyframes(keyframes, frames, interpolation, segment_frames, overlap, "SAV_X")
+    return mix_keyframes(keyframes, frames, interpolation, segment_frames, overlap)
 
 
 def blended(at, frames, interpolation, *segments):
@@ -165,14 +165,14 @@ def test_prompts_change_at_every_segment_border_and_nowhere_else(segment_frames,
          "it to frame 16 or 28, or set segment_frames to 0"),
         ([0, 43], "hold", (16, 4), "frame 43, .* move it to frame 40, or"),
         ([0, 40, 41, 43], "linear", (16, 4), "frame 41, .* move it to frame 40, or"),
-        ([0], "hold", (4, 4), "segments of 4 frames cannot overlap by 4; set both as on SAV_SegmentChain"),
+        ([0], "hold", (4, 4), "segments of 4 frames cannot overlap by 4; set both as on Segment Chain"),
         ([0], "hold", (4, -1), "segments of 4 frames cannot overlap by -1"),
         ([0], "hold", (-1, 0), "segments of -1 frames"),
         ([0], "cubic", (0, 0), "interpolation is 'cubic'; choose one of hold, linear, smooth, slerp"),
     ],
 )  # fmt: skip
 def test_mixes_that_cannot_be(at, interpolation, segments, message):
-    with pytest.raises(ValueError, match=f"^SAV_X: .*{message}"):
+    with pytest.raises(ValueError, match=f"^.*{message}"):
         mixes(at, 44, interpolation, *segments)
 
 
@@ -256,17 +256,17 @@ def test_half_precision_is_mixed_in_single(interpolation):
 
 def test_prompts_of_different_lengths_are_repeated():
     texts = [torch.randn(1, tokens, 4) for tokens in (77, 154, 231)]
-    equal = equal_lengths(texts, "NODE")
+    equal = equal_lengths(texts)
     assert {text.shape for text in equal} == {(1, 462, 4)}
     for text, longer in zip(texts, equal, strict=True):
         assert torch.equal(longer, text.repeat(1, 462 // text.shape[1], 1))
-    assert equal_lengths(texts[:1], "NODE")[0].equal(texts[0])
+    assert equal_lengths(texts[:1])[0].equal(texts[0])
 
 
 @pytest.mark.parametrize("chunks", [(7, 7, 7), (1, 30), (3, 4), (4, 5), (40, 40), (1, 2, 3, 4)])
 def test_prompts_of_one_length_stay_and_others_are_repeated_whole(chunks):
     texts = [torch.randn(1, 77 * n, 4) for n in chunks]
-    equal = equal_lengths(texts, "NODE")
+    equal = equal_lengths(texts)
     assert {text.shape[1] for text in equal} == {77 * math.lcm(*chunks)}
     assert all(torch.equal(longer[:, : text.shape[1]], text) for text, longer in zip(texts, equal, strict=True))
 
@@ -275,13 +275,13 @@ def test_prompts_of_one_length_stay_and_others_are_repeated_whole(chunks):
 def test_lengths_without_a_common_one_are_named(chunks):
     lengths = ", ".join(str(77 * n) for n in sorted(set(chunks)))
     with pytest.raises(
-        ValueError, match=rf"^NODE: .* of {lengths} tokens .* {77 * math.lcm(*chunks):,} tokens.*shorten"
+        ValueError, match=rf"^prompts of {lengths} tokens .* {77 * math.lcm(*chunks):,} tokens.*shorten"
     ):
-        equal_lengths([torch.randn(1, 77 * n, 4) for n in chunks], "NODE")
+        equal_lengths([torch.randn(1, 77 * n, 4) for n in chunks])
 
 
 def test_attention_does_not_notice_repeated_tokens():
-    query, (short, long) = torch.randn(1, 5, 16), equal_lengths([torch.randn(1, 3, 16), torch.randn(1, 6, 16)], "NODE")
+    query, (short, long) = torch.randn(1, 5, 16), equal_lengths([torch.randn(1, 3, 16), torch.randn(1, 6, 16)])
     attend = torch.nn.functional.scaled_dot_product_attention
     assert torch.allclose(attend(query, short, short), attend(query, short[:, :3], short[:, :3]), atol=1e-6)
     padded = torch.cat([short[:, :3], torch.zeros(1, 3, 16)], dim=1)

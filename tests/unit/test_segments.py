@@ -97,7 +97,7 @@ def test_linear_weights_cross_fade():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="unknown window schedule 'round'; choose one of uniform, static, looped"):
+    with pytest.raises(ValueError, match="schedule is 'round'; choose one of uniform, static, looped"):
         plan_windows(8, 4, 1, "round")
-    with pytest.raises(ValueError, match="unknown fuse 'soft'; choose one of pyramid, overlap_linear, flat"):
+    with pytest.raises(ValueError, match="fuse is 'soft'; choose one of pyramid, overlap_linear, flat"):
         window_weights(4, 1, "soft")

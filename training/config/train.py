@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from ...commands.config import Config, Decay, Device, Folder, NonNegative, Precision, Share, named
+from ...commands.config import Config, Decay, Device, Folder, NonNegative, Precision, Share, at_field, named
 from .phases import FrameChoices, NoiseStage, Stage, require_rising
 
 
@@ -213,4 +213,5 @@ class TrainConfig(Config):
         if self.validation_clips:  # a held-out clip is measured at its own length, if that lies between
             lengths = set(range(min(lengths), max(lengths) + 1))
         for frames in sorted(lengths):
-            keyframe_rows(self.keyframes, frames, f"keyframes, in clips of {frames} frames")
+            with at_field(f"keyframes, in clips of {frames} frames"):
+                keyframe_rows(self.keyframes, frames)

@@ -208,7 +208,7 @@ class Hints:
 
     def keyframes(self, frames: int) -> torch.Tensor:
         """The config's keyframes in a clip of this length, rising."""
-        return torch.tensor(keyframe_rows(self.config.keyframes, frames, "keyframes")).sort().values
+        return torch.tensor(keyframe_rows(self.config.keyframes, frames)).sort().values
 
     def show(self, chosen: list[int], starts: list[int], kept: torch.Tensor, rows: torch.Tensor) -> Steered:
         """Hints of frames `rows` among the `kept` ones of clips that begin at `starts`."""

@@ -18,31 +18,29 @@ PIXELS_UNTILED = 768 * 768
 TILE, TILE_OVERLAP, SMALLEST_TILE = 512, 64, 64
 
 
-def clip_latents(samples: dict[str, Any], vae, who: str) -> Tensor:
+def clip_latents(samples: dict[str, Any], vae) -> Tensor:
     """The frames `[F, C, h, w]` of a LATENT; those of a video latent `[B, C, T, h, w]` one clip after the other.
 
     Masks and batch indices of the LATENT mean nothing to a decoder and are left alone.
-    Raises ValueError, starting with ``who``, for what is no clip or does not fit the VAE.
+    Raises ValueError for what is no clip or does not fit the VAE.
     """
     if vae is None:
-        raise ValueError(f"{who}: vae is empty: the checkpoint brings none along; load one with Load VAE")
+        raise ValueError("vae is empty: the checkpoint brings none along; load one with Load VAE")
     if vae.latent_dim != 2:
         raise ValueError(
-            f"{who}: this VAE decodes no single pictures; give SDXL's, or decode with ComfyUI's own node and save with "
-            "SAV_SaveClip"
+            "this VAE decodes no single pictures; give SDXL's, or decode with ComfyUI's own node and save with "
+            "Save Clip"
         )
     latents = samples["samples"]
     if latents.is_nested:
-        raise ValueError(f"{who}: samples holds several latents (picture and sound, say); separate them first")
+        raise ValueError("samples holds several latents (picture and sound, say); separate them first")
     if latents.ndim == 5:
         latents = latents.movedim(2, 1).flatten(0, 1)  # [B C T h w] -> [(B T) C h w]
     if latents.ndim != 4 or 0 in latents.shape:
-        raise ValueError(
-            f"{who}: samples has shape {list(samples['samples'].shape)}; give at least one frame [F, 4, h, w]"
-        )
+        raise ValueError(f"samples has shape {list(samples['samples'].shape)}; give at least one frame [F, 4, h, w]")
     if latents.shape[1] != vae.latent_channels:
         raise ValueError(
-            f"{who}: samples has {latents.shape[1]} channels but the VAE decodes {vae.latent_channels}; use the VAE "
+            f"samples has {latents.shape[1]} channels but the VAE decodes {vae.latent_channels}; use the VAE "
             "that belongs to the model"
         )
     return latents

@@ -12,9 +12,10 @@ class NodeError(ValueError):
 
 @contextmanager
 def at_node(name: str) -> Iterator[None]:
-    """Put a node's display name in front of each ValueError raised inside, unless the error names a node already.
+    """Put a node's display name in front of each error raised inside: of bad values, files and missing libraries.
 
-    Below the edge of a node nothing has to know which node it works for. Also a decorator.
+    A ValueError becomes a NodeError, unless it is one already; an OSError or ImportError keeps its type. Below the edge
+    of a node nothing has to know which node it works for. Also a decorator.
     """
     try:
         yield
@@ -22,3 +23,7 @@ def at_node(name: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise NodeError(f"{name}: {error}") from error
+    except (OSError, ImportError) as error:
+        # libraries derive classes that take other arguments
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+        raise kind(f"{name}: {error}") from error

@@ -14,10 +14,11 @@ import comfy.controlnet
 import torch
 
 from ....clip.frames import require_equal_frames
+from ..errors import at_node
 from ..published import FRAMES_KEY, frames_of, window_rows
 from .conds import take_control, tell_advanced
 
-NODE = "SAV_ControlKeyframes"
+NODE = "Control Keyframes"
 Residuals = dict[str, list[torch.Tensor | None]]
 
 
@@ -58,7 +59,8 @@ class KeyframedControl(comfy.controlnet.ControlBase):
     def _frames_at_hand(self, options: Mapping[str, Any], batch: int) -> list[int]:
         """Places in the clip of a batch's frames. Raises ValueError if the clip has another length than `curve`."""
         index, length = _published_frames(options, batch, len(self.curve))
-        require_equal_frames(NODE, "its input frames", len(self.curve), "the latent", length)
+        with at_node(NODE):
+            require_equal_frames("its input frames", len(self.curve), "the latent", length)
         return index
 
     def _ask(self, frames: list[int], x, t, cond, batched_number: int, options: dict[str, Any]) -> Residuals | None:
@@ -145,9 +147,7 @@ def control_clip(
     Raises ValueError for a control object that does not work by residuals, which alone can be weighed by frame.
     """
     if not isinstance(control_net, (comfy.controlnet.ControlNet, comfy.controlnet.T2IAdapter)):
-        raise ValueError(
-            f"{NODE}: a {type(control_net).__name__} cannot be weighed frame by frame; apply it with its own node"
-        )
+        raise ValueError(f"a {type(control_net).__name__} cannot be weighed frame by frame; apply it with its own node")
     made: dict[Any, KeyframedControl] = {}  # one for both prompts, or core would run them one after the other
 
     def behind(previous: Any) -> KeyframedControl:

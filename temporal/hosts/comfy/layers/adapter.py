@@ -28,7 +28,7 @@ from ..sampling.wrapper import record
 from .planned import Plan, PlannedPatch, as_patcher, frame_positions, weights_dtype
 
 KEY = "sav_temporal_adapter"
-NODE = "SAV_ApplyTemporalAdapter"
+NODE = "Apply Temporal Adapter"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +82,7 @@ def apply_adapter(model, adapter, strength: float = 1.0, start_percent: float = 
     patcher = as_patcher(adapter) if isinstance(adapter, TemporalAdapter) else adapter
     blocks = model_blocks(model)
     sites = {block.path: (block.dim, block.heads) for block in blocks}
-    try:
-        require_fit(patcher.model.config.sites, sites, type(model.model).__name__)
-    except AdapterError as error:
-        raise AdapterError(f"{NODE}: {error}") from None
+    require_fit(patcher.model.config.sites, sites, type(model.model).__name__)
     if strength == 0:
         return model.clone()
     model = record(model, lambda contract: contract)  # sampling then checks that it is given a clip
@@ -105,7 +102,7 @@ def model_blocks(model) -> tuple[TransformerBlock, ...]:
         return transformer_blocks(config)
     except ValueError:
         name = type(model.model).__name__
-        raise AdapterError(f"{NODE}: the model {name} has no SDXL UNet. Load an SDXL checkpoint.") from None
+        raise AdapterError(f"the model {name} has no SDXL UNet. Load an SDXL checkpoint.") from None
 
 
 def load_patcher(path: str | Path):

@@ -41,7 +41,7 @@ from .beta_schedule import UNCHANGED, with_beta_schedule
 from .planned import Plan, PlannedPatch, as_patcher, frame_positions, weights_dtype
 
 KEY = "sav_motion_module"
-NODE = "SAV_ApplyMotionModule"
+NODE = "Apply Motion Module"
 STAGES = ("down", "mid", "up")
 
 
@@ -107,7 +107,7 @@ def run_with_modules(
 
 
 def check_noise_levels(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: warn if a node behind SAV_ApplyMotionModule has replaced the noise levels that it set."""
+    """OUTER_SAMPLE wrapper: warn if a node behind Apply Motion Module has replaced the noise levels that it set."""
     guider = executor.class_obj
     now = _halfway(guider.model_patcher)
     for patch in patches_on(guider.model_options["transformer_options"]):
@@ -210,17 +210,14 @@ def apply_motion_module(
     unet = getattr(unet, "_orig_mod", unet)  # where another node has it compiled
     name = type(model.model).__name__
     if not isinstance(unet, UNetModel):
-        raise MotionModuleError(f"{NODE}: the model {name} has no SDXL UNet. Load an SDXL checkpoint.")
+        raise MotionModuleError(f"the model {name} has no SDXL UNet. Load an SDXL checkpoint.")
     places = {site: block[0].out_channels for site, block in blocks_of(unet).items()}
-    try:
-        require_fit(module.sites, places, name)
-    except MotionModuleError as error:
-        raise MotionModuleError(f"{NODE}: {error}") from None
+    require_fit(module.sites, places, name)
     before = patches_on(model.model_options["transformer_options"])
     if any(patch.patcher is not patcher and patch.patcher.model is module for patch in before):
         raise ValueError(
-            f"{NODE}: this MODEL has the same motion module already, with other motion LoRAs. Put all of them on one, "
-            "with several SAV_MotionLora nodes in a row."
+            "this MODEL has the same motion module already, with other motion LoRAs. Put all of them on one, "
+            "with several Motion LoRA nodes in a row."
         )
     model = with_beta_schedule(model, beta_schedule, module.beta_schedule, NODE, held=bool(before))
     factors = {stage: (stages or {}).get(stage, 1.0) for stage in STAGES}

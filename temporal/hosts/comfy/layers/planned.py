@@ -88,7 +88,7 @@ def frame_positions(index: torch.Tensor, limit: int, node: str, thing: str, trai
     if count > limit:
         raise ValueError(
             f"{node}: {count} frames at once are more than this {thing}'s max_frames {limit}. Sample the clip in "
-            f"pieces of at most {limit} frames with SAV_ContextWindows or SAV_SegmentChain."
+            f"pieces of at most {limit} frames with Context Windows or Segment Chain."
         )
     positions = index - index[0]
     if positions.min() < 0 or positions.max() >= limit:

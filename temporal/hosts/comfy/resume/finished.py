@@ -37,7 +37,7 @@ def check_resume_id(name: str) -> None:
     """Raise ValueError for a name that cannot name a folder."""
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{WHO}: resume_id {name!r} cannot name a folder; use up to 64 letters, digits, - and _, such as my-clip-1"
+            f"resume_id {name!r} cannot name a folder; use up to 64 letters, digits, - and _, such as my-clip-1"
         )
 
 

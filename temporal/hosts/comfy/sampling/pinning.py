@@ -12,8 +12,6 @@ from ....clip.contract import Pin
 from ....clip.frames import Places
 from ....clip.noise import generator_for
 
-WHO = "SAV_KeyframeAnchor"
-
 
 class PinnedFrames:
     """The pins of a contract laid out on one clip.
@@ -31,7 +29,7 @@ class PinnedFrames:
         for pin in pins:
             rows, latents = _place(pin, shape)
             if twice := sorted(taken & set(rows)):
-                raise ValueError(f"{WHO}: two nodes pin frame(s) {twice}; give each frame to one of them")
+                raise ValueError(f"two nodes pin frame(s) {twice}; give each frame to one of them")
             taken |= set(rows)
             self._placed.append((pin, rows, latents))
 
@@ -131,20 +129,20 @@ def _place(pin: Pin, shape: torch.Size) -> tuple[list[int], torch.Tensor]:
     frames, given = shape[0], len(pin.latent)
     if pin.latent.shape[1:] != shape[1:]:
         raise ValueError(
-            f"{WHO}: the given latent is {_size(pin.latent.shape)} but the clip is {_size(shape)}; encode the image at "
+            f"the given latent is {_size(pin.latent.shape)} but the clip is {_size(shape)}; encode the image at "
             "the clip's size"
         )
-    rows = pin.places.rows(frames, WHO)
+    rows = pin.places.rows(frames)
     if given == frames and len(rows) <= frames and not (pin.places.listed and len(rows) == given):
         return rows, pin.latent[rows]
     if pin.places.listed and len(rows) != given:
         raise ValueError(
-            f"{WHO}: {len(rows)} positions for {given} given latent(s); give as many positions as latents, or a latent "
+            f"{len(rows)} positions for {given} given latent(s); give as many positions as latents, or a latent "
             f"of the whole clip ({frames} frames)"
         )
     if given > len(rows):
         raise ValueError(
-            f"{WHO}: the given latent has {given} frames, but every {pin.places.every} frames of a clip of {frames} "
+            f"the given latent has {given} frames, but every {pin.places.every} frames of a clip of {frames} "
             f"there is room for {len(rows)}; lower `every` or list the positions"
         )
     return rows[:given], pin.latent

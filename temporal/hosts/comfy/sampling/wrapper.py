@@ -19,6 +19,7 @@ from ....clip.contract import CONTRACT_KEY, FrameContract, contract_of
 from ....clip.frames import require_equal_frames
 from ....clip.noise import correlate, seed_from
 from ....clip.segments import Segment
+from ..errors import at_node
 from .chain import sample_chain
 from .clip_run import Schedule
 from .pinning import PinnedFrames, clip_mask
@@ -53,25 +54,23 @@ def carry_out(
     if noise.ndim != 4 or noise.shape[1] != channels or 0 in noise.shape:
         raise ValueError(
             f"SDXL Anime Video nodes work on latents [frames, {channels}, height, width] with this MODEL, but it is to "
-            f"sample {list(noise.shape)}; use an SDXL model, and SAV_EmptyVideoLatent for the clip"
+            f"sample {list(noise.shape)}; use an SDXL model, and Empty Video Latent for the clip"
         )
     if contract.windows is not None and "context_handler" in guider.model_options:
-        raise ValueError("SAV_ContextWindows: this MODEL also has ComfyUI's own context windows; remove one of the two")
+        raise ValueError("Context Windows: this MODEL also has ComfyUI's own context windows; remove one of the two")
     _require_a_row_a_frame(guider.conds, len(noise))
     seed = seed_from(noise) if seed is None else seed
     if contract.noise is not None and len(noise) > 1:
         noise = correlate(noise, **vars(contract.noise), seed=seed)
     own_mask = clip_mask(denoise_mask, noise.shape, guider.model_patcher.load_device)
     schedule = Schedule(guider.model_patcher.get_model_object("model_sampling").percent_to_sigma, sigmas)
-    pinned = PinnedFrames(contract.pins, noise.shape, schedule.in_range)
+    with at_node("Keyframe Anchor"):
+        pinned = PinnedFrames(contract.pins, noise.shape, schedule.in_range)
     clip = Clip(contract, noise, pinned.put_latents(latent_image), own_mask, denoise_mask, pinned, seed)
     sampling = Sampling(executor, sampler, sigmas, callback, disable_pbar, kwargs)
     if contract.chain is not None and len(noise) > contract.chain.segment_frames:
         return sample_chain(clip, contract.chain, sampling)
     return sample_segment(clip, Segment(0, len(noise)), sampling)
-
-
-_COUNTING = "SAV_PromptSchedule and SAV_EmptyVideoLatent"  # where both numbers of frames are set
 
 
 def _require_a_row_a_frame(conds: dict[str, list[dict[str, Any]]], frames: int) -> None:
@@ -80,4 +79,5 @@ def _require_a_row_a_frame(conds: dict[str, list[dict[str, Any]]], frames: int) 
         for cond in some:
             rows = len(cond["cross_attn"]) if cond.get("cross_attn") is not None else 1
             if rows > 1:
-                require_equal_frames(_COUNTING, f"the {name} conditioning", rows, "the latent", frames)
+                with at_node("Prompt Schedule and Empty Video Latent"):  # where both numbers of frames are set
+                    require_equal_frames(f"the {name} conditioning", rows, "the latent", frames)

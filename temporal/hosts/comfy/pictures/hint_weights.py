@@ -1,4 +1,4 @@
-"""Weights of the networks that draw hints: where they lie, how they get there, and their tensors."""
+"""Weights of the networks that draw hints: finding, downloading and reading them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PUBLISHED = "lllyasviel/Annotators"
 
 
 def find(name: str) -> Path | None:
-    """A file of weights, by its published name or as safetensors: among the models, or else in the hub's local cache.
+    """Return a file of weights, by its published name or as safetensors, or None.
 
-    Among the models means models/controlnet_aux, flat or in the folders that the pack comfyui_controlnet_aux makes, and
-    that pack's own folder.
+    Searched are models/controlnet_aux, flat or with the folders that the pack comfyui_controlnet_aux makes, then that
+    pack's own folder, then the hub's local cache.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -33,21 +33,21 @@ def find(name: str) -> Path | None:
 
 
 def stamp(file: Path) -> tuple[Path, int, int]:
-    """What changes when a file does."""
+    """Return a file with its size and time, which change when the file does."""
     facts = file.stat()
     return file, facts.st_size, facts.st_mtime_ns
 
 
 def obtain(names: tuple[str, ...], kind: str, download: bool) -> list[Path]:
-    """The files of these names, fetched from the hub if they are nowhere and `download` says so.
+    """Return the files of these names; with `download`, missing ones are fetched from the hub first.
 
-    Raises FileNotFoundError that names those that are missing, where they are published and where to put them, and
-    ConnectionError if one cannot be fetched.
+    Raises FileNotFoundError that names the missing files, their place at the hub and the folder for them, and
+    ConnectionError if a download fails.
     """
     missing = [name for name in names if find(name) is None]
     if missing and not download:
         raise FileNotFoundError(
-            f"{kind} needs {' and '.join(missing)}; put what is published at huggingface.co/{PUBLISHED} into "
+            f"{kind} needs {' and '.join(missing)}; put the files from huggingface.co/{PUBLISHED} into "
             f"models/{FOLDER}, or turn on download"
         )
     for name in missing:
@@ -56,12 +56,12 @@ def obtain(names: tuple[str, ...], kind: str, download: bool) -> list[Path]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors or torch.save file. No code in it is run.
+    """Return the tensors of a safetensors or torch.save file. No code in it is run.
 
-    Raises ValueError that names the file and says what to do, if it is damaged or holds no tensors.
+    Raises ValueError that names the file and the remedy, if the file is damaged or holds no tensors.
     """
-    from ..temporal.weights.header import WeightsFileError
-    from ..temporal.weights.torch_file import open_weights
+    from ....weights.header import WeightsFileError
+    from ....weights.torch_file import open_weights
 
     try:
         opened = open_weights(path)
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _places() -> Iterator[Path]:
-    """Folders in which weights may lie, ours first."""
+    """Return the folders that may hold weights, ours first."""
     import folder_paths
 
     for folder in folder_paths.get_folder_paths(FOLDER):
@@ -81,7 +81,7 @@ def _places() -> Iterator[Path]:
 
 
 def _fetch(name: str) -> None:
-    """Download a file into models/controlnet_aux. The hub's library keeps what is not whole under another name."""
+    """Download a file into models/controlnet_aux. The hub's library keeps an incomplete file under another name."""
     import folder_paths
     from comfy.model_management import InterruptProcessingException
     from huggingface_hub import hf_hub_download
@@ -106,7 +106,7 @@ def _fetch(name: str) -> None:
 
 
 def _progress_bar() -> type:
-    """A bar for the hub's downloads that also moves ComfyUI's, and stops when the user does."""
+    """Return a bar for the hub's downloads that also moves ComfyUI's bar and stops when the user interrupts."""
     from comfy.model_management import throw_exception_if_processing_interrupted
     from comfy.utils import ProgressBar
     from huggingface_hub.utils import tqdm

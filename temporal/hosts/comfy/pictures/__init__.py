@@ -1,0 +1,1 @@
+"""Pictures of a clip in ComfyUI: hints for ControlNets, another frame rate, saving."""

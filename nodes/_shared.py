@@ -72,7 +72,7 @@ def patched_model(change: str) -> list[io.Model.Output]:
 def check_between(name: str, value: float, low: float, high: float) -> None:
     """Raise ValueError for a value outside `low` to `high`, NaN included."""
     if not low <= value <= high:
-        raise ValueError(f"{name} is {value:g}; it must lie between {low:g} and {high:g}")
+        raise ValueError(f"{name} is {value:.15g}; it must lie between {low:g} and {high:g}")
 
 
 def check_at_least(name: str, value: int, low: int) -> None:

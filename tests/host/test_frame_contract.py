@@ -288,7 +288,7 @@ def test_node_errors_name_the_node_and_the_value():
 @pytest.mark.parametrize(
     "values, words",
     [
-        ((768, 512, 0), "frames is 0; .* 1 to 4096"),
+        ((768, 512, 0), "frames is 0; .* between 1 and 4096"),
         ((768, 512, -3), "frames is -3"),
         ((768, 512, 10**12), "frames is 1000000000000"),
         ((100, 512, 1), "width is 100; .* multiple of 8 from 64 to 4096"),

@@ -14,7 +14,6 @@ import tiny
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.nodes.lora_stack import LoraStack
 from sdxl_anime_video.temporal.lora.keys import LoraError
-from sdxl_anime_video.temporal.lora.tags import TagError
 
 LAYERS = make.layers(make.TOON)
 ATTENTION = {name: pair for name, pair in LAYERS.items() if ".ff." not in name}
@@ -191,16 +190,16 @@ def test_the_report(toon, folder, caplog):
         (
             [("sd15", 0.8)],
             "",
-            LoraError,
+            ValueError,
             "LoRA Stack: lora_1: sd15.safetensors is a LoRA for Stable Diffusion 1.5: its cross-attention takes 768 "
             "values a token, this MODEL's 192. Choose",
         ),
-        ([("sdxl", 0.8)], "", LoraError, "sdxl.safetensors is a LoRA for SDXL: its cross-attention takes 2048"),
-        ([("sd15 attn1", 0.8)], "", LoraError, "is a LoRA for Stable Diffusion 1 or 2 (places of its layers)"),
-        ([("sd15", 0.0)], "", LoraError, "lora_1: sd15.safetensors is a LoRA for"),
-        ([], "<lora:sd15:0.5>", LoraError, "a tag of the prompt: sd15.safetensors is a LoRA for"),
-        ([], "<lora:koya:0.5>", TagError, "LoRA Stack: there is no 'koya' in models/loras; did you mean 'kohya."),
-        ([], "<lora:kohya:50>", TagError, "LoRA Stack: the tag '<lora:kohya:50>' has the weight 50; it must lie"),
+        ([("sdxl", 0.8)], "", ValueError, "sdxl.safetensors is a LoRA for SDXL: its cross-attention takes 2048"),
+        ([("sd15 attn1", 0.8)], "", ValueError, "is a LoRA for Stable Diffusion 1 or 2 (places of its layers)"),
+        ([("sd15", 0.0)], "", ValueError, "lora_1: sd15.safetensors is a LoRA for"),
+        ([], "<lora:sd15:0.5>", ValueError, "a tag of the prompt: sd15.safetensors is a LoRA for"),
+        ([], "<lora:koya:0.5>", ValueError, "LoRA Stack: there is no 'koya' in models/loras; did you mean 'kohya."),
+        ([], "<lora:kohya:50>", ValueError, "LoRA Stack: the tag '<lora:kohya:50>' has the weight 50; it must lie"),
         ([("kohya", 0.8)], "<lora:kohya:0.5>", ValueError, "asked for by lora_1 and a tag of the prompt; remove one"),
         ([("kohya", 0.8), ("kohya", 0.1)], "", ValueError, "asked for by lora_1 and lora_2; remove one"),
         ([("gone", 0.8)], "", ValueError, "lora_1 'gone.safetensors' is not in models/loras; put the file there"),
@@ -217,7 +216,7 @@ def test_what_is_refused(toon, loras, prompt, error, words):
 
 def test_broken_files_are_refused(toon, folder):
     def refused(name):
-        with pytest.raises(LoraError) as caught:
+        with pytest.raises(ValueError) as caught:
             stack(toon, (name, 0.8))
         return str(caught.value)
 

@@ -18,7 +18,6 @@ from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import MotionLay
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora
 from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
-from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 LENGTH = 7  # frames of a clip, more than the module has positions for
 POSITIONS = 4
@@ -190,7 +189,7 @@ def test_motion_lora_is_added_to_the_weights_and_taken_off_again(folders):
 
 def test_errors_name_the_node_and_the_file(folders):
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}, folders / FOLDER / "l.safetensors")
-    with pytest.raises(MotionModuleError, match=r"^Load Motion Module: l\.safetensors is a LoRA"):
+    with pytest.raises(ValueError, match=r"^Load Motion Module: l\.safetensors is a LoRA"):
         LoadMotionModule.execute("l.safetensors")
     with pytest.raises(FileNotFoundError, match=r"Load Motion Module: there is no 'no' in models/animatediff_models"):
         LoadMotionModule.execute("no")
@@ -198,7 +197,7 @@ def test_errors_name_the_node_and_the_file(folders):
     key = "down_blocks.3.motion_modules.0.transformer_blocks.0.attn1.processor.to_q_lora"
     sd15 = {f"{key}.down.weight": torch.zeros(2, 1280), f"{key}.up.weight": torch.zeros(1280, 2)}
     save_file(sd15, folders / LORA_FOLDER / "pan.safetensors")
-    with pytest.raises(MotionModuleError, match=r"^Motion LoRA: pan\.safetensors is a motion LoRA for Stable Diff"):
+    with pytest.raises(ValueError, match=r"^Motion LoRA: pan\.safetensors is a motion LoRA for Stable Diff"):
         with_lora(loaded)
     with pytest.raises(ValueError, match="Motion LoRA: strength is nan; it must lie between -10 and 10"):
         with_lora(loaded, float("nan"))

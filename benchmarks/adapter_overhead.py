@@ -22,11 +22,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..demo.model import load_toon_diffusers
-from ..rendering import kinds
-from ..temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
-from ..temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from ..temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from ..temporal.layers.adapter import TemporalAdapter
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
+from ..temporal.weights.formats import load_layers
 
 POOLED, TOKENS = 1280, 77
 COMMON = {
@@ -85,14 +84,18 @@ def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dic
     """The UNet with each kind of temporal layers; with all of them at once it stays the plain UNet in between."""
     where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
     if arguments.weights:
-        return {path.stem: kinds.put_on(unet, kinds.load(path).to(**where)) for path in arguments.weights}
+        return {path.stem: TemporalUNet(unet, load_layers(path).to(**where)) for path in arguments.weights}
     most = max(24, arguments.frames)
-    places = {site: width for site, width in unet_channels(unet).items() if site.direction != "mid"}
-    made = {"adapter": TemporalUNet(unet, TemporalAdapter.create(unet_sites(unet), max_frames=most, **where))}
+    places = {site: width for site, width in unet_sites(unet, MotionModule).items() if site.direction != "mid"}
+    made = {
+        "adapter": TemporalUNet(
+            unet, TemporalAdapter.create(unet_sites(unet, TemporalAdapter), max_frames=most, **where)
+        )
+    }
     for kind in FORMATS:
         module = MotionModule(MotionConfig(places, kind, most), **where)
         module.reset_parameters()
-        made[kind] = MotionUNet(unet, module)
+        made[kind] = TemporalUNet(unet, module)
     return made
 
 
@@ -129,7 +132,7 @@ def measure(arguments: argparse.Namespace) -> str:
         f"{arguments.device}: plain {middle['plain'] * 1e3:.1f} ms"
     ]
     for name, model in layers.items():
-        parameters = sum(value.numel() for value in (getattr(model, "adapter", None) or model.module).parameters())
+        parameters = sum(value.numel() for value in model.layers.parameters())
         lines.append(
             f"  {name} ({parameters / 1e6:.1f} M parameters): {middle[name] * 1e3:.1f} ms, ratio "
             f"{middle[name] / middle['plain']:.3f}, floor {work[name] / work['plain']:.3f}"

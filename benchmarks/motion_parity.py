@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..schedulers.best_hq import training_sigmas
-from ..temporal.hosts.diffusers.motion_module import MotionUNet, resnet_norms
+from ..temporal.hosts.diffusers.motion_module import resnet_norms
+from ..temporal.hosts.diffusers.unet import TemporalUNet
 from ..temporal.layers.clips import clips_as_images, images_as_clips
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
 from ..temporal.weights.motion_module_format import load_motion_module
@@ -49,7 +50,7 @@ def every_norm_across_frames(unet: nn.Module, module: MotionModule) -> torch.Ten
     own = MotionModule(MotionConfig(module.sites, "animatediff", module.max_frames))
     own.load_state_dict(module.state_dict())
     norms = [layer for layer in unet.modules() if isinstance(layer, nn.GroupNorm)]
-    with across_frames(norms, references.FRAMES), MotionUNet(unet, own) as motion, torch.no_grad():
+    with across_frames(norms, references.FRAMES), TemporalUNet(unet, own) as motion, torch.no_grad():
         return references.call(motion)
 
 
@@ -71,7 +72,7 @@ def of_diffusers(folder: Path) -> Iterator[tuple[str, float]]:
     def output() -> torch.Tensor:
         return theirs(clips, 400, text, added_cond_kwargs=added).sample.transpose(1, 2).flatten(0, 1)
 
-    with MotionUNet(unet, load_motion_module(folder / "adapter")) as motion, torch.no_grad():
+    with TemporalUNet(unet, load_motion_module(folder / "adapter")) as motion, torch.no_grad():
         ours = references.call(motion)
     yield "ours, diffusers' UNetMotionModel as from_unet2d leaves it: tiny UNet", references.difference(ours, output())
     theirs.add_embedding.load_state_dict(unet.add_embedding.state_dict())  # which from_unet2d leaves at random

@@ -16,7 +16,7 @@ from ..temporal.hosts.diffusers.sampling import Hooks
 
 if TYPE_CHECKING:
     from ..temporal.clip.segments import Segment
-    from ..temporal.hosts.diffusers.adapter import TemporalUNet
+    from ..temporal.hosts.diffusers.unet import TemporalUNet
     from .config import RenderConfig
 
 

@@ -17,13 +17,14 @@ from ..commands.config import at_field
 from ..commands.precision import chosen_device
 from ..files import whole_or_nothing
 from ..temporal.hosts.diffusers.sampling import sample_clip
-from . import kinds
+from ..temporal.hosts.diffusers.unet import TemporalUNet
+from ..temporal.weights.formats import load_layers
 from .config import RenderConfig
 from .hooks import ClipHooks
 
 if TYPE_CHECKING:
     from ..temporal.hosts.diffusers.base import Base, Text
-    from .kinds import Temporal
+    from ..temporal.layers.base import TemporalLayers
 
 PIXELS_AT_ONCE = 1024 * 1024  # that the VAE decodes: enough to keep it busy
 Report = Callable[[str, int, int], Any]
@@ -47,7 +48,7 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
     at_once, trained = frames_at_once(config), adapter and adapter.trained_frames
     if trained and at_once > trained:
         say(
-            f"warning: {at_once} frames at once, and the {kinds.title(adapter)} was trained on {trained}; "
+            f"warning: {at_once} frames at once, and the {adapter.kind} was trained on {trained}; "
             f"set segment_frames to {trained}"
         )
     latents = sample(config, base, adapter, report)
@@ -67,38 +68,38 @@ def _require_writable(folder: Path) -> None:
         raise ValueError(f"output: the folder {folder} cannot be written to ({error.strerror}); name another") from None
 
 
-def load(config: RenderConfig) -> tuple[Base, Temporal | None]:
+def load(config: RenderConfig) -> tuple[Base, TemporalLayers | None]:
     """The model on its device, and the adapter or motion module in the same precision, as ComfyUI has it."""
-    from ..temporal.hosts.diffusers.base import load_base
+    from ..temporal.hosts.diffusers.base import load_base, on_schedule_of
 
     device = chosen_device(config.device)
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = names.get(config.precision, torch.float16 if device.type == "cuda" else torch.float32)
-    adapter = kinds.load(config.adapter, dtype).to(device) if config.adapter else None
+    adapter = load_layers(config.adapter, dtype=dtype).to(device) if config.adapter else None
     if adapter is not None:
         _check_frames(config, adapter)
     base = load_base(config.checkpoint, dtype)
     base.unet.to(device)
     base.vae.to(device)
-    return kinds.on_schedule_of(base, adapter), adapter
+    return on_schedule_of(base, adapter), adapter
 
 
 def frames_at_once(config: RenderConfig) -> int:
     return min(config.frames, config.segment_frames or config.frames)
 
 
-def _check_frames(config: RenderConfig, adapter: Temporal) -> None:
-    at_once, most = frames_at_once(config), adapter.config.max_frames
+def _check_frames(config: RenderConfig, adapter: TemporalLayers) -> None:
+    at_once, most = frames_at_once(config), adapter.max_frames
     best = adapter.trained_frames or most
     if at_once > most:
         raise ValueError(
-            f"frames: {at_once} frames at once are more than the {kinds.title(adapter)}'s max_frames {most}; "
+            f"frames: {at_once} frames at once are more than the {adapter.kind}'s max_frames {most}; "
             f"set segment_frames to {best}"
         )
 
 
 @torch.no_grad()
-def sample(config: RenderConfig, base: Base, adapter: Temporal | None, report: Report) -> torch.Tensor:
+def sample(config: RenderConfig, base: Base, adapter: TemporalLayers | None, report: Report) -> torch.Tensor:
     """Return the latents `[F, 4, h, w]` of the clip, scaled for the UNet, sampled segment after segment."""
     from ..temporal.clip.segments import Segment
 
@@ -113,7 +114,7 @@ def sample(config: RenderConfig, base: Base, adapter: Temporal | None, report: R
     done = iter(range(1, sum(steps) + 1))
     report("sample", 0, sum(steps))
     with ExitStack() as stack:
-        temporal = stack.enter_context(kinds.put_on(base.unet, adapter)) if adapter is not None else None
+        temporal = stack.enter_context(TemporalUNet(base.unet, adapter)) if adapter is not None else None
         hooks = ClipHooks(config, base.sigmas, temporal, lambda: report("sample", next(done), sum(steps)))
         for segment, count in zip(segments, steps, strict=True):
             rows = segment.rows

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
 
@@ -119,13 +119,13 @@ def ours(unet: torch.nn.Module, format: str, folder: Path) -> dict[str, torch.Te
     site = Site("down", 2, 1)
     wide = seeded_file(folder / "wide.safetensors", {site: WIDE}, format)
     module = seeded_file(folder / "unet.safetensors", channels_of(unet), format)
-    with torch.no_grad(), MotionUNet(unet, module) as motion:
+    with torch.no_grad(), TemporalUNet(unet, module) as motion:
         return {"unet": call(motion), "wide": wide.site(site)(wide_input(), FRAMES)}
 
 
 @torch.no_grad()
 def call(motion: torch.nn.Module) -> torch.Tensor:
-    """The output of a MotionUNet for `unet_inputs()`, [(b f) 4 h w]."""
+    """The output of a TemporalUNet for `unet_inputs()`, [(b f) 4 h w]."""
     given = unet_inputs()
     rows = {name: given[name].repeat_interleave(FRAMES, 0) for name in ("text", "pooled", "time_ids")}
     return motion(
@@ -140,7 +140,7 @@ def call(motion: torch.nn.Module) -> torch.Tensor:
 
 def channels_of(unet: torch.nn.Module) -> dict:
     """Sites of the authors' modules in a UNet: neither of them has one in the middle."""
-    return {site: width for site, width in unet_channels(unet).items() if site.direction != "mid"}
+    return {site: width for site, width in unet_sites(unet, MotionModule).items() if site.direction != "mid"}
 
 
 def difference(got: torch.Tensor, expected: torch.Tensor) -> float:

@@ -125,3 +125,13 @@ def conditioning(config: TinyConfig = TINY, seed: int = 0, tokens: int = 77, **e
 def latent(frames: int = 4, height: int = 16, width: int = 16, seed: int = 0) -> torch.Tensor:
     """A random latent [frames, 4, height, width]."""
     return torch.randn(frames, 4, height, width, generator=torch.Generator().manual_seed(2000 + seed))
+
+
+def traces(unet: torch.nn.Module) -> dict:
+    """Everything of a UNet that attaching layers might touch: tensors, attributes, submodules and hooks by module."""
+    tensors = {name: id(value) for name, value in unet.state_dict(keep_vars=True).items()}
+    modules = {
+        name: (id(module), list(module.__dict__), [len(v) for k, v in module.__dict__.items() if "hooks" in k])
+        for name, module in unet.named_modules()
+    }
+    return {"tensors": tensors, "modules": modules}

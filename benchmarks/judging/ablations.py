@@ -87,7 +87,7 @@ class HeldOut:
     def loss(self, noise: str, adapter: Path | None) -> float:
         """Mean loss under a kind of noise, with an adapter or without."""
         from ...commands.overrides import read_config
-        from ...rendering import kinds
+        from ...temporal.weights.formats import load_layers
         from ...training.config.train import TrainConfig
         from ...training.run.trainer import Trainer
 
@@ -97,7 +97,7 @@ class HeldOut:
         trainer = Trainer(config, self.base, self.clips)
         try:
             if adapter:
-                trainer.adapter.load_state_dict(kinds.load(adapter).state_dict())
+                trainer.adapter.load_state_dict(load_layers(adapter).state_dict())
             return trainer.validate()["validation"]
         finally:
             trainer.unet.detach()

@@ -124,11 +124,11 @@ class Sampler:
     """Makes the clip of an arm for a caption and a seed."""
 
     def __init__(self, adapter: Path | None, frames: int, size: int, steps: int, cfg: float) -> None:
-        from ...rendering import kinds
-        from ...temporal.hosts.diffusers.base import load_base
+        from ...temporal.hosts.diffusers.base import load_base, on_schedule_of
+        from ...temporal.weights.formats import load_layers
 
-        self.adapter = kinds.load(adapter) if adapter else None
-        self.base = kinds.on_schedule_of(load_base("toon"), self.adapter)
+        self.adapter = load_layers(adapter) if adapter else None
+        self.base = on_schedule_of(load_base("toon"), self.adapter)
         self.frames, self.size, self.steps, self.cfg = frames, size, steps, cfg
 
     def decoded(self, pictures: np.ndarray) -> np.ndarray:
@@ -137,14 +137,14 @@ class Sampler:
 
     def clip(self, arm: Arm, caption: str, seed: int) -> np.ndarray:
         """`[F, H, W, 3]`, 0..1."""
-        from ...rendering.kinds import put_on
         from ...temporal.clip.noise import correlate
         from ...temporal.hosts.diffusers.sampling import sample_clip
+        from ...temporal.hosts.diffusers.unet import TemporalUNet
 
         shape = (self.frames, 4, self.size // 8, self.size // 8)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         noise = correlate(noise, arm.mode, arm.correlation, seed=seed, **FREENOISE_WINDOW)
-        unet = put_on(self.base.unet, self.adapter) if arm.adapter and self.adapter else None
+        unet = TemporalUNet(self.base.unet, self.adapter) if arm.adapter and self.adapter else None
         with unet or nullcontext():
             latents = sample_clip(
                 self.base,

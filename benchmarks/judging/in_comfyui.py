@@ -38,9 +38,10 @@ def temporal_layers(path: Path) -> Callable[[Any], Any]:
     Raises ValueError, naming the file.
     """
     from ...temporal.hosts.comfy.layers import adapter, motion_module
-    from ...temporal.weights.inspection import kind_of
+    from ...temporal.layers.motion_module import MotionModule
+    from ...temporal.weights.formats import format_of
 
-    if kind_of(path) == "motion module":
+    if format_of(path).layers is MotionModule:
         module = motion_module.load_patcher(path)
         return lambda model: motion_module.apply_motion_module(model, module)
     layers = adapter.load_patcher(path)

@@ -83,7 +83,6 @@ class TemporalSelfAttention(nn.Module):
         x: torch.Tensor,
         num_frames: int,
         positions: torch.Tensor | None = None,
-        *,
         strength: float | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the residual for x `[(b f) s c]`; with `strength`, `x + strength * residual` in one pass.

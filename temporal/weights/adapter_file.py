@@ -81,11 +81,6 @@ def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Ma
         raise AdapterError(str(error)) from error
 
 
-def inspect_adapter(path: str | os.PathLike) -> str:
-    """Check a file as loading does and describe it. Raises AdapterError."""
-    return load_adapter(path).describe()
-
-
 def assemble_adapter(
     config: AdapterConfig, metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor], operations: Any = nn
 ) -> TemporalAdapter:

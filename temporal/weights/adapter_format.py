@@ -33,8 +33,13 @@ class AdapterError(ValueError):
     """A file is no sound temporal adapter. The message says what to do."""
 
 
+def is_adapter_key(key: str) -> bool:
+    """Return whether a key belongs to an adapter, perhaps under the prefixes of a model."""
+    return ".temporal_attn." in key
+
+
 def split_key(key: str) -> tuple[str, str] | None:
-    """(block path, part) of one of the format's keys, or None for any other key."""
+    """Return (block path, part) of one of the format's keys, or None for any other key."""
     match = _KEY.fullmatch(key)
     return (match[1], match[2]) if match else None
 

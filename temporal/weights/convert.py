@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .adapter_file import assemble_adapter, save_adapter
-from .adapter_format import AdapterError, check_tensors, reject_other_files, split_key
+from .adapter_format import AdapterError, check_tensors, is_adapter_key, reject_other_files, split_key
 from .header import TensorInfo, WeightsFileError
 from .torch_file import OpenWeights, open_weights
 from .values import TORCH_DTYPES, dtype_named, require_finite
@@ -38,7 +38,7 @@ def convert_adapter(
     source, target = Path(source), Path(target)
     wanted = dtype_named(dtype)
     try:
-        opened = open_weights(source, lambda key: ".temporal_attn." in key)
+        opened = open_weights(source, is_adapter_key)
         weights = _adapter_tensors(opened)
         if wanted is not None:
             weights = {key: value.to(wanted) for key, value in weights.items()}

@@ -1,32 +1,38 @@
-"""Whether an adapter fits a model."""
+"""Whether temporal layers fit a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from .adapter_format import AdapterError
+from ..layers.base import TemporalLayers
+from .listing import MOST
 
-Sites = Mapping[str, tuple[int, int]]
 
+def require_fit(layers: TemporalLayers, model: Mapping[Any, Any], name: str) -> None:
+    """Raise ValueError, naming the model, unless it has each site of the layers in the same shape.
 
-def require_fit(adapter: Sites, model: Sites, name: str) -> None:
-    """Raise AdapterError, naming the model and every site, unless both have the same sites of the same shape.
-
-    Both map the diffusers path of a transformer block to (channels, heads).
+    Layers of a kind with `every_site` must have each site of the model, too. model: site -> shape; name: of the model.
     """
-    problems = [f"missing from the adapter: {path}" for path in model if path not in adapter]
-    problems += [f"not in the model: {path}" for path in adapter if path not in model]
-    problems += [
-        f"{path} has {_shape(adapter[path])} in the adapter and {_shape(shape)} in the model"
-        for path, shape in model.items()
-        if path in adapter and adapter[path] != shape
+    sites = layers.sites
+    bare = [site for site in model if site not in sites] if layers.every_site else []
+    absent = [site for site in sites if site not in model]
+    other = [
+        f"{site} ({layers.describe_shape(shape)}, the model has {layers.describe_shape(model[site])})"
+        for site, shape in sites.items()
+        if site in model and model[site] != shape
     ]
-    if problems:
-        raise AdapterError(
-            f"The temporal adapter does not fit the model {name} ({len(adapter)} sites, the model has {len(model)}): "
-            f"{'; '.join(problems)}. Use an adapter that was trained for this kind of model."
-        )
-
-
-def _shape(site: tuple[int, int]) -> str:
-    return f"{site[0]} channels in {site[1]} heads"
+    problems = {
+        f"missing in the {layers.kind}": bare,
+        "missing in the model": absent,
+        "of another shape": other,
+    }
+    problems = {problem: found for problem, found in problems.items() if found}
+    if not problems:
+        return
+    most = max(1, MOST // len(problems))
+    counts = [f"{text}: {len(found)}, such as {', '.join(map(str, found[:most]))}" for text, found in problems.items()]
+    raise ValueError(
+        f"The {layers.kind} fits {len(sites) - len(absent) - len(other)} of {len(model)} sites of the model {name}; "
+        f"{'; '.join(counts)}. Use an SDXL model, or an adapter or motion module that was trained for this one."
+    )

@@ -64,11 +64,6 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     return module
 
 
-def describe(path: str | os.PathLike) -> str:
-    """Check a file as loading does and say what it is. Raises MotionModuleError."""
-    return load_motion_module(path).describe()
-
-
 def save_motion_module(
     module: MotionModule, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..layers.motion_module import MotionConfig, MotionModule, Site
+from .adapter_format import is_adapter_key
 from .known_files import recognise
 from .listing import listed
 
@@ -143,7 +144,7 @@ def read_contents(
 
 def another_kind(keys: Collection[str], wanted: str) -> str | None:
     """A message on what a file is that has not a single key of what is wanted ("a motion module"), if that is known."""
-    if any(".temporal_attn." in key for key in keys):
+    if any(map(is_adapter_key, keys)):
         return (
             f"is a temporal adapter, not {wanted}. Move it to models/temporal_adapters and load it with "
             "Load Temporal Adapter."

@@ -21,7 +21,7 @@ def inspect(arguments: list[str]) -> int:
 
 
 def _inspect(file: str) -> None:
-    from .inspection import inspect_weights
+    from .formats import inspect_weights
 
     sys.stdout.write(f"{inspect_weights(file)}\n")
 
@@ -40,13 +40,10 @@ def convert(arguments: list[str]) -> int:
 
 
 def _convert(source: str, target: str, dtype: str | None) -> None:
-    from .convert import convert_adapter
-    from .inspection import kind_of
-    from .motion_module_format import convert_motion_module
+    from .formats import format_of
 
     if not target.endswith(".safetensors"):
         raise ValueError(f"{target!r} does not end in .safetensors; name the file to write")
     if Path(target).exists():
         raise ValueError(f"{target} is there already; name another, or remove it")
-    run = convert_motion_module if kind_of(source) == "motion module" else convert_adapter
-    sys.stdout.write(f"{target}\n{run(source, target, dtype=dtype)}\n")
+    sys.stdout.write(f"{target}\n{format_of(source).convert(source, target, dtype=dtype)}\n")

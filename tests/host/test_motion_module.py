@@ -21,7 +21,7 @@ from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import (
     load_patcher,
 )
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
-from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet
 from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
 from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
@@ -109,7 +109,7 @@ def test_equals_diffusers(kind, frames):
 
     def by_diffusers(num_frames):
         with torch.no_grad():
-            return MotionUNet(tiny.diffusers_unet(SDXL_SHAPE), module, 0.8)(
+            return TemporalUNet(tiny.diffusers_unet(SDXL_SHAPE), module, 0.8)(
                 x / (sigma**2 + 1) ** 0.5,
                 sampling.timestep(torch.tensor(sigma)),
                 text.expand(frames, -1, -1),
@@ -313,11 +313,11 @@ def test_warns_where_a_node_behind_it_replaces_its_noise_levels(model, caplog):
 
 
 def test_misfit_names_the_model_and_every_site(model):
-    with pytest.raises(MotionModuleError) as caught:
+    with pytest.raises(ValueError) as caught:
         applied(model, motion.module(config=SDXL_SHAPE))
     message = str(caught.value)
-    assert "does not fit the model SDXL" in message
-    assert "down_blocks.2.motion_modules.0 is not in the model" in message
+    assert "sites of the model SDXL" in message
+    assert "missing in the model: 9, such as down_blocks.0.motion_modules.1" in message
 
 
 def test_model_of_another_family():

@@ -25,8 +25,8 @@ from sdxl_anime_video.nodes.smoothing import FrameSmoothing
 from sdxl_anime_video.rendering.config import RenderConfig
 from sdxl_anime_video.rendering.render import decoded, initial_noise, sample
 from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, as_patcher
-from sdxl_anime_video.temporal.hosts.diffusers.adapter import unet_sites
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, sigmas_of
+from sdxl_anime_video.temporal.hosts.diffusers.unet import unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 
 PROMPT = "girl, blue hair, red dress, sunset, run"
@@ -47,7 +47,7 @@ def base():
 @pytest.fixture(scope="module")
 def adapter(base):
     """Random values: what it adds is large."""
-    made = TemporalAdapter.create(unet_sites(base.unet), max_frames=8)
+    made = TemporalAdapter.create(unet_sites(base.unet, TemporalAdapter), max_frames=8)
     tiny.randomise(made, seed=3)
     return made.requires_grad_(False)
 

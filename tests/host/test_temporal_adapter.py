@@ -26,7 +26,7 @@ from sdxl_anime_video.temporal.clip.frames import FrameInfo
 from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher, model_blocks
 from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
-from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.weights.adapter_file import save_adapter
 from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
@@ -365,12 +365,12 @@ def test_strength_that_cannot_be(model, patcher, strength):
 
 
 def test_misfit_names_the_model_and_every_site(model):
-    with pytest.raises(AdapterError) as caught:
+    with pytest.raises(ValueError) as caught:
         apply_adapter(model, new_adapter(tiny.ALL_LEVELS))
     message = str(caught.value)
-    assert "does not fit the model SDXL" in message
-    assert "missing from the adapter: down_blocks.2.attentions.0.transformer_blocks.0" in message
-    assert "not in the model: down_blocks.0.attentions.0.transformer_blocks.0" in message
+    assert "sites of the model SDXL" in message
+    assert "missing in the adapter: 2, such as down_blocks.2.attentions.0.transformer_blocks.0" in message
+    assert "missing in the model: 2, such as down_blocks.0.attentions.0.transformer_blocks.0" in message
 
 
 def test_model_of_another_family(adapter):

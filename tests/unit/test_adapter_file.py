@@ -12,9 +12,10 @@ from torch import nn
 
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
-from sdxl_anime_video.temporal.weights.adapter_file import inspect_adapter, load_adapter, save_adapter
+from sdxl_anime_video.temporal.weights.adapter_file import load_adapter, save_adapter
 from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 from sdxl_anime_video.temporal.weights.convert import convert_adapter
+from sdxl_anime_video.temporal.weights.formats import inspect_weights
 
 SITES = {
     "down_blocks.1.attentions.0.transformer_blocks.0": (64, 1),
@@ -91,13 +92,13 @@ def test_silent_adapter_warns(tmp_path, caplog, init):
 def test_trained_adapter_does_not_warn(tmp_path, caplog):
     save_adapter(adapter(), tmp_path / "a.safetensors")
     with caplog.at_level(logging.WARNING):
-        assert "cannot move" not in inspect_adapter(tmp_path / "a.safetensors")
+        assert "cannot move" not in inspect_weights(tmp_path / "a.safetensors")
     assert not caplog.text
 
 
 def test_describe(tmp_path):
     save_adapter(adapter(), tmp_path / "a.safetensors", {"trained_frames": "6", "trained_fps": "12"})
-    text = inspect_adapter(tmp_path / "a.safetensors")
+    text = inspect_weights(tmp_path / "a.safetensors")
     assert "sites: 3 (1 of 64 channels in 1 heads, 2 of 128 channels in 2 heads)" in text
     assert "up to 8, trained on 6" in text
     assert "trained_fps: 12" in text
@@ -302,4 +303,4 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
 def test_the_toon_base_is_a_checkpoint(repository):
     base = repository / "demo" / "weights" / "toon_base.safetensors"
     with pytest.raises(AdapterError, match="is a full checkpoint of UNet, text encoders and VAE"):
-        inspect_adapter(base)
+        inspect_weights(base)

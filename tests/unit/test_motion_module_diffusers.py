@@ -1,14 +1,13 @@
-"""Motion modules against diffusers' own: each transformer, the whole UNet, the noise schedule; attach and detach."""
+"""Motion modules against diffusers' own: each transformer, the whole UNet, precisions, training."""
 
 import pytest
 import torch
 
 import tiny
-from sdxl_anime_video.temporal.hosts.diffusers.motion_module import MotionUNet, unet_channels
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.clips import cross_frame_group_norm
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
-from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 FRAMES = 3
 
@@ -111,7 +110,7 @@ def test_the_whole_unet_is_that_of_diffusers(unet, adapter, module, inputs):
     # UNetMotionModel repeats for every frame what is added, but not the text
     clips["added_cond_kwargs"] = {k: v[::FRAMES] for k, v in inputs["added_cond_kwargs"].items()}
     expected = call(theirs, clips).transpose(1, 2).flatten(0, 1)
-    with MotionUNet(unet, module) as motion:
+    with TemporalUNet(unet, module) as motion:
         got = call(motion, inputs, num_frames=FRAMES)
     assert difference(got, expected) < 1e-5
     assert difference(got, call(unet, inputs)) > 1e-2
@@ -119,53 +118,28 @@ def test_the_whole_unet_is_that_of_diffusers(unet, adapter, module, inputs):
 
 def test_the_unet_alone_one_frame_and_strength_zero_are_vanilla(unet, module, inputs):
     plain = call(unet, inputs)
-    with MotionUNet(unet, module) as motion:
+    with TemporalUNet(unet, module) as motion:
         assert torch.equal(call(motion, inputs, num_frames=1), plain)
         call(motion, inputs, num_frames=FRAMES)
         assert torch.equal(call(unet, inputs), plain)
-    with MotionUNet(unet, module, strength=0.0) as motion:
+    with TemporalUNet(unet, module, strength=0.0) as motion:
         assert torch.equal(call(motion, inputs, num_frames=FRAMES), plain)
     silent = MotionModule(module.config)
     silent.reset_parameters()
     assert silent.is_silent() and not module.is_silent()
-    with MotionUNet(unet, silent) as motion:
+    with TemporalUNet(unet, silent) as motion:
         assert torch.equal(call(motion, inputs, num_frames=FRAMES), plain)
-
-
-def picture(unet):
-    """Everything of a UNet that attaching might touch."""
-    return {
-        name: (id(module), list(module.__dict__), [len(v) for k, v in module.__dict__.items() if "hooks" in k])
-        for name, module in unet.named_modules()
-    }
-
-
-@pytest.mark.parametrize("format", ["animatediff", "hotshot"])
-def test_detach_is_the_inverse_of_attach(unet, inputs, format):
-    module = MotionModule(MotionConfig(unet_channels(unet), format, max_frames=8))
-    module.reset_parameters()
-    before, names = picture(unet), list(unet.state_dict())
-    motion = MotionUNet(unet, module)
-    assert picture(unet) != before and list(unet.state_dict()) == names
-    with pytest.raises(ValueError, match="does not hold clips of 4 frames"):
-        call(motion, inputs, num_frames=4)
-    assert motion.detach() is unet
-    motion.detach()
-    assert picture(unet) == before
-    with pytest.raises(ZeroDivisionError), MotionUNet(unet, module):
-        raise ZeroDivisionError
-    assert picture(unet) == before
 
 
 def test_norms_across_frames(unet, inputs):
     """Hotshot-XL's way with a silent module: the UNet with its ResBlock norms written out across frames."""
-    module = MotionModule(MotionConfig(unet_channels(unet), "hotshot", max_frames=8))
+    module = MotionModule(MotionConfig(unet_sites(unet, MotionModule), "hotshot", max_frames=8))
     module.reset_parameters()
     reference = tiny.diffusers_unet()
     for name, layer in reference.named_modules():
         if isinstance(layer, torch.nn.GroupNorm) and ".attentions." not in name:
             layer.forward = lambda x, n=layer: cross_frame_group_norm(x, FRAMES, n.num_groups, n.weight, n.bias, n.eps)
-    with MotionUNet(unet, module) as motion:
+    with TemporalUNet(unet, module) as motion:
         got = call(motion, inputs, num_frames=FRAMES)
     assert difference(got, call(reference, inputs)) < 1e-6
     assert difference(got, call(unet, inputs)) > 1e-3
@@ -195,25 +169,14 @@ def test_positions_strength_and_pieces(module, monkeypatch):
             transformer(torch.randn(17, module.sites[site], 1, 1), 17)
 
 
-def test_misfit_names_every_place(unet, module):
-    channels = {**module.sites, Site("up", 7, 0): 64, Site("down", 0, 0): 128}
-    before = picture(unet)
-    with pytest.raises(MotionModuleError) as caught:
-        MotionUNet(unet, MotionModule(MotionConfig(channels, max_frames=8), device="meta"))
-    assert "UNet2DConditionModel" in str(caught.value)
-    assert "up_blocks.7.motion_modules.0 is not in the model" in str(caught.value)
-    assert "down_blocks.0.motion_modules.0 has 128 channels in the module and 64 in the model" in str(caught.value)
-    assert picture(unet) == before
-
-
 def test_precisions(unet, module, inputs):
     """A module computes in the precision of what it is given."""
     site = Site("down", 0, 0)
     half = MotionModule(module.config, dtype=torch.float16)
     half.load_state_dict(module.state_dict())
-    with MotionUNet(unet, half) as motion:
+    with TemporalUNet(unet, half) as motion:
         got = call(motion, inputs, num_frames=FRAMES)
-    with MotionUNet(unet, module) as motion:
+    with TemporalUNet(unet, module) as motion:
         assert difference(got, call(motion, inputs, num_frames=FRAMES)) < 1e-2
     assert got.dtype == torch.float32 and half.site(site).proj_in.weight.dtype == torch.float16
 
@@ -224,11 +187,11 @@ def test_trains_the_module_alone_and_with_checkpointing(inputs):
         unet = tiny.diffusers_unet().requires_grad_(False).train()
         if checkpointing:
             unet.enable_gradient_checkpointing()
-        module = MotionModule(MotionConfig(unet_channels(unet), max_frames=8))
+        module = MotionModule(MotionConfig(unet_sites(unet, MotionModule), max_frames=8))
         tiny.randomise(module, seed=5)
         for name, value in module.named_buffers():
             value.normal_(generator=torch.Generator().manual_seed(len(name)))
-        out = MotionUNet(unet, module)(**inputs, num_frames=FRAMES)[0]
+        out = TemporalUNet(unet, module)(**inputs, num_frames=FRAMES)[0]
         out.square().mean().backward()
         assert all(value.grad is None for value in unet.parameters())
         gradients.append({name: value.grad for name, value in module.named_parameters()})

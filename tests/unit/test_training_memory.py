@@ -9,7 +9,7 @@ import torch
 import tiny
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands.config import ConfigError
-from sdxl_anime_video.temporal.hosts.diffusers.adapter import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.estimate.advice import savings
@@ -24,7 +24,7 @@ def config(**fields) -> TrainConfig:
 
 def real_peak(unet, settings: TrainConfig, frames: int, side: int) -> int:
     """Bytes at the peak of a real forward and backward pass, beside weights and gradients."""
-    adapter = TemporalAdapter.create(unet_sites(unet.requires_grad_(False)))
+    adapter = TemporalAdapter.create(unet_sites(unet.requires_grad_(False), TemporalAdapter))
     unet.train(settings.gradient_checkpointing)
     (unet.enable_gradient_checkpointing if settings.gradient_checkpointing else unet.disable_gradient_checkpointing)()
     gradients = []

@@ -6,16 +6,17 @@ import torch
 import tiny
 from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video import __main__ as command
-from sdxl_anime_video.rendering import kinds
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, on_schedule_of
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
+from sdxl_anime_video.temporal.weights.formats import load_layers
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
-from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.clips import load as data
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.estimate.memory import estimate
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.step.layers import create
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 UP_AND_DOWN = {"down.0.0", "down.1.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1"}
@@ -202,14 +203,14 @@ def test_memory_is_counted():
     unet = tiny.diffusers_unet()
     settings = TrainConfig(clips="in", output="out", device="cpu", kind="animatediff")
     memory = estimate(unet.config, settings, half=False, gpu=False)
-    assert memory.adapter_parameters == sum(p.numel() for p in kinds.create(settings, unet).parameters())
+    assert memory.adapter_parameters == sum(p.numel() for p in create(settings, unet).parameters())
     assert memory.step(1, 8, 16, 16) > 0
 
 
 def test_rendering_takes_the_noise_levels_of_the_training(toon):
     own, base = (MotionModule(MotionConfig({PLACE: 128}, betas=betas)) for betas in (None, (0.00085, 0.012)))
-    assert kinds.on_schedule_of(toon, base) is toon
-    changed = kinds.on_schedule_of(toon, own)
+    assert on_schedule_of(toon, base) is toon
+    changed = on_schedule_of(toon, own)
     assert changed.sigmas[-1] == pytest.approx(65.9, abs=0.1)
     assert toon.sigmas[-1] == pytest.approx(14.6, abs=0.1)
 
@@ -220,7 +221,7 @@ def test_files_are_told_apart_and_converted(tmp_path, capsys):
     )
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     save_motion_module(module, whole)
-    assert isinstance(kinds.load(whole), MotionModule)
+    assert isinstance(load_layers(whole), MotionModule)
     assert command.main(["convert", str(whole), str(half), "--dtype", "F16"]) == 0
     assert {value.dtype for value in load_motion_module(half).parameters()} == {torch.float16}
     assert load_motion_module(half).config == module.config
@@ -230,4 +231,4 @@ def test_files_are_told_apart_and_converted(tmp_path, capsys):
         assert command.main(["convert", str(whole), str(target)]) == 1
         assert message in capsys.readouterr().err
     with pytest.raises(AdapterError, match=r"nothing\.safetensors does not exist"):
-        kinds.load(tmp_path / "nothing.safetensors")
+        load_layers(tmp_path / "nothing.safetensors")

@@ -24,9 +24,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...rendering import kinds
+from ...temporal.hosts.diffusers.unet import TemporalUNet
 from ..config.train import TrainConfig
 from ..step.hints import controlnet_config
+from ..step.layers import create
 
 OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
@@ -126,8 +127,8 @@ def _step_of_shapes(
         with _default_dtype(torch.bfloat16 if half else torch.float32):
             unet: Any = UNet2DConditionModel.from_config(dict(unet_config)).requires_grad_(False)
             network: Any = config.controlnet and ControlNetModel.from_config(controlnet_config(config.controlnet))
-        adapter = kinds.create(config, unet)
-        model = kinds.put_on(unet, adapter)
+        adapter = create(config, unet)
+        model = TemporalUNet(unet, adapter)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
             unet.train()

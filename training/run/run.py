@@ -30,9 +30,9 @@ def train(config: TrainConfig) -> Path:
     import torch
 
     from ...commands.precision import base_dtype
-    from ...rendering import kinds
     from ...temporal.hosts.diffusers.base import load_base
     from ..step import hints as hinted
+    from ..step import layers
     from .checkpoint import checkpoints
     from .processes import Processes
     from .progress import Bars
@@ -43,12 +43,12 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.threads)
     revision = git_revision()  # of the code that runs, whatever is checked out when it ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
-        adapter = config.output / kinds.file_name(config)
+        adapter = config.output / layers.file_name(config)
         begin(config, adapter, processes)
         with alone(config.output, processes):
             require_clips(config)
             base = load_base(config.base, base_dtype(processes.device, config.precision))
-            kinds.require(
+            layers.require(
                 config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
             )
             hinted.require(config, base, bars.checked)

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 
 from ...commands.precision import arithmetic, autocast, base_dtype
-from ...rendering import kinds
 from ...temporal.hosts.diffusers.base import Base, prepared
+from ...temporal.hosts.diffusers.unet import TemporalUNet
+from ...temporal.weights.formats import save_layers
 from ..clips.draw import draw_batch, longest_draw
 from ..clips.source import ClipSource
 from ..config.schedule import config_at, describe_noise, noise_at
 from ..config.train import TrainConfig
 from ..step import hints as hinted
-from ..step import objective
+from ..step import layers, objective
 from ..step.draws import draw_noise, kept_frames, step_generator
 from ..step.optimizers import make_optimizer
 from .checkpoint import (
@@ -49,10 +50,10 @@ class Trainer:
         self.processes = processes or Processes(config.device)
         self.device = self.processes.device
         torch.manual_seed(config.seed)  # the adapter's first values
-        self.adapter = kinds.create(config, base.unet, kinds.betas_of(base))
+        self.adapter = layers.create(config, base.unet, base.betas)
         self.adapter.to(self.device)
         self.optimizer = make_optimizer(self.adapter, config, self.device)
-        self.unet = kinds.put_on(
+        self.unet = TemporalUNet(
             prepared(base.unet, self.device, config.precision, config.gradient_checkpointing), self.adapter
         )
         self.ema = (
@@ -70,7 +71,7 @@ class Trainer:
         self.enter(config_at(config, 0), clips)
         resumed = bool(config.resume) and self._resume(str(config.resume))
         if config.start and not resumed:
-            self._begin_with(kinds.started(config.start, self.adapter).state_dict())
+            self._begin_with(layers.started(config.start, self.adapter).state_dict())
 
     def enter(self, stage: TrainConfig, clips: ClipSource) -> None:
         """Go on with the fields and the clips of a stage. Raises ValueError if too few clips are left to train on."""
@@ -290,7 +291,7 @@ class Trainer:
             **hinted.describe_hints(config),
         }
         with self.averaged():
-            kinds.save(self.adapter, path, trained)
+            save_layers(self.adapter, path, trained)
 
     def checkpoint(self) -> None:
         """Write what the run can go on from; older ones beyond `keep_checkpoints` are removed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ from einops import rearrange
 
 from ....commands.config import Precision
 from ....commands.precision import base_dtype, computing_in, vae_arithmetic
+from ...layers.base import TemporalLayers
 from .text import Text, TextEncoders
+
+LINEAR = "scaled_linear"
+"""SDXL's noise schedule, linear in the square root of beta."""
 
 
 @dataclass
@@ -38,6 +42,11 @@ class Base:
     def multiple(self) -> int:
         """What the sides of a picture are multiples of, in pixels, so that the UNet can halve them."""
         return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """First and last beta of the noise schedule."""
+        return self.scheduler_config.get("beta_start", 0.00085), self.scheduler_config.get("beta_end", 0.012)
 
     def freeze(self) -> Base:
         for module in (self.unet, self.vae):
@@ -111,10 +120,19 @@ def sigmas_of(config: dict[str, Any]) -> torch.Tensor:
     return training_sigmas(
         config.get("beta_start", 0.00085),
         config.get("beta_end", 0.012),
-        config.get("beta_schedule", "scaled_linear"),
+        config.get("beta_schedule", LINEAR),
         config.get("num_train_timesteps", 1000),
         config.get("rescale_betas_zero_snr", False),
     )
+
+
+def on_schedule_of(base: Base, layers: TemporalLayers | None) -> Base:
+    """Return the base with the noise levels that the layers were trained on; itself where these are its own."""
+    betas = layers.beta_schedule if layers is not None else None
+    if betas is None or betas == base.betas:
+        return base
+    config = {**base.scheduler_config, "beta_start": betas[0], "beta_end": betas[1], "beta_schedule": LINEAR}
+    return replace(base, sigmas=sigmas_of(config), scheduler_config=config)
 
 
 def _folder(name: str) -> Base:

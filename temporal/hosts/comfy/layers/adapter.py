@@ -82,7 +82,7 @@ def apply_adapter(model, adapter, strength: float = 1.0, start_percent: float = 
     patcher = as_patcher(adapter) if isinstance(adapter, TemporalAdapter) else adapter
     blocks = model_blocks(model)
     sites = {block.path: (block.dim, block.heads) for block in blocks}
-    require_fit(patcher.model.config.sites, sites, type(model.model).__name__)
+    require_fit(patcher.model, sites, type(model.model).__name__)
     if strength == 0:
         return model.clone()
     model = record(model, lambda contract: contract)  # sampling then checks that it is given a clip

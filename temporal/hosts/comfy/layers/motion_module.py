@@ -31,8 +31,8 @@ from torch import nn
 from ....layers.clips import clips_as_images, images_as_clips
 from ....layers.motion_module import MotionModule, Site
 from ....layers.transformer import TemporalTransformer
+from ....weights.fit import require_fit
 from ....weights.motion_lora import load_motion_lora, patches
-from ....weights.motion_module_fit import require_fit
 from ....weights.motion_module_format import load_motion_module
 from ....weights.motion_module_keys import MotionModuleError
 from ..published import frames_of
@@ -212,7 +212,7 @@ def apply_motion_module(
     if not isinstance(unet, UNetModel):
         raise MotionModuleError(f"the model {name} has no SDXL UNet. Load an SDXL checkpoint.")
     places = {site: block[0].out_channels for site, block in blocks_of(unet).items()}
-    require_fit(module.sites, places, name)
+    require_fit(module, places, name)
     before = patches_on(model.model_options["transformer_options"])
     if any(patch.patcher is not patcher and patch.patcher.model is module for patch in before):
         raise ValueError(

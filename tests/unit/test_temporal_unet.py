@@ -1,0 +1,152 @@
+"""Every kind of temporal layers on diffusers' UNet: one contract, and a UNet for pipelines."""
+
+import re
+
+import pytest
+import torch
+
+import tiny
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
+from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
+from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule
+
+FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return tiny.diffusers_unet()
+
+
+def made(kind, sites):
+    if kind == "adapter":
+        return TemporalAdapter.create(sites, max_frames=8)
+    return MotionModule(MotionConfig(sites, kind, max_frames=8))
+
+
+def sites_of(kind, unet):
+    return unet_sites(unet, TemporalAdapter if kind == "adapter" else MotionModule)
+
+
+@pytest.fixture(scope="module", params=["adapter", "animatediff", "hotshot"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def layers(kind, unet):
+    layers = made(kind, sites_of(kind, unet))
+    tiny.randomise(layers, seed=5)
+    for value in layers.buffers():
+        value.normal_(generator=torch.Generator().manual_seed(1))
+    return layers
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rows = 2 * FRAMES
+    return {
+        "sample": tiny.latent(rows, 8, 8),
+        "timestep": torch.tensor(400),
+        "encoder_hidden_states": torch.randn(rows, 77, 64),
+        "added_cond_kwargs": {"text_embeds": torch.randn(rows, 64), "time_ids": torch.full((rows, 6), 64.0)},
+        "return_dict": False,
+    }
+
+
+def call(model, inputs, **keywords):
+    with torch.no_grad():
+        return model(**inputs, **keywords)[0]
+
+
+def test_detach_is_the_inverse_of_attach(unet, layers, inputs):
+    before, plain = tiny.traces(unet), call(unet, inputs)
+    temporal = TemporalUNet(unet, layers)
+    attached = tiny.traces(unet)
+    assert attached["tensors"] == before["tensors"] and attached["modules"] != before["modules"]
+    temporal.attach()
+    assert tiny.traces(unet) == attached
+    assert (call(temporal, inputs, num_frames=FRAMES) - plain).norm() > 1e-2 * plain.norm()
+    assert torch.equal(call(unet, inputs), plain)  # on its own the UNet stays vanilla
+    assert temporal.detach() is unet
+    temporal.detach()
+    assert tiny.traces(unet) == before
+    assert torch.equal(call(unet, inputs), plain)
+    with pytest.raises(ZeroDivisionError), TemporalUNet(unet, layers):
+        raise ZeroDivisionError
+    assert tiny.traces(unet) == before
+
+
+def test_frames_are_those_of_the_call_or_of_the_unet(unet, layers, inputs):
+    with TemporalUNet(unet, layers) as temporal:
+        expected = call(temporal, inputs, num_frames=FRAMES)
+        with pytest.raises(ValueError, match=r"num_frames is not set.*TemporalUNet\(unet, layers, num_frames=16\)"):
+            call(temporal, inputs)
+        with pytest.raises(ValueError, match="a batch of 6 does not hold clips of 4 frames"):
+            call(temporal, inputs, num_frames=4)
+        temporal.num_frames = FRAMES
+        assert torch.equal(call(temporal, inputs), expected)
+    with TemporalUNet(unet, layers, num_frames=FRAMES) as temporal:
+        assert torch.equal(call(temporal, inputs), expected)
+        assert not torch.equal(call(temporal, inputs, num_frames=2 * FRAMES), expected)
+
+
+def test_misfit_counts_first_and_names_three(kind, unet):
+    sites = sites_of(kind, unet)
+    first, second, *_ = sites
+    strange = tiny.diffusers_unet(tiny.TinyConfig((64, 128, 128, 128), (1, 1, 2, 2)))
+    beyond = next(site for site in sites_of(kind, strange) if site not in sites)
+    shape = (64, 1) if kind == "adapter" else 96
+    wrong = {**sites, beyond: shape, second: shape}
+    del wrong[first]
+    before = tiny.traces(unet)
+    with pytest.raises(ValueError) as caught:
+        TemporalUNet(unet, made(kind, wrong))
+    message, name = str(caught.value), "adapter" if kind == "adapter" else "motion module"
+    fits = f"fits {len(sites) - 2} of {len(sites)} sites of the model UNet2DConditionModel"
+    assert message.startswith(f"The {name} {fits}; ")
+    assert (f"missing in the adapter: 1, such as {first}" in message) == (kind == "adapter")
+    assert f"missing in the model: 1, such as {beyond}" in message
+    words = "64 channels in 1 heads" if kind == "adapter" else "96 channels"
+    assert f"of another shape: 1, such as {second} ({words}, the model has " in message
+    assert message.endswith("Use an SDXL model, or an adapter or motion module that was trained for this one.")
+    assert tiny.traces(unet) == before
+
+
+def test_a_model_of_another_kind_is_one_short_sentence(unet):
+    sites = {f"down_blocks.9.attentions.0.transformer_blocks.{i}": (64, 1) for i in range(70)}
+    with pytest.raises(ValueError, match="fits 0 of") as caught:
+        TemporalUNet(unet, TemporalAdapter.create(sites))
+    assert len(re.findall("transformer_blocks", str(caught.value))) <= 3 and len(str(caught.value)) < 450
+
+
+def test_it_is_a_unet_to_a_pipeline(unet, layers):
+    """The plain pipeline's clip, frame for frame, with silent layers; another one with these."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(block_out_channels=(32,), latent_channels=4, norm_num_groups=8).eval()
+    missing = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    scheduler = EulerDiscreteScheduler(1000, 0.00085, 0.012, "scaled_linear")
+    pipe = StableDiffusionXLPipeline(vae=vae, unet=unet, scheduler=scheduler, **missing, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    text, pooled = torch.randn(1, 77, tiny.TINY.context), torch.randn(1, tiny.TINY.pooled)
+
+    def clip():
+        given = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
+        given |= {f"negative_{name}": -value for name, value in given.items()}
+        sizes = {"height": 8, "width": 8, "num_images_per_prompt": FRAMES, "num_inference_steps": 2}
+        latents = tiny.latent(FRAMES, 8, 8)
+        return pipe(**given, **sizes, latents=latents, guidance_scale=3.0, output_type="latent").images
+
+    plain = clip()
+    with TemporalUNet(unet, layers, num_frames=FRAMES) as temporal:
+        pipe.unet = temporal
+        assert pipe.device == unet.device and pipe.unet.config is unet.config and pipe.unet.dtype == unet.dtype
+        assert (clip() - plain).norm() > 1e-2 * plain.norm()
+        temporal.strength = 0.0
+        assert torch.equal(clip(), plain)
+        pipe.to(torch.float64)
+        assert {value.dtype for value in (*unet.parameters(), *layers.parameters())} == {torch.float64}
+        pipe.to(torch.float32)
+    assert torch.equal(clip(), plain)  # detached, it is still the plain UNet

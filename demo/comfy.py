@@ -136,14 +136,14 @@ def load_toon_comfy(path: Path = WEIGHTS):
     return _load_model(_part(stored, "unet.")), _load_clip(_part(stored, "text.")), _load_vae(_part(stored, "vae."))
 
 
-def register_folders() -> None:
-    """Let ComfyUI's loaders find the toon companions: demo/weights/<kind>/toon/<file> shows as toon/<file>.
+def register_folders(weights: Path = WEIGHTS.parent) -> None:
+    """Add the toon companions to ComfyUI's loaders: <weights>/<kind>/toon/<file> shows as toon/<file>.
 
-    Kinds without companions are left alone, so that no empty folder is searched.
+    Kinds without companions are skipped, so that ComfyUI searches no empty folder.
     """
     import folder_paths
 
     for kind in COMPANIONS:
-        folder = WEIGHTS.parent / kind
+        folder = weights / kind
         if folder.is_dir():
             folder_paths.add_model_folder_path(kind, str(folder))

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from ..temporal.hosts.comfy.errors import at_node
+from . import _shared as shared
 from ._api import io
-from ._shared import (
-    check_between,
-    check_percents,
-    file_input,
-    fingerprint,
-    patched_model,
-    path_of,
-    percent_inputs,
-    strength_input,
-)
 
 LOAD, LORA, APPLY = "Load Motion Module", "Motion LoRA", "Apply Motion Module"
 FOLDER = "animatediff_models"
@@ -36,7 +27,7 @@ class LoadMotionModule(io.ComfyNode):
             description="Loads a motion module for SDXL: AnimateDiff's mm_sdxl_v10_beta, Hotshot-XL's temporal layers, "
             "a MotionAdapter of diffusers, or one that you trained.",
             inputs=[
-                file_input(
+                shared.file_input(
                     "motion_module_name",
                     FOLDER,
                     "A file in ComfyUI's models/animatediff_models, recognised by its contents. Modules for SD1.5 do "
@@ -52,14 +43,14 @@ class LoadMotionModule(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, motion_module_name: str):
-        return fingerprint(FOLDER, motion_module_name)
+        return shared.fingerprint(FOLDER, motion_module_name)
 
     @classmethod
     @at_node(LOAD)
     def execute(cls, motion_module_name: str) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.motion_module import load_patcher
 
-        return io.NodeOutput(load_patcher(path_of(FOLDER, motion_module_name)))
+        return io.NodeOutput(load_patcher(shared.path_of(FOLDER, motion_module_name)))
 
 
 class MotionLora(io.ComfyNode):
@@ -75,8 +66,10 @@ class MotionLora(io.ComfyNode):
             "SD1.5 and are refused; one that was trained for an SDXL motion module fits.",
             inputs=[
                 Module.Input("motion_module", tooltip="From Load Motion Module, or from another Motion LoRA."),
-                file_input("lora_name", LORA_FOLDER, "A file in ComfyUI's models/animatediff_motion_lora."),
-                strength_input("Strength of the LoRA. 1 is what it was trained for, 0 is the motion module alone."),
+                shared.file_input("lora_name", LORA_FOLDER, "A file in ComfyUI's models/animatediff_motion_lora."),
+                shared.strength_input(
+                    "Strength of the LoRA. 1 is what it was trained for, 0 is the motion module alone."
+                ),
             ],
             outputs=[
                 Module.Output(
@@ -89,15 +82,15 @@ class MotionLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, motion_module=None, lora_name: str = "", strength: float = 1.0):
-        return fingerprint(LORA_FOLDER, lora_name)
+        return shared.fingerprint(LORA_FOLDER, lora_name)
 
     @classmethod
     @at_node(LORA)
     def execute(cls, motion_module, lora_name: str, strength: float) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.motion_module import with_motion_lora
 
-        check_between("strength", strength, -10, 10)
-        return io.NodeOutput(with_motion_lora(motion_module, path_of(LORA_FOLDER, lora_name), strength))
+        shared.check_between("strength", strength, -10, 10)
+        return io.NodeOutput(with_motion_lora(motion_module, shared.path_of(LORA_FOLDER, lora_name), strength))
 
 
 class ApplyMotionModule(io.ComfyNode):
@@ -106,7 +99,9 @@ class ApplyMotionModule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         def factor(name: str, where: str):
-            return strength_input(f"Factor of strength for the layers {where}; 0 leaves them out.", name, optional=True)
+            return shared.strength_input(
+                f"Factor of strength for the layers {where}; 0 leaves them out.", name, optional=True
+            )
 
         return io.Schema(
             node_id="SAV_ApplyMotionModule",
@@ -117,8 +112,10 @@ class ApplyMotionModule(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The SDXL model, with or without LoRAs or a temporal adapter."),
                 Module.Input("motion_module", tooltip="From Load Motion Module or Motion LoRA."),
-                strength_input("Strength of the motion module. 1 is what it was trained for, 0 leaves the module out."),
-                *percent_inputs("the motion module"),
+                shared.strength_input(
+                    "Strength of the motion module. 1 is what it was trained for, 0 leaves the module out."
+                ),
+                *shared.percent_inputs("the motion module"),
                 io.Combo.Input(
                     "beta_schedule",
                     options=BETA_SCHEDULES,
@@ -130,7 +127,7 @@ class ApplyMotionModule(io.ComfyNode):
                 factor("mid_strength", "of the mid block, which the published SDXL modules do not have"),
                 factor("up_strength", "of the up blocks"),
             ],
-            outputs=patched_model("with the motion module"),
+            outputs=shared.patched_model("with the motion module"),
         )
 
     @classmethod
@@ -149,11 +146,11 @@ class ApplyMotionModule(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.motion_module import apply_motion_module
 
-        check_percents(start_percent, end_percent)
-        check_between("strength", strength, -10, 10)
+        shared.check_percents(start_percent, end_percent)
+        shared.check_between("strength", strength, -10, 10)
         levels = {"down": down_strength, "mid": mid_strength, "up": up_strength}
         for level, value in levels.items():
-            check_between(f"{level}_strength", value, -10, 10)
+            shared.check_between(f"{level}_strength", value, -10, 10)
         return io.NodeOutput(
             apply_motion_module(model, motion_module, strength, start_percent, end_percent, beta_schedule, levels)
         )

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from ..temporal.hosts.comfy.errors import at_node
+from . import _shared as shared
 from ._api import io
-from ._shared import (
-    check_between,
-    check_percents,
-    file_input,
-    fingerprint,
-    patched_model,
-    path_of,
-    percent_inputs,
-    strength_input,
-)
 
 LOAD, APPLY = "Load Temporal Adapter", "Apply Temporal Adapter"
 CATEGORY = "SDXL Anime Video/adapter"
@@ -32,7 +23,7 @@ class LoadTemporalAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Loads a temporal adapter: the layers that let the frames of a clip see each other.",
             inputs=[
-                file_input(
+                shared.file_input(
                     "adapter_name",
                     FOLDER,
                     "A file in ComfyUI's models/temporal_adapters. toon/toon_adapter.safetensors comes with the pack "
@@ -46,14 +37,14 @@ class LoadTemporalAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str):
-        return fingerprint(FOLDER, adapter_name)
+        return shared.fingerprint(FOLDER, adapter_name)
 
     @classmethod
     @at_node(LOAD)
     def execute(cls, adapter_name: str) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.adapter import load_patcher
 
-        return io.NodeOutput(load_patcher(path_of(FOLDER, adapter_name)))
+        return io.NodeOutput(load_patcher(shared.path_of(FOLDER, adapter_name)))
 
 
 class ApplyTemporalAdapter(io.ComfyNode):
@@ -70,12 +61,12 @@ class ApplyTemporalAdapter(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The SDXL model, with or without LoRAs."),
                 Adapter.Input("adapter", tooltip="From Load Temporal Adapter."),
-                strength_input(
+                shared.strength_input(
                     "Strength of the adapter. 1 is what it was trained for, 0 is the plain model to the last bit."
                 ),
-                *percent_inputs("the adapter"),
+                *shared.percent_inputs("the adapter"),
             ],
-            outputs=patched_model("with the adapter"),
+            outputs=shared.patched_model("with the adapter"),
         )
 
     @classmethod
@@ -83,6 +74,6 @@ class ApplyTemporalAdapter(io.ComfyNode):
     def execute(cls, model, adapter, strength: float, start_percent: float, end_percent: float) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.adapter import apply_adapter
 
-        check_percents(start_percent, end_percent)
-        check_between("strength", strength, -10, 10)
+        shared.check_percents(start_percent, end_percent)
+        shared.check_between("strength", strength, -10, 10)
         return io.NodeOutput(apply_adapter(model, adapter, strength, start_percent, end_percent))

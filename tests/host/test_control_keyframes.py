@@ -280,7 +280,7 @@ def test_inputs_stay_as_they_are(control):
     assert torch.equal(sample(chained(model(), 3, 1), *conds), first)
     assert torch.equal(hints, given) and [conditioning[0][1] for conditioning in before] == copied
     assert state == {key: value for key, value in vars(control).items() if key != "model_sampling_current"}
-    assert applied.inner.cond_hint is None and not applied._cuts  # nothing of a run is kept after it
+    assert applied.inner.cond_hint is None and not applied.cuts  # nothing of a run is kept after it
 
 
 def test_hints_of_few_windows_are_kept(control):
@@ -292,9 +292,9 @@ def test_hints_of_few_windows_are_kept(control):
     for start in range(frames - 7):
         options = {"ad_params": {"sub_idxs": list(range(start, start + 8)), "full_length": frames}}  # as others say it
         applied.get_control(torch.zeros(8, 4, SIZE, SIZE), torch.ones(8), text, 1, options)
-    assert len(applied._cuts) == 4  # of five; more than three times the clip's hints are not kept
+    assert len(applied.cuts) == 4  # of five; more than three times the clip's hints are not kept
     applied.cleanup()
-    assert not applied._cuts
+    assert not applied.cuts
 
 
 def test_chains_tell_settings_apart(control):

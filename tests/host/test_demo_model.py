@@ -8,7 +8,7 @@ import nodes as core
 import pytest
 import torch
 
-from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy
+from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy, register_folders
 from sdxl_anime_video.demo.model import END, PAD, SCALE, TOKENS, WEIGHTS, load_toon_diffusers, size_ids, tokenise
 from sdxl_anime_video.demo.painter import HELD_OUT, TRAIN
 
@@ -159,14 +159,11 @@ def test_missing_weights_say_what_to_do(tmp_path):
 def test_companions_show_in_core_loaders(tmp_path, monkeypatch):
     import folder_paths
 
-    from sdxl_anime_video.demo import comfy as toon_comfy
-
     (tmp_path / "loras" / "toon").mkdir(parents=True)
     (tmp_path / "loras" / "toon" / "style.safetensors").write_bytes(b"")
-    monkeypatch.setattr(toon_comfy, "WEIGHTS", tmp_path / "toon_base.safetensors")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([], {".safetensors"}))
     folder_paths.filename_list_cache.clear()
-    toon_comfy.register_folders()
+    register_folders(tmp_path)
     assert [name.replace("\\", "/") for name in folder_paths.get_filename_list("loras")] == ["toon/style.safetensors"]
     folder_paths.filename_list_cache.clear()
 

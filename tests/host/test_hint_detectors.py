@@ -3,6 +3,7 @@
 import os
 import warnings
 import weakref
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -69,6 +70,23 @@ def images(frames=2, height=64, width=64):
 
 def hints(pictures, kind, resolution=0, **settings):
     return ControlHints.execute(pictures, kind, resolution, **settings).args[0]
+
+
+@contextmanager
+def watched(interrupt=False):
+    """Lists what ComfyUI's progress bar shows, (value, total); with `interrupt` the user stops at the first."""
+    seen = []
+
+    def look(value, total, preview=None, **_):
+        seen.append((value, total))
+        comfy.model_management.interrupt_current_processing(interrupt)
+
+    comfy.utils.set_progress_bar_global_hook(look)
+    try:
+        yield seen
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
 
 
 def of_the_library(kind, folder):
@@ -293,19 +311,8 @@ def test_a_new_file_is_read(models):
 
 def test_interrupt_between_frames(ready):
     ready("lineart")
-    seen = []
-
-    def look(value, total, preview=None, **_):
-        seen.append((value, total))
-        comfy.model_management.interrupt_current_processing(True)
-
-    comfy.utils.set_progress_bar_global_hook(look)
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            hints(images(3), "lineart")
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
+    with watched(interrupt=True) as seen, pytest.raises(comfy.model_management.InterruptProcessingException):
+        hints(images(3), "lineart")
     assert seen == [(1, 3)]
 
 
@@ -368,12 +375,8 @@ def test_nothing_is_fetched_unasked(hub, models, monkeypatch):
 
 
 def test_a_file_is_fetched_when_asked_for(hub, models, files):
-    seen = []
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, total)))
-    try:
+    with watched() as seen:
         found = hints(images(1), "lineart", download=True)
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
     assert (models / SMALL).read_bytes() == files(SMALL).read_bytes()
     assert set(hub.asked) == {f"/{PUBLISHED}/resolve/main/{SMALL}"}
     size = len(hub.content)
@@ -399,11 +402,6 @@ def test_a_hub_without_the_file(hub, models):
 
 def test_interrupted_download(hub, models, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 20)
-    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: comfy.model_management.interrupt_current_processing(True))
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            hints(images(1), "lineart", download=True)
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
+    with watched(interrupt=True), pytest.raises(comfy.model_management.InterruptProcessingException):
+        hints(images(1), "lineart", download=True)
     assert not (models / SMALL).exists()

@@ -33,7 +33,7 @@ class KeyframedControl(comfy.controlnet.ControlBase):
     def __init__(self, inner: Any, pictures: Sequence[int], curve: torch.Tensor, layer_weights: Sequence[float] = ()):
         super().__init__()
         self.inner, self.pictures, self.curve, self.layer_weights = inner, pictures, curve, tuple(layer_weights)
-        self._cuts: dict[tuple, Any] = {}  # the inner one with the hints of some frames, by these; last used last
+        self.cuts: dict[tuple, Any] = {}  # the inner one with the hints of some frames, by these; last used last
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options) -> Residuals | None:
         """Residuals for `x_noisy` `[(chunks f) c h w]`; those of frames without strength are 0."""
@@ -71,10 +71,10 @@ class KeyframedControl(comfy.controlnet.ControlBase):
             return self.inner.get_control(x, t, cond, batched_number, options)
         pictures = [self.pictures[frame] for frame in frames]
         key = (*pictures, batched_number)
-        cut = self._cuts.pop(key, None) or take_control(self.inner, pictures)
-        self._cuts[key] = cut
-        while sum(map(len, self._cuts)) > 3 * len(self.curve) + 1 and len(self._cuts) > 1:  # each keeps its hints
-            self._cuts.pop(next(iter(self._cuts)))
+        cut = self.cuts.pop(key, None) or take_control(self.inner, pictures)
+        self.cuts[key] = cut
+        while sum(map(len, self.cuts)) > 3 * len(self.curve) + 1 and len(self.cuts) > 1:  # each keeps its hints
+            self.cuts.pop(next(iter(self.cuts)))
         return cut.get_control(x, t, cond, batched_number, options)
 
     def _weigh(self, control: Residuals, rows: torch.Tensor, weights: torch.Tensor, batch: int) -> Residuals:
@@ -98,12 +98,12 @@ class KeyframedControl(comfy.controlnet.ControlBase):
 
     def pre_run(self, model, percent_to_timestep_function) -> None:
         super().pre_run(model, percent_to_timestep_function)
-        self._cuts.clear()
+        self.cuts.clear()
         self.inner.pre_run(model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
         super().cleanup()
-        self._cuts.clear()
+        self.cuts.clear()
         self.inner.cleanup()
 
     def copy(self) -> KeyframedControl:

@@ -47,7 +47,7 @@ class DecodeAndSaveClip(io.ComfyNode):
         save_frames=False,
         audio=None,
     ) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.decode import clip_latents, decode_frames, picture_size
+        from ..temporal.hosts.comfy.pictures.decode import clip_latents, decode_frames, picture_size
 
         latents = clip_latents(samples, vae)
         frames, size = decode_frames(vae, latents, tile_size), (len(latents), *picture_size(vae, latents))

@@ -23,7 +23,7 @@ from PIL import Image
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.media.reader import probe_clip, read_clip
 from sdxl_anime_video.nodes.decode_and_save import DecodeAndSaveClip
-from sdxl_anime_video.temporal.hosts.comfy.decode import FRAMES_AT_ONCE, decode_frames, plan
+from sdxl_anime_video.temporal.hosts.comfy.pictures.decode import FRAMES_AT_ONCE, decode_frames, plan
 
 PROMPT = {"7": {"class_type": "SAV_DecodeAndSaveClip", "inputs": {"tile_size": 0}}}
 WORKFLOW = {"nodes": [{"id": 7, "type": "SAV_DecodeAndSaveClip"}], "links": [], "version": 0.4}
@@ -228,7 +228,7 @@ def test_refused_latents(output, vae, samples, words):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"tile_size": 32}, "tile_size 32 is too small; give 64 or more, or 0"),
+        ({"tile_size": 32}, "tile_size is 32; it must be 64 or more, or 0"),
         ({"fps": 0}, "fps must be a number above 0"),
         ({"crf": 60}, "crf must be"),
         ({"filename_prefix": ""}, "filename_prefix ''"),

@@ -1,7 +1,7 @@
-"""What a LoRA file is, told from its header alone: format, layers, base model, trigger words; and its hashes.
+"""Description of a LoRA file from its header: format, layers, base model, trigger words. Hashes of the file.
 
-The base model shows in the width of the text that cross-attention takes: 2048 for SDXL, 768 for Stable Diffusion 1.
-Metadata are those of kohya's sd-scripts (`ss_...`) and of Stability's ModelSpec (`modelspec....`).
+The width of the text embedding in cross-attention shows the base model: 2048 for SDXL, 768 for Stable Diffusion 1.
+The metadata are those of kohya's sd-scripts (`ss_...`) and of Stability's ModelSpec (`modelspec....`).
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from pathlib import Path
 
 from ..weights.header import DOWNLOAD_AGAIN, Header, TensorInfo
 from ..weights.known_files import recognise
+from ..weights.listing import listed, one_line
 from .keys import LoraError, split_key
 
 SDXL = "SDXL"
 EARLIER = "Stable Diffusion 1 or 2"
 _WIDTHS = {2048: SDXL, 768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 1280: "SDXL's refiner"}
-# Modules of other models than UNets of the Stable Diffusion family.
+# Names of modules outside the UNets of the Stable Diffusion family.
 _OTHERS = (
     (r"double_blocks|single_blocks|single_transformer_blocks|double_stream|single_stream", "FLUX or Hunyuan Video"),
     (r"joint_blocks|lora_transformer_|^transformer\.", "a diffusion transformer such as Stable Diffusion 3"),
     (r"(?:^|_|\.)blocks[._]\d+[._](?:cross|self)_attn", "a video model such as Wan"),
     (r"lora_prior_", "Stable Cascade"),
 )
-# Places at which SDXL has no attention but its predecessors do, and their only text encoder.
+# Attention that SDXL lacks and its predecessors have, and their only text encoder.
 _PLACES = (
     r"input_blocks[._](?:1|2|10|11)[._]1|output_blocks[._](?:9|10|11)[._]1|down_blocks[._]0[._]attentions|lora_te_text"
 )
-# ss_base_model_version and modelspec.architecture; the first that is found decides
+# in ss_base_model_version or modelspec.architecture; the first match decides
 _SAID = (
     (r"refiner", "SDXL's refiner"),
     (r"xl", SDXL),
@@ -48,15 +49,15 @@ _MOST_WORDS = 8
 
 @dataclass(frozen=True)
 class LoraFile:
-    """What `describe` finds.
+    """Description of a LoRA file.
 
-    naming: whose names the keys have. kinds: "LoRA", "LoCon", "LoHa"... ranks: lowest and highest, or empty.
-    context: width of the text that its cross-attention takes, None if it has none.
-    base, base_from: the model that it is for, None if nothing tells, and what told it.
-    trained_on: name of the checkpoint that it was trained on, by its metadata.
-    layers: module -> (rows, values a row) of its matrix, None where that cannot be told.
-    unread: keys that are none of a LoRA's. triggers, triggers_from: words that call for it, and what told them.
-    title: what it calls itself. said_hash: hash of its weights when they were trained, by its metadata.
+    naming: the program whose key names it uses. kinds: "LoRA", "LoCon", "LoHa"... ranks: lowest and highest, or empty.
+    context: width of the text embedding in its cross-attention, None without one.
+    base, base_from: the base model, None if unknown, and the evidence for it.
+    trained_on: name of the checkpoint in its metadata.
+    layers: module -> (rows, values a row) of its matrix, None where the shapes do not determine them.
+    unread: keys that belong to no LoRA. triggers, triggers_from: trigger words and their source.
+    title: title in its metadata. said_hash: hash of its weights after training, in its metadata.
     """
 
     naming: str
@@ -75,7 +76,7 @@ class LoraFile:
 
 
 def describe(header: Header) -> LoraFile:
-    """What a file is by its header. Raises LoraError for one that is no LoRA, or whose layers are incomplete."""
+    """Return the description of a file. Raises LoraError for a file that is no LoRA or has incomplete layers."""
     modules: dict[str, dict[str, TensorInfo]] = {}
     unread = []
     for key, info in header.tensors.items():
@@ -89,7 +90,7 @@ def describe(header: Header) -> LoraFile:
     if kind and kind.what != "a LoRA" and (not modules or "motion" in kind.what):
         raise LoraError(f"is {kind.what}, not a LoRA. {kind.remedy}")
     if not modules:
-        raise LoraError(f"has no key of a LoRA (its keys: {', '.join(unread[:3]) or 'none at all'}). Choose a LoRA.")
+        raise LoraError(f"has no key of a LoRA (its keys: {listed(unread) or 'none at all'}). Choose a LoRA.")
     layers = {name: _size(name, parts) for name, parts in modules.items()}
     context = next((size[1] for name, size in layers.items() if size and _CROSS.search(name)), None)
     base, base_from = _base(layers, context, header.metadata)
@@ -104,7 +105,7 @@ def describe(header: Header) -> LoraFile:
         context,
         base,
         base_from,
-        _line(header.metadata.get("ss_sd_model_name", "")),
+        one_line(header.metadata.get("ss_sd_model_name", ""), 60),
         layers,
         tuple(unread),
         triggers,
@@ -118,7 +119,7 @@ _RANKED = ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 
 
 def _size(module: str, parts: Mapping[str, TensorInfo]) -> tuple[int, int] | None:
-    """Rows of a layer's matrix and values in each, None where its parts do not tell. Raises LoraError for a half."""
+    """Return a layer's (rows, values a row), None where its parts do not give them. Raises LoraError for a half."""
     shapes = {part: info.shape for part, info in parts.items()}
     if math.prod(shapes.get("alpha", ())) != 1:
         raise LoraError(f"has {module}.alpha of the shape {list(shapes['alpha'])}, not one number. {DOWNLOAD_AGAIN}")
@@ -130,7 +131,7 @@ def _size(module: str, parts: Mapping[str, TensorInfo]) -> tuple[int, int] | Non
         one, other, kernel = shapes[up], shapes[down], shapes.get(middle, ())
         if min(len(one), len(other)) < 2 or 0 in (*one, *other):
             raise LoraError(f"has a layer {module} of the shapes {list(one)} and {list(other)}. {DOWNLOAD_AGAIN}")
-        if not kernel and math.prod(one[1:]) != other[0]:  # core would leave the layer out, and say so in its log only
+        if not kernel and math.prod(one[1:]) != other[0]:  # core would skip the layer, with a line in its log
             raise LoraError(
                 f"has a layer {module} whose halves {list(one)} and {list(other)} differ in rank. {DOWNLOAD_AGAIN}"
             )
@@ -145,7 +146,10 @@ _PAIRS = (("lora_up.weight", "lora_down.weight", "lora_mid.weight"), ("hada_w1_a
 
 
 def _kronecker(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
-    """LoKr: a Kronecker product of two matrices, each whole or a product `a @ b`. Raises LoraError if one lacks."""
+    """Return the size of LoKr's Kronecker product of two matrices, each whole or a product `a @ b`.
+
+    Raises LoraError for a missing one.
+    """
     if "lokr_t2" in shapes or not any(name.startswith("lokr_") for name in shapes):
         return None
     rows = columns = 1
@@ -185,7 +189,7 @@ _MARKS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_": "DoRA", "dif
 
 
 def _base(modules: Iterable[str], context: int | None, metadata: Mapping[str, str]) -> tuple[str | None, str]:
-    """The base model and what told it: shapes first, for they cannot lie, then names of layers, then metadata."""
+    """Return the base model and its evidence: shapes first because they cannot lie, then names, then metadata."""
     if context in _WIDTHS:
         return _WIDTHS[context], f"cross-attention takes {context} values a token"
     for pattern, base in _OTHERS:
@@ -194,42 +198,36 @@ def _base(modules: Iterable[str], context: int | None, metadata: Mapping[str, st
     said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture") or ""
     for pattern, base in _SAID:
         if re.search(pattern, said.lower()):
-            return base, f"its metadata say {_line(said)}"
+            return base, f"its metadata say {one_line(said, 60)}"
     if any(re.search(_PLACES, name) for name in modules):
         return EARLIER, "places of its layers"
     return None, ""
 
 
 def _triggers(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    """Words that call for it, best first, and where they stand."""
+    """Return the trigger words, best first, and their source."""
     phrase = metadata.get("modelspec.trigger_phrase")
     if phrase:
-        return (_line(phrase, 200),), "modelspec.trigger_phrase"
+        return (one_line(phrase, 200),), "modelspec.trigger_phrase"
     counts: Counter[str] = Counter()
     try:
         for tags in json.loads(metadata.get("ss_tag_frequency") or "{}").values():
-            counts.update({_line(tag): int(count) for tag, count in tags.items() if tag.strip()})
+            counts.update({one_line(tag, 60): int(count) for tag, count in tags.items() if tag.strip()})
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return (), ""  # metadata may hold anything
     return tuple(tag for tag, _ in counts.most_common(_MOST_WORDS)), "most frequent tags in training"
 
 
 def title_of(metadata: Mapping[str, str]) -> str:
-    """What a file calls itself, or nothing."""
-    return _line(metadata.get("modelspec.title") or metadata.get("ss_output_name") or "")
-
-
-def _line(text: str, most: int = 60) -> str:
-    """A text from a stranger's file on one short line."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= most else line[: most - 3] + "..."
+    """Return the title in a file's metadata, or an empty text."""
+    return one_line(metadata.get("modelspec.title") or metadata.get("ss_output_name") or "", 60)
 
 
 def hashes(path: Path, progress: Callable[[int], None] = lambda done: None) -> tuple[str, str]:
-    """SHA-256 of a safetensors file, and of its weights alone, as hexadecimal digits.
+    """Return the SHA-256 of a safetensors file and of its weights alone, as hexadecimal digits.
 
-    The second leaves out the header, so it stays when metadata are edited; kohya's sd-scripts write it down as
-    `sshs_model_hash`, and AUTOMATIC1111 and Civitai call its first 12 digits AutoV3. progress: told the bytes read.
+    The second omits the header, so editing metadata does not change it. kohya's sd-scripts record it as
+    `sshs_model_hash`; AUTOMATIC1111 and Civitai call its first 12 digits AutoV3. progress: called with the bytes read.
     """
     whole, weights = hashlib.sha256(), hashlib.sha256()
     with path.open("rb") as file:

@@ -1,8 +1,8 @@
-"""The names of a LoRA's tensors: `<module>.<part>` in the ways of kohya, diffusers, PEFT and LyCORIS.
+"""Names of a LoRA's tensors: `<module>.<part>` as kohya, diffusers, PEFT and LyCORIS write them.
 
-ComfyUI's own loader knows kohya's and LyCORIS' names, and of diffusers' those with `processor` in them, as they were
-until 2023. By the names that diffusers and PEFT write today (`unet.mid_block...to_q.lora_A.weight`) it finds no
-attention of an SDXL model, hence `core_name`.
+ComfyUI's own loader knows kohya's and LyCORIS' names, and the names with `processor` that diffusers wrote until 2023.
+Today's names of diffusers and PEFT (`unet.mid_block...to_q.lora_A.weight`) match no attention of an SDXL model in it,
+so `core_name` translates them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _PEFT = "base_model.model."
 
 
 class LoraError(ValueError):
-    """A file is no LoRA that can be used here. The message is the end of a sentence that begins with its name."""
+    """A file is no LoRA that works here. The message continues a sentence that begins with the file's name."""
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """(module, part), with the parts of a LoRA named as kohya does, `lora_up.weight`; None for any other key."""
+    """Return (module, part) of a LoRA's key, the part as kohya names it (`lora_up.weight`); None for any other key."""
     match = _KEY.fullmatch(key)
     if not match:
         return None
@@ -40,7 +40,7 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def core_name(module: str) -> str:
-    """A module of an SDXL pipeline named as kohya does, which ComfyUI knows; others as they are."""
+    """Return kohya's name, which ComfyUI knows, for a module of an SDXL pipeline; any other name unchanged."""
     bare = module.removeprefix(_PEFT)
     short = "lora_unet_" if _UNET.match(bare) else ""
     for prefix, name in _PREFIXES:
@@ -53,15 +53,15 @@ def core_name(module: str) -> str:
 
 
 def core_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each key by the name under which ComfyUI's loader finds it.
+    """Return key -> the name under which ComfyUI's loader finds it.
 
-    Raises LoraError for two keys of one name, and for PEFT's DoRA, which ComfyUI would apply without its magnitudes.
+    Raises LoraError for two keys of one name, and for PEFT's DoRA because ComfyUI would apply it without magnitudes.
     """
     found: dict[str, str] = {}
     for key in keys:
         parts = split_key(key)
         if parts and parts[1].startswith("lora_magnitude_vector"):
-            raise LoraError("is a DoRA as PEFT writes it, which ComfyUI cannot load. Save it in kohya's format.")
+            raise LoraError("is a DoRA in PEFT's format, which ComfyUI cannot load. Save it in kohya's format.")
         found[key] = f"{core_name(parts[0])}.{parts[1]}" if parts else key
     if len(set(found.values())) < len(found):
         raise LoraError("holds several LoRAs in one file. Save each of them on its own.")

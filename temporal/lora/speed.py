@@ -1,4 +1,4 @@
-"""LoRAs that make a model draw in a few steps, recognised by what they are called."""
+"""Names of LoRAs and checkpoints for sampling in a few steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _LCM = re.compile(r"(?<![a-z])lcm(?![a-z])|latent.?consistency", re.IGNORECASE)
 
 
 def is_speed_name(*names: str) -> bool:
-    """Whether one of the names (of a file, a title) is that of a LoRA or checkpoint for few steps."""
+    """Return whether one of the names (of a file, a title) is typical of a LoRA or checkpoint for few steps."""
     return any(_SPEED.search(name) for name in names) or is_lcm_name(*names)
 
 
 def is_lcm_name(*names: str) -> bool:
-    """Whether one of the names speaks of latent consistency, as in lcm-lora-sdxl.safetensors."""
+    """Return whether one of the names means latent consistency, such as lcm-lora-sdxl.safetensors."""
     return any(_LCM.search(name) for name in names)

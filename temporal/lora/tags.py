@@ -1,7 +1,7 @@
-"""`<lora:name:weight>` tags of a prompt: read, taken out, and the files that their names mean.
+"""LoRA tags of a prompt: read them, remove them, find their files.
 
 The notation is that of AUTOMATIC1111's web UI: `<lora:NAME:WEIGHT>`, or `<lora:NAME:UNET_WEIGHT:CLIP_WEIGHT>`. `lyco`
-in place of `lora` means the same. Nothing about a tag is guessed: what cannot be read is an error.
+in place of `lora` means the same. An unreadable tag is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+from ..weights.listing import listed, one_line
 
 MOST = 10.0
 """Weights lie between -MOST and MOST."""
@@ -24,7 +26,7 @@ _EXAMPLE = "<lora:name:0.8>"
 
 
 class TagError(ValueError):
-    """A tag cannot be read, or its name means no file or several. The message says what to write."""
+    """A tag is unreadable, or its name matches no file or several. The message says what to write."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class Tag:
 
 
 def take_tags(prompt: str) -> tuple[str, list[Tag]]:
-    """The prompt without its tags, and the tags in their order; one that is written again alike counts once.
+    """Return the prompt without its tags, and the tags in their order; an exact repetition counts once.
 
-    A tag goes with the comma after it, with brackets that hold nothing else, as in `(<lora:name:0.8>:1.2)`, and, if it
-    stood alone, with its line. A prompt without tags stays as it is.
+    With a tag goes the comma after it, brackets around it alone, as in `(<lora:name:0.8>:1.2)`, and a line that it has
+    to itself. A prompt without tags is returned unchanged.
 
-    Raises TagError for a tag that is not closed, has no name or no weight, or a weight that is no number or too large.
+    Raises TagError for a tag that is not closed, lacks a name or a weight, or has a weight that is no number or too
+    large.
     """
     tags: dict[Tag, None] = {}
     done, rest = "", prompt
@@ -51,21 +54,21 @@ def take_tags(prompt: str) -> tuple[str, list[Tag]]:
         done, rest = _seam(*_without_brackets(done + rest[: match.start()], rest[match.end() :]))
     opened = _OPENING.search(done + rest)
     if opened:
-        raise TagError(f"the tag {_short((done + rest)[opened.start() :])!r} is not closed; write it as {_EXAMPLE}")
+        raise TagError(f"the tag {one_line((done + rest)[opened.start() :])!r} is not closed; write it as {_EXAMPLE}")
     return done + rest, list(tags)
 
 
 def _without_brackets(before: str, after: str) -> tuple[str, str]:
-    """The texts on both sides of a tag without the brackets that held it alone, and without their weight."""
+    """Return the texts before and after a tag without the brackets around it alone and their weight."""
     while (opening := _BRACKET.search(before)) and (closing := _CLOSING.match(after)):
         before, after = before[: opening.start()], after[closing.end() :]
     return before, after
 
 
 def _seam(before: str, after: str) -> tuple[str, str]:
-    """The texts on both sides of a tag that is gone, so that they meet without a doubled comma, space or line."""
+    """Return the texts before and after a removed tag, to be joined without a doubled comma, space or line."""
     bare, follows = before.rstrip(" \t"), after.lstrip(" \t")
-    if bare and bare[-1] not in ",\n":  # a word: the comma behind the tag is its own
+    if bare and bare[-1] not in ",\n":  # a word: it keeps the comma behind the tag
         if follows[:1] in ("", *",\n:)]"):
             return bare, follows
         return before, follows if before != bare else after
@@ -76,38 +79,34 @@ def _seam(before: str, after: str) -> tuple[str, str]:
 
 
 def _read(whole: str, inside: str) -> Tag:
-    """A tag from what stands between `<lora:` and `>`."""
+    """Return the tag from the text between `<lora:` and `>`."""
     name, *weights = [part.strip() for part in inside.split(":")]
     if not name:
-        raise TagError(f"the tag {_short(whole)!r} has no name; write it as {_EXAMPLE}")
+        raise TagError(f"the tag {one_line(whole)!r} has no name; write it as {_EXAMPLE}")
     if not 1 <= len(weights) <= 2:
         said = f"{len(weights)} weights" if weights else "no weight"
-        raise TagError(f"the tag {_short(whole)!r} has {said}; write <lora:name:weight> or <lora:name:unet:clip>")
+        raise TagError(f"the tag {one_line(whole)!r} has {said}; write <lora:name:weight> or <lora:name:unet:clip>")
     numbers = [_weight(whole, text) for text in weights]
     return Tag(name, numbers[0], numbers[-1])
 
 
 def _weight(whole: str, text: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise TagError(f"the tag {_short(whole)!r} has the weight {text!r}, which is no number; write one such as 0.8")
+        raise TagError(
+            f"the tag {one_line(whole)!r} has the weight {text!r}, which is no number; write one such as 0.8"
+        )
     if not abs(float(text)) <= MOST:
-        raise TagError(f"the tag {_short(whole)!r} has the weight {text}; it must lie between -{MOST:g} and {MOST:g}")
+        raise TagError(f"the tag {one_line(whole)!r} has the weight {text}; it must lie between -{MOST:g} and {MOST:g}")
     return float(text)
 
 
-def _short(text: str) -> str:
-    """The start of a text on one line, for a message."""
-    line = " ".join(text.split())
-    return line if len(line) < 80 else line[:77] + "..."
-
-
 def resolve(name: str, files: Collection[str]) -> str:
-    """The one of `files` (paths below the loras folder) that a tag's name means.
+    """Return the file that a tag's name means. files: paths below the loras folder.
 
     A name is a path as listed, a path without its suffix, or a file's name alone, with or without suffix, if only one
-    file has it. Slashes of both kinds and both ways to write an accent are alike.
+    file has it. Both kinds of slashes and both encodings of an accent are equal.
 
-    Raises TagError that names the candidates.
+    Raises TagError, which names the candidates.
     """
     wanted = _plain(name)
     paths = {file: PurePosixPath(_plain(file)) for file in files}
@@ -120,10 +119,10 @@ def resolve(name: str, files: Collection[str]) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise TagError(f"{name!r} may be any of {_listed(found)}; write the one that you mean with its folder")
+            raise TagError(f"{name!r} may be any of {_names(found)}; write its folder too")
     stems = {path.stem.lower(): file for file, path in paths.items()}
     near = difflib.get_close_matches(PurePosixPath(wanted).name.lower(), stems, n=3, cutoff=0.5)
-    hint = f"did you mean {_listed([stems[stem] for stem in near])}?" if near else "put the file there"
+    hint = f"did you mean {_names([stems[stem] for stem in near])}?" if near else "put the file there"
     raise TagError(f"there is no {name!r} in models/loras; {hint} (press R on the page to refresh the list)")
 
 
@@ -131,5 +130,5 @@ def _plain(path: str) -> str:
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
 
 
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names)[:5]) + (" and more" if len(names) > 5 else "")
+def _names(files: Iterable[str]) -> str:
+    return listed(repr(file) for file in sorted(files))

@@ -1,4 +1,4 @@
-"""Adapters that were written by torch.save, or without metadata, turned into adapter files."""
+"""Conversion of adapters that torch.save wrote, or that lack metadata, into adapter files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .header import TensorInfo, WeightsFileError
 from .torch_file import OpenWeights, open_weights
 from .values import TORCH_DTYPES, dtype_named, require_finite
 
-# What wrapping modules put before or into the names of a state dict.
+# Prefixes and insertions of wrapping modules in the names of a state dict.
 _WRAPPERS = re.compile(
     r"^.*?(?=(?:down_blocks|mid_block|up_blocks)\.)|_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\."
 )
@@ -27,11 +27,11 @@ def convert_adapter(
     metadata: Mapping[str, str] | None = None,
     dtype: str | None = None,
 ) -> str:
-    """Turn a file by torch.save, or safetensors, into an adapter file; describe the result.
+    """Convert a torch.save or safetensors file into an adapter file; return a description of it.
 
-    source: a state dict of the adapter or of a whole UNet that holds it, perhaps inside a dictionary or under
-    prefixes that wrappers add. It is read with `weights_only=True`: no code in it is ever run. What stands beside the
-    state dict under names as `trained_frames` becomes metadata. dtype: F32, F16 or BF16; the file's own if None.
+    source: a state dict of the adapter or of a whole UNet with it, also inside a dictionary or under prefixes of
+    wrappers. No code in it is ever run. Values such as `trained_frames` beside the state dict become metadata.
+    dtype: F32, F16 or BF16; None keeps the file's own.
 
     Raises AdapterError.
     """
@@ -56,7 +56,7 @@ def convert_adapter(
 
 
 def _adapter_tensors(opened: OpenWeights) -> dict[str, torch.Tensor]:
-    """Copies of the adapter's tensors, each with memory of its own, under the format's names."""
+    """Return copies of the adapter's tensors under the format's names."""
     weights: dict[str, torch.Tensor] = {}
     for key in opened.shapes:
         name = _WRAPPERS.sub("", key)

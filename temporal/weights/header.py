@@ -1,8 +1,8 @@
-"""What a file of weights is, decided from its first bytes and its header, before any tensor is read.
+"""Headers of safetensors files, and what a file is that has none: decided before any tensor is read.
 
 The safetensors layout (https://github.com/huggingface/safetensors): a little-endian u64 with the length of a JSON
-header, the header, then the tensors' bytes without gaps. Nothing here allocates more than the header's length, which is
-checked against the file's size and a limit first.
+header, the header, then the tensors' bytes without gaps. No allocation exceeds the header's length, which is
+first checked against the file's size and a limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_HEADER = 8 << 20  # bytes; a whole SDXL checkpoint needs 0.4 MB
-MAX_NAME = 500  # letters of a tensor's name, which messages repeat
+MAX_NAME = 500  # letters of a tensor's name, because messages repeat it
 _DTYPES = {8: "F64 I64 U64", 4: "F32 I32 U32", 2: "F16 BF16 I16 U16", 1: "F8_E4M3 F8_E5M2 I8 U8 BOOL"}
 DTYPE_BYTES = {name: width for width, names in _DTYPES.items() for name in names.split()}
 DOWNLOAD_AGAIN = "Download the file itself again and compare its size with the one given by its publisher."
@@ -45,7 +45,7 @@ _SIGNATURES = (
 
 
 class WeightsFileError(ValueError):
-    """The file is no sound safetensors file. `pickle` is True if it was written by torch.save or pickle."""
+    """The file is no sound safetensors file. pickle: whether torch.save or pickle wrote it."""
 
     def __init__(self, message: str, pickle: bool = False):
         super().__init__(message)
@@ -86,9 +86,9 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Map
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file whose every byte is accounted for.
+    """Return the header of a safetensors file, checked so that header and tensors fill the file exactly.
 
-    Raises WeightsFileError that says what the file is instead and what to do.
+    Raises WeightsFileError, which says what the file is instead and what to do.
     """
     if path.is_dir():
         raise WeightsFileError("is a folder. Choose the safetensors file inside it.")
@@ -114,7 +114,7 @@ def read_header(path: Path) -> Header:
 
 
 def _not_safetensors(path: Path, start: bytes, size: int, length: int) -> WeightsFileError:
-    """What a file is that cannot be safetensors."""
+    """Return the error for a file that is not safetensors: it names the kind of file."""
     if not size:
         return WeightsFileError(f"is empty. {DOWNLOAD_AGAIN}")
     for signature, what, remedy in _SIGNATURES:
@@ -129,7 +129,7 @@ def _not_safetensors(path: Path, start: bytes, size: int, length: int) -> Weight
     if start.startswith(b"PK"):
         return _archive(path)
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return WeightsFileError("is a Python pickle, as torch.save used to write it, not safetensors.", pickle=True)
+        return WeightsFileError("is a Python pickle, the older format of torch.save, not safetensors.", pickle=True)
     if start[4:8] == b"ftyp" or start.startswith(b"\x1aE\xdf\xa3"):
         return WeightsFileError("is a video. Choose the safetensors file of weights.")
     if start[8:9] == b"{":
@@ -139,11 +139,11 @@ def _not_safetensors(path: Path, start: bytes, size: int, length: int) -> Weight
         )
     if text.startswith((b"{", b"[")):
         return WeightsFileError("is a JSON text. Choose the safetensors file of weights beside it.")
-    return WeightsFileError(f"is not a safetensors file, nor anything else known here. {DOWNLOAD_AGAIN}")
+    return WeightsFileError(f"is not a safetensors file, nor any other known format. {DOWNLOAD_AGAIN}")
 
 
 def _archive(path: Path) -> WeightsFileError:
-    """A zip is what torch.save writes, or just an archive."""
+    """Return the error for a zip file: torch.save writes zips, others are plain archives."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -155,7 +155,7 @@ def _archive(path: Path) -> WeightsFileError:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json's hook for objects: a name written twice is an error."""
+    """Return the dictionary of a JSON object (json's hook). Raises ValueError for a repeated name."""
     content = dict(pairs)
     if len(content) < len(pairs):
         ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -164,12 +164,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse(content: Any, data_bytes: int) -> Header:
-    """Check the header's entries, and that the tensors fill the `data_bytes` after it."""
+    """Return the header after checking its entries and that the tensors fill the `data_bytes` after it."""
     if not isinstance(content, dict):
         raise WeightsFileError(f"has a safetensors header that is no JSON object. {DOWNLOAD_AGAIN}")
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise WeightsFileError(f"has metadata that are not texts. {DOWNLOAD_AGAIN}")
+        raise WeightsFileError(f"has metadata other than texts. {DOWNLOAD_AGAIN}")
     tensors, spans = {}, []
     for name, entry in content.items():
         if len(name) > MAX_NAME:

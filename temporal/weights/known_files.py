@@ -1,4 +1,4 @@
-"""Files of weights that end up in the wrong folder, recognised by their keys."""
+"""Kinds of weights that end up in the wrong folder, recognised by their keys."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class KnownFile:
-    """what: the kind of file, with its article; remedy: a sentence on what to do with it."""
+    """A kind of file. what: its name with the article; remedy: a sentence that says what to do with the file."""
 
     what: str
     remedy: str
 
 
 _MOTION = "Move it to models/animatediff_models and load it with Load Motion Module."
-# Tried in this order: the first pattern that one of the keys contains decides.
+# In this order; the first pattern that matches one of the keys decides.
 _KINDS = (
     (
         r"motion_modules.*lora|temporal.*\.lora|lora.*motion_modules",
@@ -48,9 +48,9 @@ _KINDS = (
         "Move it to models/checkpoints and load it with CheckpointLoaderSimple.",
     ),
     (
-        r"^vae\.(encoder|decoder)\.",  # a VAE that needs a prefix has other parts beside it
+        r"^vae\.(encoder|decoder)\.",  # a VAE under a prefix stands beside other parts
         "a full checkpoint of UNet, text encoders and VAE",
-        "Load it with the loader that it was made for; an adapter is a file of its own.",
+        "Load it with its own loader; an adapter is a separate file.",
     ),
     (
         r"^(model\.)?diffusion_model\.|^(input|output)_blocks\.\d|^(down|up)_blocks\.\d+\.resnets\."
@@ -78,7 +78,7 @@ _PATTERNS = tuple((re.compile(pattern), KnownFile(what, remedy)) for pattern, wh
 
 
 def recognise(keys: Collection[str]) -> KnownFile | None:
-    """The kind of file that these keys come from, or None if they tell nothing."""
+    """Return the kind of file that has these keys, None if unknown."""
     for pattern, kind in _PATTERNS:
         if any(pattern.search(key) for key in keys):
             return kind

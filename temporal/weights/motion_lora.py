@@ -1,8 +1,8 @@
 """Motion LoRAs: low-rank changes of a motion module's matrices (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
-A layer's change is `alpha / rank * up @ down`; a file without alpha means alpha = rank. Read are the names of
-AnimateDiff (`attention_blocks.0.processor.to_q_lora.down.weight`), of diffusers (`attn1.to_q.lora.down.weight`), of
-PEFT (`to_q.lora_A.weight`) and of kohya's scripts (`lora_unet_..._to_q.lora_down.weight`).
+A layer's change is `alpha / rank * up @ down`; without an alpha in the file, alpha = rank. The known namings are
+AnimateDiff's (`attention_blocks.0.processor.to_q_lora.down.weight`), diffusers' (`attn1.to_q.lora.down.weight`),
+PEFT's (`to_q.lora_A.weight`) and that of kohya's scripts (`lora_unet_..._to_q.lora_down.weight`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROLE = re.compile(
     r"(?P<layer>.+?)(?:(?:_lora|\.lora|\.lora_linear_layer)\.(?P<old>down|up)|\.lora_(?P<new>down|up|A|B)(?:\.[^.]+)?)\.weight"
 )
 _PREFIX = re.compile(r"^(?:(?:lora_unet|unet|base_model|model|module|diffusion_model|motion_adapter|transformer)_)+")
-# A layer of a motion module with every dot written as an underscore, as kohya's scripts write all of them.
+# A layer of a motion module with underscores for dots, as kohya's scripts write.
 _LAYER = re.compile(
     r"(?:(?P<stage>down|up)_blocks_(?P<block>\d+)|mid_block)_(?:motion_modules|temporal_attentions)_(?P<layer>\d+)_"
     r"(?:temporal_transformer_)?(?:(?P<proj>proj_in|proj_out)|transformer_blocks_(?P<deep>\d+)_(?:"
@@ -41,7 +41,7 @@ SD15 = "The published motion LoRAs are all for Stable Diffusion 1.5; one for SDX
 
 @dataclass(frozen=True)
 class Change:
-    """Of one matrix: `scale * up @ down`, down `[rank in]`, up `[out rank]`."""
+    """The change of one matrix: `scale * up @ down`, down `[rank in]`, up `[out rank]`."""
 
     down: torch.Tensor
     up: torch.Tensor
@@ -49,23 +49,23 @@ class Change:
 
     @property
     def silent(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the change is zero."""
         return not (self.scale and self.down.any() and self.up.any())
 
     def delta(self) -> torch.Tensor:
-        """`[out in]` in fp32."""
+        """Return the change, `[out in]` in fp32."""
         return self.scale * (self.up.float() @ self.down.float())
 
 
 @dataclass(frozen=True)
 class MotionLora:
-    """changes: name of a weight in MotionModule.state_dict() -> its change; name: of the file."""
+    """A motion LoRA. name: of its file; changes: name of a weight in MotionModule.state_dict() -> its change."""
 
     name: str
     changes: Mapping[str, Change]
 
     def describe(self) -> str:
-        """A summary in lines of text."""
+        """Return a summary in lines of text."""
         ranks = sorted({change.down.shape[0] for change in self.changes.values()})
         scales = sorted({change.scale for change in self.changes.values()})
         places = {key.partition(".transformer_blocks.")[0].partition(".proj_")[0] for key in self.changes}
@@ -78,9 +78,9 @@ class MotionLora:
 
 
 def load_motion_lora(path: str | os.PathLike) -> MotionLora:
-    """Load a motion LoRA of any of the four namings; nothing in it is run. Warn if it changes nothing.
+    """Return the motion LoRA of a file in any of the four namings; no code in it is run. Warn if it changes nothing.
 
-    Raises MotionModuleError, naming the file, for anything else, and for one that was made for Stable Diffusion 1.5.
+    Raises MotionModuleError, naming the file, for any other file and for a motion LoRA of Stable Diffusion 1.5.
     """
     path = Path(path)
     try:
@@ -98,15 +98,15 @@ def load_motion_lora(path: str | os.PathLike) -> MotionLora:
 
 
 def is_motion_lora_key(key: str) -> bool:
-    """Whether a key is one of a motion LoRA's."""
+    """Return whether a key belongs to a motion LoRA."""
     layer, part = _split(key)
     return bool(part and _weight(layer))
 
 
 def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> dict[str, tuple[torch.Tensor]]:
-    """Name of a weight -> (the sum of its changes times their weights,), as ComfyUI's add_patches takes it.
+    """Return name of a weight -> (sum of its changes times their weights,), the form of ComfyUI's add_patches.
 
-    Raises MotionModuleError that lists every key of a LoRA which the module does not have, or not in that shape.
+    Raises MotionModuleError for keys of a LoRA that the module lacks or has in another shape.
     """
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found: dict[str, tuple[torch.Tensor]] = {}
@@ -132,7 +132,7 @@ def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> 
 
 @torch.no_grad()
 def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> MotionModule:
-    """A module with the changes added; it shares every other tensor with the one given, which stays as it was.
+    """Return a module with the changes added. It shares all other tensors with `module`, which stays unchanged.
 
     Raises MotionModuleError as `patches` does.
     """
@@ -143,7 +143,7 @@ def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> Mot
 
 
 def _changes(state: Mapping[str, torch.Tensor], settings: Settings) -> dict[str, Change]:
-    """Our weight -> change. settings: PEFT's, for layers without an alpha among the tensors."""
+    """Return our weight -> change. settings: PEFT's, for layers without an alpha among the tensors."""
     parts: dict[str, dict[str, torch.Tensor]] = {}
     layers: dict[str, str] = {}
     problems = []
@@ -178,13 +178,13 @@ def _changes(state: Mapping[str, torch.Tensor], settings: Settings) -> dict[str,
 
 
 def _sound(part: str, value: torch.Tensor) -> bool:
-    """Whether it is a matrix of finite numbers, or for an alpha one number, which kohya's scripts may write as int."""
+    """Return whether a tensor has finite numbers; an alpha is one number, and kohya's scripts may write an integer."""
     right = value.numel() == 1 if part == "alpha" else value.is_floating_point()
     return right and bool(value.float().isfinite().all())
 
 
 def _split(key: str) -> tuple[str, str | None]:
-    """(layer, "down" | "up" | "alpha") of a LoRA's key; None for the part of any other key."""
+    """Return (layer, "down" | "up" | "alpha") of a LoRA's key; the part is None for any other key."""
     if key.endswith(".alpha"):
         return key.removesuffix(".alpha"), "alpha"
     match = _ROLE.fullmatch(key)
@@ -194,7 +194,7 @@ def _split(key: str) -> tuple[str, str | None]:
 
 
 def _weight(layer: str) -> str | None:
-    """The name in MotionModule.state_dict() of the weight of a layer, however it is written; None if it has none."""
+    """Return the name in MotionModule.state_dict() of a layer's weight, for any naming; None for other layers."""
     match = _layer(layer)
     if match is None:
         return None
@@ -218,7 +218,7 @@ def _site(match: re.Match[str]) -> Site:
 
 
 def _refuse_sd15(keys: Iterable[str], metadata: Mapping[str, str]) -> None:
-    """Raise MotionModuleError for a LoRA of Stable Diffusion 1.5: by a fourth level of its UNet, or its metadata."""
+    """Raise MotionModuleError for a LoRA of Stable Diffusion 1.5, by a fourth UNet level or by its metadata."""
     sites = {_site(match) for key in keys if (match := _layer(_split(key)[0]))}
     if any(site.block == 3 for site in sites):
         why = "it changes a fourth level, and SDXL's UNet has three"

@@ -172,10 +172,10 @@ def test_the_report(toon, folder, caplog):
     for words in (
         "Warning: told.safetensors has weight 0.9; advised is 0.7 to 0.85",
         "Warning: told.safetensors: 1 of its layers are not in this model and do nothing (lora_unet_no_such_layer).",
-        "Warning: told.safetensors: 1 keys are none of a LoRA's (note).",
+        "Warning: told.safetensors: 1 of its keys belong to no LoRA (note).",
         "layers: 4 of the diffusion model, 2 of the text encoders",
         "trigger words: pastel",
-        "base model: not told; its layers fit this model",
+        "base model: unknown; its layers fit this model",
         "changed after training",
     ):
         assert words in report
@@ -200,8 +200,8 @@ def test_the_report(toon, folder, caplog):
         ([], "<lora:sd15:0.5>", ValueError, "a tag of the prompt: sd15.safetensors is a LoRA for"),
         ([], "<lora:koya:0.5>", ValueError, "LoRA Stack: there is no 'koya' in models/loras; did you mean 'kohya."),
         ([], "<lora:kohya:50>", ValueError, "LoRA Stack: the tag '<lora:kohya:50>' has the weight 50; it must lie"),
-        ([("kohya", 0.8)], "<lora:kohya:0.5>", ValueError, "asked for by lora_1 and a tag of the prompt; remove one"),
-        ([("kohya", 0.8), ("kohya", 0.1)], "", ValueError, "asked for by lora_1 and lora_2; remove one"),
+        ([("kohya", 0.8)], "<lora:kohya:0.5>", ValueError, "named by lora_1 and a tag of the prompt; remove one"),
+        ([("kohya", 0.8), ("kohya", 0.1)], "", ValueError, "named by lora_1 and lora_2; remove one"),
         ([("gone", 0.8)], "", ValueError, "lora_1 'gone.safetensors' is not in models/loras; put the file there"),
         ([("kohya", 10.5)], "", ValueError, "LoRA Stack: lora_1 has weight 10.5; it must lie between -10 and 10"),
         ([("kohya", float("nan"))], "", ValueError, "lora_1 has weight nan"),

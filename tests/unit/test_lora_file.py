@@ -1,4 +1,4 @@
-"""What a LoRA file is, told from real files of every naming and from headers."""
+"""Descriptions of LoRA files in every naming, and the report of a stack."""
 
 import hashlib
 import json
@@ -9,8 +9,9 @@ import torch
 import lora_files as make
 from sdxl_anime_video.temporal.lora.file import SDXL, describe, hashes
 from sdxl_anime_video.temporal.lora.keys import LoraError, core_keys
-from sdxl_anime_video.temporal.lora.report import Entry, report, warnings
+from sdxl_anime_video.temporal.lora.report import Entry, Fit, report, warnings
 from sdxl_anime_video.temporal.lora.speed import is_lcm_name, is_speed_name
+from sdxl_anime_video.temporal.lora.stack import SPEED, Choice
 from sdxl_anime_video.temporal.weights.header import Header, TensorInfo, read_header
 
 LAYERS = make.layers(make.SDXL)
@@ -190,10 +191,9 @@ def test_names_of_loras_for_few_steps(name, speed, lcm):
     assert (is_speed_name(name), is_lcm_name(name)) == (speed, lcm)
 
 
-def entry(name, weight, tmp_path, **change):
-    file = described(tmp_path, make.kohya(LAYERS))
-    return Entry(**{"source": "lora_1", "name": name, "weight": weight, "clip_weight": weight, "speed": False,
-                    "file": file, "sha256": "ab", "weights_sha256": "cd", "unet": 1} | change)  # fmt: skip
+def entry(name, weight, tmp_path, source="lora_1", clip_weight=None, **fit):
+    choice = Choice(source, name, weight, weight if clip_weight is None else clip_weight)
+    return Entry(choice, described(tmp_path, make.kohya(LAYERS)), Fit(unet=1, **fit), "ab", "cd")
 
 
 def test_advice(tmp_path):
@@ -209,7 +209,7 @@ def test_advice(tmp_path):
     assert advice(("a", 0.9)) == ["a has weight 0.9; advised is 0.7 to 0.85 for the main style"]
     assert "0.6 to 0.8 for a character" in advice(("chara", 1.0))[0]
     assert "choose it as speed_lora" in advice(("lcm-lora", 0.5))[0]
-    assert advice(("lcm-lora", 1.0), speed=True) == []
+    assert advice(("lcm-lora", 1.0), source=SPEED) == []
     assert "2 of its layers are not in this model and do nothing (x, y)" in advice(("a", 0.8), unmatched=("x", "y"))[0]
     assert "1 of its layers have other sizes" in advice(("a", 0.8), misshapen=("x",))[0]
 

@@ -1,7 +1,8 @@
-"""LoRA tags: what they mean, what is left of the prompt, and what is refused."""
+"""LoRA tags and stacks: the meaning of tags, the rest of the prompt, and faults that are refused."""
 
 import pytest
 
+from sdxl_anime_video.temporal.lora.stack import Choice, choose
 from sdxl_anime_video.temporal.lora.tags import Tag, TagError, resolve, take_tags
 
 DOCUMENT = """(masterpiece, anime), cel shading, clean lines,
@@ -126,3 +127,33 @@ def test_a_name_that_means_none_or_several(name, words):
     with pytest.raises(TagError) as refused:
         resolve(name, FILES)
     assert words in str(refused.value)
+
+
+STACK = {"lora_1": FILES[0], "weight_1": 0.8, "lora_2": "None", "lora_3": FILES[3], "weight_3": 0.5, "clip_weight_3": 0}
+
+
+def test_a_stack_is_rows_then_tags_then_the_lora_for_few_steps():
+    rest, found = choose("girl, <lora:lines:0.4:0.1>, run", STACK | {"speed_lora": FILES[4]}, FILES)
+    assert rest == "girl, run"
+    assert found == [
+        Choice("lora_1", FILES[0], 0.8, 0.8),
+        Choice("lora_3", FILES[3], 0.5, 0),
+        Choice("a tag of the prompt", FILES[6], 0.4, 0.1),
+        Choice("speed_lora", FILES[4], 1.0, 1.0),
+    ]
+    assert [choice.speed for choice in found] == [False, False, False, True]
+    assert choose("girl", {}, FILES) == ("girl", [])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rows", "words"),
+    [
+        ("", {"lora_1": "gone"}, "lora_1 'gone' is not in models/loras; put the file there"),
+        ("<lora:Pastel XL:1>", {"lora_1": FILES[0]}, "is named by lora_1 and a tag of the prompt; remove one"),
+        ("", {"lora_1": FILES[0], "weight_1": float("nan")}, "lora_1 has weight nan; it must lie between -10 and 10"),
+        ("", {"lora_1": FILES[0], "clip_weight_1": -11}, "lora_1 has weight -11; it must lie"),
+    ],
+)
+def test_a_stack_that_is_refused(prompt, rows, words):
+    with pytest.raises(ValueError, match=words):
+        choose(prompt, rows, FILES)

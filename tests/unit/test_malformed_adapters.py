@@ -110,7 +110,7 @@ FILES = {
     "not utf-8": (raw(b'{"\xff\xfe": 1}'), ["damaged safetensors header", "Download"]),
     "nested too deep": (raw(b'{"a":' * 100_000), ["damaged safetensors header", "Download"]),
     "key twice": (repeated_key(), ["'a' is written twice"]),
-    "metadata not text": (raw({"__metadata__": {"a": 1}}), ["metadata that are not texts"]),
+    "metadata not text": (raw({"__metadata__": {"a": 1}}), ["metadata other than texts"]),
     "entry without shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)), ["'a' wrongly"]),
     "entry a list": (raw({"a": [1, 2]}), ["'a' wrongly"]),
     "negative shape": (raw({"a": {**ENTRY, "shape": [-2]}}, bytes(8)), ["'a' wrongly"]),

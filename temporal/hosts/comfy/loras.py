@@ -1,38 +1,73 @@
-"""A LoRA file on a MODEL and a CLIP, by ComfyUI's own loader: does it fit, and what of it takes effect."""
+"""LoRAs on a MODEL and a CLIP, put on by ComfyUI's own loader: whether they fit, and which layers take effect."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import comfy.lora
 import comfy.model_base
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 
-from ...lora.file import EARLIER, SDXL, LoraFile
+from ...lora.file import EARLIER, SDXL, LoraFile, describe, hashes
 from ...lora.keys import LoraError, core_keys, core_name, split_key
-from ...weights.header import DOWNLOAD_AGAIN
+from ...lora.report import Entry, Fit
+from ...lora.stack import Choice
+from ...weights.header import DOWNLOAD_AGAIN, WeightsFileError, read_header
 from ...weights.listing import listed
 from ...weights.peft_scaling import Settings, read_settings, scaling
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Layers of a file that a model has (unet, text), has not (unmatched), or has in another size (misshapen)."""
+def path_of(choice: Choice) -> Path:
+    """Return the path of a LoRA's file. Raises FileNotFoundError for one that is listed and yet cannot be opened."""
+    path = folder_paths.get_full_path("loras", choice.name)
+    if path is None:  # core lists links without a target too
+        raise FileNotFoundError(
+            f"{choice.source} {choice.name!r} is a link to a file that is missing, or it has just been removed; put "
+            "the file itself into models/loras"
+        )
+    return Path(path)
 
-    unet: int
-    text: int
-    unmatched: tuple[str, ...]
-    misshapen: tuple[str, ...]
+
+def apply_stack(model, clip, choices: Sequence[Choice]):
+    """Return (MODEL, CLIP, [Entry]) with the LoRAs put on in their order.
+
+    Raises LoraError, naming the input and the file, and what `path_of` and `require_sdxl` raise.
+    """
+    require_sdxl(model)
+    paths = [path_of(choice) for choice in choices]
+    sizes = [path.stat().st_size for path in paths]
+    bar = comfy.utils.ProgressBar(max(sum(sizes), 1))
+    entries = []
+    for choice, path, start in zip(choices, paths, accumulate(sizes, initial=0), strict=False):
+        try:
+            file = describe(read_header(path))
+            fit = check_fit(model, clip, file)
+            entries.append(Entry(choice, file, fit, *hashes(path, partial(_advance, bar, start))))
+            if not choice.off:
+                model, clip = apply_lora(model, clip, path, choice.weight, choice.clip_weight)
+        except (WeightsFileError, LoraError) as error:
+            remedy = " Save it as safetensors." if getattr(error, "pickle", False) else ""
+            raise LoraError(f"{choice.source}: {choice.name} {error}{remedy}") from None
+    return model, clip, entries
+
+
+def _advance(bar: comfy.utils.ProgressBar, start: int, read: int) -> None:
+    """Move the bar over the bytes of all files; start: bytes of the files before this one, read: of this one."""
+    throw_exception_if_processing_interrupted()
+    bar.update_absolute(start + read)
 
 
 def check_fit(model, clip, lora: LoraFile) -> Fit:
-    """What of a LoRA takes effect on a MODEL and its CLIP (or None).
+    """Return which layers of a LoRA take effect on a MODEL and its CLIP (or None).
 
-    Raises LoraError for a LoRA of another base model, and for one of which nothing would take effect.
+    Raises LoraError for a LoRA of another base model, and for a LoRA without any layer that fits.
     """
     own = _context(model)
     if lora.context not in (None, own):
@@ -82,9 +117,9 @@ def _same_size(weight: torch.Tensor, size: tuple[int, int]) -> bool:
 
 
 def apply_lora(model, clip, path: Path, weight: float, clip_weight: float):
-    """(MODEL, CLIP) with the LoRA of a file at these weights, as core's LoraLoader puts it on.
+    """Return (MODEL, CLIP) with a file's LoRA at these weights, equal to the result of core's LoraLoader.
 
-    Tensors that diffusers or PEFT named are found too, which core's loader would pass over.
+    It also finds tensors under the names of diffusers and PEFT, which core's loader skips.
 
     Raises LoraError for tensors that are not finite, and for layers that lack a part.
     """
@@ -100,12 +135,12 @@ def apply_lora(model, clip, path: Path, weight: float, clip_weight: float):
 
 
 def _finite(value: torch.Tensor) -> bool:
-    # torch's own isfinite does not know every type of 8 bits
+    # torch.isfinite does not know every 8-bit type
     return bool((value.float() if value.element_size() == 1 else value).isfinite().all())
 
 
 def _as_kohya(weights: Mapping[str, torch.Tensor], settings: Settings) -> dict[str, torch.Tensor]:
-    """The weights under kohya's names, with an alpha for each layer that PEFT's settings scale and that has none."""
+    """Return the weights under kohya's names; a layer without an alpha gets the one that PEFT's settings mean."""
     names = core_keys(weights)
     named = {names[key]: value for key, value in weights.items()}
     for key, value in weights.items():

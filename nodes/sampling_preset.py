@@ -6,9 +6,7 @@ import math
 
 from ..schedulers.presets import PRESETS, Surroundings, warnings
 from ..temporal.hosts.comfy.errors import at_node
-from ..temporal.hosts.comfy.graph import Graph, leads_to, model_files
 from ..temporal.hosts.comfy.presets import prepared
-from ..temporal.lora.speed import is_lcm_name, is_speed_name
 from ._api import io
 from ._shared import check_between, check_choice, denoise_input, show
 
@@ -77,66 +75,16 @@ class SamplingPreset(io.ComfyNode):
             raise ValueError(f"cfg is {cfg:g}; it must be above 0, or 0 for the preset's")
         check_between("denoise", denoise, 0, 1)
         steps, cfg = steps or chosen.steps, cfg or chosen.cfg
-        doubts = warnings(preset, steps, cfg, _surroundings(model, cls.hidden))
+        doubts = warnings(preset, steps, cfg, _around(model, cls.hidden))
         model, sampler, sigmas = prepared(model, preset, steps, denoise)
         text = "\n".join([f"{chosen.sampler}, {steps} steps, CFG {cfg:g}", *(f"Warning: {doubt}." for doubt in doubts)])
         return io.NodeOutput(model, sampler, sigmas, cfg, steps, ui=show(NODE, cls.hidden, text, doubts))
 
 
-def _surroundings(model, hidden) -> Surroundings:
-    """What the MODEL and the graph tell. A MODEL holds no names of LoRAs, so those come from the graph."""
-    from ..temporal.clip.contract import contract_of
-    from ..temporal.hosts.comfy.lcm import is_lcm
+def _around(model, hidden) -> Surroundings:
+    """Return what the preset's warnings need of the MODEL and of the graph, which a call outside of one lacks."""
+    from ..temporal.hosts.comfy.surroundings import surroundings
 
-    graph: Graph = (hidden.prompt if hidden is not None else None) or {}
-    node = str(hidden.unique_id) if hidden is not None else ""
-    before = leads_to(graph, node, "model")
-    after = [(other, graph[other]) for other in graph if node in leads_to(graph, other, "model")]
-    speed = sorted(_speed_files(graph, before, bool(model.patches)), key=lambda one: not one[1])
-    return Surroundings(
-        speed=[name for name, _ in speed],
-        is_lcm=any(lcm for _, lcm in speed),
-        patched=bool(model.patches),
-        graph=bool(before),
-        lcm_sampling=is_lcm(model),
-        correlated=contract_of(model.model_options).noise is not None
-        or any(content.get("class_type") == "SAV_CorrelatedNoise" for _, content in after),
-        samplers=[
-            (f"node {other} ({content.get('class_type')})", content["inputs"]["cfg"])
-            for other, content in after
-            if isinstance(content.get("inputs", {}).get("cfg"), int | float)
-        ],
-    )
-
-
-def _speed_files(graph: Graph, nodes: list[str], patched: bool) -> list[tuple[str, bool]]:
-    """Files for few steps among those that lead to the model, each with whether it is one of LCM.
-
-    What speed_lora of LoRA Stack holds is one, whatever its name. A LoRA that left no patch on the model is off.
-    """
-    import folder_paths
-
-    loras = set(folder_paths.get_filename_list("loras"))
-    chosen = [graph[node].get("inputs", {}).get("speed_lora") for node in nodes]  # a list where it is linked
-    found = []
-    for name in model_files(graph, nodes):
-        is_file = name in loras
-        names = (name, _title(name)) if is_file else (name,)
-        if (patched or not is_file) and (name in chosen or is_speed_name(*names)):
-            found.append((name, is_lcm_name(*names) or (name in chosen and not is_speed_name(*names))))
-    return found
-
-
-def _title(name: str) -> str:
-    """What a LoRA file calls itself."""
-    from pathlib import Path
-
-    import folder_paths
-
-    from ..temporal.lora.file import title_of
-    from ..temporal.weights.header import WeightsFileError, read_header
-
-    try:
-        return title_of(read_header(Path(folder_paths.get_full_path_or_raise("loras", name))).metadata)
-    except (WeightsFileError, OSError):
-        return ""  # its loader tells what is wrong with it
+    if hidden is None:
+        return surroundings(model, {}, "")
+    return surroundings(model, hidden.prompt or {}, str(hidden.unique_id))

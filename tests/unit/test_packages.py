@@ -1,0 +1,115 @@
+"""The wheel and the registry's zip work by themselves, with the toon model, where nothing else of the checkout is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packages import copy, listed, registry_files
+from prepared import SMALL as PREPARED
+from runs import painted_clips, write_config
+from sdxl_anime_video.__main__ import VERBS
+from sdxl_anime_video.benchmarks.making import paint_clips
+
+HEAD = """
+import json, pkgutil, sys
+import sdxl_anime_video
+from sdxl_anime_video.__main__ import main
+assert sdxl_anime_video.__path__ == [sys.argv[1]]
+"""
+RUN_VERBS = """
+for arguments in json.loads(sys.argv[2]):
+    assert main(arguments) == 0, arguments
+"""
+IMPORT_ALL = """
+for module in pkgutil.walk_packages(sdxl_anime_video.__path__, "sdxl_anime_video."):
+    if not module.name.endswith((".__main__", ".setup")):
+        try:
+            __import__(module.name)
+        except ModuleNotFoundError as error:
+            assert error.name.split(".")[0] in ("comfy", "comfy_api", "folder_paths", "node_helpers"), module.name
+"""
+
+
+def run(program: str, package: Path, *verbs: list[object]) -> str:
+    """The output of a fresh process that finds the package in this folder and nowhere else."""
+    words = json.dumps(verbs, default=str)
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + program, str(package), words],
+        capture_output=True,
+        text=True,
+        cwd=package.parent,
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory):
+    """The package of an installed wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy(repository, listed(repository, "--cached", "--others", "--exclude-standard"), folder / "source")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "source"]
+    subprocess.run(build, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "site", built], check=True)
+    return folder / "site" / "sdxl_anime_video"
+
+
+@pytest.fixture(scope="module")
+def registry(repository, tmp_path_factory):
+    """The package of an unpacked zip."""
+    return copy(repository, registry_files(repository), tmp_path_factory.mktemp("registry") / "sdxl_anime_video")
+
+
+def test_every_verb_runs_from_the_wheel(wheel, tmp_path):
+    clips, adapter, clip = (
+        painted_clips(tmp_path / "clips"),
+        tmp_path / "run/adapter.safetensors",
+        tmp_path / "clip.mp4",
+    )
+    toon = wheel / "demo/weights/temporal_adapters/toon/toon_adapter.safetensors"
+    render = tmp_path / "render.json"
+    size = {"frames": 4, "width": 64, "height": 64, "steps": 2}
+    render.write_text(json.dumps({"output": str(clip), "prompt": "run", "adapter": str(toon), **size}))
+    verbs = {
+        "train": [write_config(tmp_path, clips=clips, output=tmp_path / "run", steps=2)],
+        "inspect": [adapter],
+        "convert": [adapter, tmp_path / "half.safetensors", "--dtype", "F16"],
+        "render": [render],
+        "evaluate": [clip],
+        "prepare": [clips, "-o", tmp_path / "cache", *PREPARED],
+    }
+    assert verbs.keys() == VERBS.keys()
+    out = run(RUN_VERBS, wheel, *([verb, *map(str, words)] for verb, words in verbs.items()))
+    assert f"| {clip} | 4 |" in out and (tmp_path / "half.safetensors").is_file() and (tmp_path / "cache").is_dir()
+
+
+def test_the_wheel_brings_a_command(wheel):
+    environment = {**os.environ, "PYTHONPATH": str(wheel.parent)}
+    done = subprocess.run(
+        [wheel.parent / "bin" / "sdxl-anime-video", "train", "--help"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0 and "PRESET is one of quality, quick, standard, toon" in done.stdout
+
+
+def test_every_module_of_the_registry_can_be_imported(registry):
+    """Those that import ComfyUI are imported by tests/host/test_import.py."""
+    assert not (registry / "benchmarks").exists() and not (registry / "tests").exists()
+    run(IMPORT_ALL, registry)
+
+
+def test_training_with_hints_runs_from_the_registry(registry, tmp_path):
+    clips = painted_clips(tmp_path / "clips")
+    drawn = [str(tmp_path / "hints"), "--count", "3", "--frames", "5", "--size", "64", "--hint", "pose"]
+    assert paint_clips.main(drawn) == 0
+    hints = {"controlnet": "toon", "hints": tmp_path / "hints", "keyframes": "0,100%", "hinted_share": 1}
+    config = write_config(tmp_path, clips=clips, output=tmp_path / "run", steps=2, **hints)
+    run(RUN_VERBS, registry, ["train", str(config)])
+    assert (tmp_path / "run/adapter.safetensors").is_file()

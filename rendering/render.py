@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 PIXELS_AT_ONCE = 1024 * 1024  # that the VAE decodes: enough to keep it busy
 Report = Callable[[str, int, int], Any]
-"""What is being done, how much of it is done, and how much there is."""
+"""Called with a task, its finished part and its whole."""
 
 
 def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> Path:
-    """Sample a clip and write it, with its settings in the file's metadata. Returns the clip's path.
+    """Sample a clip, write it with its settings in the file's metadata, and return its path.
 
-    Raises ValueError and OSError for what cannot be done, before the sampling wherever that can be known.
+    Raises ValueError and OSError, before the sampling wherever possible.
     """
     if config.output.exists() and not config.overwrite:
         raise ValueError(f"output: {config.output} is there already; name another, or set overwrite to true")
@@ -57,7 +57,7 @@ def render(config: RenderConfig, report: Report, say: Callable[[str], Any]) -> P
 
 
 def _require_writable(folder: Path) -> None:
-    """Make the folder if need be. Raises ValueError where no file can be written in it."""
+    """Make the folder if it is missing. Raises ValueError if no file can be written in it."""
     import tempfile
 
     try:
@@ -69,7 +69,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def load(config: RenderConfig) -> tuple[Base, TemporalLayers | None]:
-    """The model on its device, and the adapter or motion module in the same precision, as ComfyUI has it."""
+    """Return the model on its device, and the temporal layers in the same precision, as in ComfyUI."""
     from ..temporal.hosts.diffusers.base import load_base, on_schedule_of
 
     device = chosen_device(config.device)
@@ -148,7 +148,7 @@ def initial_noise(config: RenderConfig) -> torch.Tensor:
 
 
 def conditioning(config: RenderConfig, base: Base) -> Text:
-    """Tokens `[1 + F, T, C]` and pooled `[1 + F, P]`: a row for the negative prompt, then one for each frame."""
+    """Return tokens `[1 + F, T, C]` and pooled `[1 + F, P]`: a row for the negative prompt, then one a frame."""
     from ..temporal.clip.prompts import equal_lengths, spread
     from ..temporal.hosts.diffusers.text import plain_prompt
 
@@ -167,7 +167,7 @@ def conditioning(config: RenderConfig, base: Base) -> Text:
 
 
 def decoded(base: Base, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Pictures `[H, W, 3]`, 0..1; a few are in memory at a time."""
+    """Yield pictures `[H, W, 3]`, 0..1; a few are in memory at a time."""
     height, width = (side * base.factor for side in latents.shape[2:])
     at_once = max(1, min(16, PIXELS_AT_ONCE // (height * width)))
     for some in latents.split(at_once):
@@ -175,12 +175,12 @@ def decoded(base: Base, latents: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def stills_of(config: RenderConfig) -> Path:
-    """The folder of the PNG files."""
+    """Return the folder of the PNG files."""
     return config.output.with_name(f"{config.output.stem}_frames")
 
 
 def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str, Any], report: Report) -> None:
-    """The mp4, and the stills if they are wanted: both or neither."""
+    """Write the mp4, and the stills if the config asks for them: both or neither."""
     from ..commands.revision import git_revision
     from ..media.stills import save_stills
     from ..media.writer import write_clip

@@ -1,6 +1,6 @@
-"""Ways to sample a clip, each with the steps and the CFG that go together, and what speaks against a setting.
+"""Sampling presets: samplers with the steps and the CFG that suit them, and warnings about settings that do not.
 
-Values and ranges are those of the project's documents: 28 steps of DPM++ 2M on Karras noise levels at CFG 6.25; 4 to 6
+Values and ranges come from the project's documents: 28 steps of DPM++ 2M on Karras noise levels at CFG 6.25; 4 to 6
 steps at CFG 1.5 to 2 with an LCM LoRA; DPM++ SDE.
 """
 
@@ -15,7 +15,7 @@ LCM_STEPS = (4, 8)
 
 @dataclass(frozen=True)
 class Preset:
-    """sampler: as a person reads it; steps and cfg: where none are given."""
+    """sampler: its name for people; steps and cfg: defaults."""
 
     sampler: str
     steps: int
@@ -31,12 +31,12 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of the model and of the graph around it.
+    """The model and the graph around it, as far as they are known.
 
-    speed: files for few steps that lead to the model, an LCM LoRA first; is_lcm: whether the first is one, as far as a
-    name tells. patched: whether any LoRA is on the model. graph: whether the graph could be read at all.
-    lcm_sampling: whether the model was set to LCM sampling by another node. correlated: whether its frames share noise.
-    samplers: (name, cfg) of samplers that come after and have a CFG of their own.
+    speed: files for few steps before the model, an LCM LoRA first; is_lcm: whether the first is one, by its name.
+    patched: whether a LoRA is on the model. graph: whether the graph could be read.
+    lcm_sampling: whether another node set the model to LCM sampling. correlated: whether its frames share noise.
+    samplers: (name, cfg) of later samplers with a CFG of their own.
     """
 
     speed: Sequence[str] = ()
@@ -49,17 +49,17 @@ class Surroundings:
 
 
 def warnings(preset: str, steps: int, cfg: float, around: Surroundings) -> list[str]:
-    """What is missing for a preset, or does not go with it; a sentence each."""
+    """Return warnings, a sentence each: what a preset lacks, and what does not suit it."""
     if preset == "lcm":
         return _of_lcm(steps, cfg, around)
     found = []
     if around.speed:
         found.append(
             f"{around.speed[0]} is made for 4 to 6 steps at CFG 1.5 to 2; at CFG {cfg:g} it burns colours: choose the "
-            "preset lcm, or take it out"
+            "preset lcm, or remove it"
         )
     if around.lcm_sampling:
-        found.append("the model is set to LCM sampling, which this preset is not for: take that node out")
+        found.append("the model is set to LCM sampling, which does not suit this preset: remove that node")
     if preset == "sde" and not around.correlated:
         found.append(
             "the sampler adds noise at every step, other noise to every frame, so frames drift apart: add Correlated "

@@ -11,21 +11,21 @@ from ....commands.precision import autocast
 from .base import Base, Text, time_ids
 
 ZERO_SNR_SIGMA = ((1 - 4.8973451890853435e-08) / 4.8973451890853435e-08) ** 0.5
-"""Where ComfyUI begins with a model of zero terminal SNR, whose last noise level is infinite; diffusers takes 4096."""
+"""ComfyUI's first noise level for a model of zero terminal SNR, whose own is infinite; diffusers takes 4096."""
 
 
 class Hooks:
-    """What is done around each evaluation of the UNet: nothing, unless a subclass says so.
+    """Called around each evaluation of the UNet; these do nothing.
 
-    Frames `[F, 4, h, w]` are variance exploding, x = x0 + sigma noise, as ComfyUI's samplers have them.
+    Frames `[F, 4, h, w]` are variance exploding, x = x0 + sigma noise, as in ComfyUI's samplers.
     """
 
     def before(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The noisy frames that the UNet is shown and the step starts from."""
+        """Return the noisy frames for the UNet and for the step."""
         return x
 
     def denoised(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The clean prediction that the step takes, after guidance."""
+        """Return the clean prediction for the step; it comes after guidance."""
         return x0
 
     def stepped(self) -> None:
@@ -47,11 +47,11 @@ def sample_clip(
     start: torch.Tensor | None = None,
     begin: int = 0,
 ) -> torch.Tensor:
-    """Latents `[F, 4, h, w]` fp32 of a clip by BestHQ with classifier-free guidance; at `cfg` 1 without.
+    """Return latents `[F, 4, h, w]` fp32 of a clip by BestHQ, with classifier-free guidance unless `cfg` is 1.
 
     unet: the base's own, or a TemporalUNet with `temporal` (it is then told the number of frames).
     noise: unit normal `[F, 4, h, w]` on the UNet's device.
-    text: rows as `encode_text` gives them, for the empty caption and the caption, or F rows for each.
+    text: rows of `encode_text` for the empty caption and for the caption, one or F rows each.
     start: latents `[F, 4, h, w]` to begin with instead of pure noise. begin: the first of the steps to take.
     """
     from ....schedulers.best_hq import vp_scale
@@ -72,7 +72,7 @@ def sample_clip(
     latents = noise
     if start is not None:
         scale = vp_scale(scheduler.sigmas[begin]).to(noise)
-        # As in ComfyUI: at the first level noise has the variance of everything.
+        # As in ComfyUI: noise at the first level has variance 1, as if it were the whole sample.
         latents = start * scale + noise * (scheduler.sigmas[begin].to(noise) * scale if begin else 1)
     for t, sigma in zip(scheduler.timesteps[begin:], scheduler.sigmas[begin:], strict=False):  # the last sigma is 0
         if hooks:
@@ -91,7 +91,7 @@ def sample_clip(
 
 
 def best_hq(base: Base) -> Any:
-    """The BestHQ scheduler for what the base was trained to predict."""
+    """Return the BestHQ scheduler for the base's prediction type."""
     from ....schedulers.diffusers import SDXLAnime_BestHQScheduler
 
     config = {**base.scheduler_config, "prediction_type": base.prediction}
@@ -101,7 +101,7 @@ def best_hq(base: Base) -> Any:
 
 
 def _on_denoised(scheduler: Any, hooks: Hooks) -> Any:
-    """The scheduler's hook before a step, in terms of the clean prediction."""
+    """Return the scheduler's hook before a step, in terms of the clean prediction."""
     from ....schedulers.best_hq import from_denoised, to_denoised, vp_scale
 
     def hook(output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

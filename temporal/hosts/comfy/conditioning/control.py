@@ -1,8 +1,8 @@
 """ControlNets that steer a clip at keyframes, around core's own control objects.
 
-`KeyframedControl` stands in the conditioning where a ControlNet would. It asks the one that it holds about the frames
-that have a strength, and about no others, and weighs what it says frame by frame. Which frames are at hand it reads
-from the frame contract at every call, so context windows and segments need not cut it.
+`KeyframedControl` takes the place of a ControlNet in the conditioning. It runs the ControlNet inside it on the frames
+with a strength alone, and weighs the residuals frame by frame. It reads the frames of the batch from the frame contract
+at every call, so context windows and segments need not cut it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ Residuals = dict[str, list[torch.Tensor | None]]
 
 
 class KeyframedControl(comfy.controlnet.ControlBase):
-    """A ControlNet of core's (or Advanced-ControlNet's) with a strength and a picture for each frame of a clip.
+    """A ControlNet of core's (or Advanced-ControlNet's) with a strength and a hint picture for each frame of a clip.
 
-    inner: with hint and strength set, not chained to another. pictures: index of each frame's hint.
-    curve: float32 `[frames]`, by which the residuals of each frame are multiplied.
-    layer_weights: by which those of each layer are, shallow to deep and the middle last; none for all 1.
+    inner: the ControlNet, with hint and strength set, not chained to another. pictures: index of each frame's hint.
+    curve: factor of each frame's residuals, float32 `[frames]`.
+    layer_weights: factor of each layer's residuals, shallow to deep and the middle last; empty for all 1.
     """
 
     def __init__(self, inner: Any, pictures: Sequence[int], curve: torch.Tensor, layer_weights: Sequence[float] = ()):
         super().__init__()
         self.inner, self.pictures, self.curve, self.layer_weights = inner, pictures, curve, tuple(layer_weights)
-        self.cuts: dict[tuple, Any] = {}  # the inner one with the hints of some frames, by these; last used last
+        self.cuts: dict[tuple, Any] = {}  # copies of `inner` by their frames' hints; last used last
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options) -> Residuals | None:
-        """Residuals for `x_noisy` `[(chunks f) c h w]`; those of frames without strength are 0."""
+        """Return the residuals for `x_noisy` `[(passes f) c h w]`; those of frames without strength are 0."""
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
         frames = self._frames_at_hand(transformer_options, len(x_noisy) // batched_number)
         strength = self.curve[frames]
         steered = strength.nonzero()[:, 0]
-        rows = torch.cat([steered + chunk * len(frames) for chunk in range(batched_number)])  # [(chunks steered)]
+        rows = torch.cat([steered + i * len(frames) for i in range(batched_number)])  # [(passes steered)]
         if len(rows) == 0:
             return previous
         if len(rows) == len(x_noisy):
@@ -51,20 +51,20 @@ class KeyframedControl(comfy.controlnet.ControlBase):
         else:
             told = _take(x_noisy, rows, len(x_noisy)), _take(t, rows, len(t)), _take_all(cond, rows, len(x_noisy))
         found = self._ask([frames[row] for row in steered.tolist()], *told, batched_number, transformer_options)
-        if found is None:  # outside of its part of the schedule
+        if found is None:  # outside its part of the schedule
             return previous
         weights = strength[steered].repeat(batched_number)
         return self.control_merge(self._weigh(found, rows, weights, len(x_noisy)), previous, None)
 
     def _frames_at_hand(self, options: Mapping[str, Any], batch: int) -> list[int]:
-        """Places in the clip of a batch's frames. Raises ValueError if the clip has another length than `curve`."""
+        """Return the places in the clip of a batch's frames. Raises ValueError if `curve` has another length."""
         index, length = _published_frames(options, batch, len(self.curve))
         with at_node(NODE):
             require_equal_frames("its input frames", len(self.curve), "the latent", length)
         return index
 
     def _ask(self, frames: list[int], x, t, cond, batched_number: int, options: dict[str, Any]) -> Residuals | None:
-        """The inner ControlNet's residuals for these frames of the clip."""
+        """Return the inner ControlNet's residuals for these frames of the clip."""
         if _is_advanced(self.inner):
             options = {key: value for key, value in options.items() if key != "ad_params"}
             tell_advanced(options, frames, len(self.curve))
@@ -73,25 +73,25 @@ class KeyframedControl(comfy.controlnet.ControlBase):
         key = (*pictures, batched_number)
         cut = self.cuts.pop(key, None) or take_control(self.inner, pictures)
         self.cuts[key] = cut
-        while sum(map(len, self.cuts)) > 3 * len(self.curve) + 1 and len(self.cuts) > 1:  # each keeps its hints
+        while sum(map(len, self.cuts)) > 3 * len(self.curve) + 1 and len(self.cuts) > 1:  # each holds its hints
             self.cuts.pop(next(iter(self.cuts)))
         return cut.get_control(x, t, cond, batched_number, options)
 
     def _weigh(self, control: Residuals, rows: torch.Tensor, weights: torch.Tensor, batch: int) -> Residuals:
-        """Residuals of the whole batch, weighed by frame and layer, 0 outside of `rows`."""
+        """Return the residuals of the whole batch, weighed by frame and layer, 0 outside `rows`."""
         layers = _layers(control)
         scales = self.layer_weights or (1.0,) * len(layers)
         if len(layers) != len(scales):
             raise ValueError(
                 f"{NODE}: layer_weights has {len(scales)} number(s), but this ControlNet has {len(layers)} layers; "
-                "give as many, shallow to deep and the middle last"
+                "write one for each, shallow to deep and the middle last"
             )
         if not self.layer_weights and len(rows) == batch and bool((weights == 1).all()):
             return control
         weighed: Residuals = {key: [None] * len(values) for key, values in control.items()}
         for ((key, i), found), scale in zip(layers.items(), scales, strict=True):
             whole = found.new_zeros(batch, *found.shape[1:])
-            # a T2I adapter may have one row for all
+            # a T2I adapter may give one row for all frames
             whole[rows.to(found.device)] = found * (weights * scale).to(found).view(-1, *[1] * (found.ndim - 1))
             weighed[key][i] = whole
         return weighed
@@ -140,15 +140,15 @@ def control_clip(
     vae: Any = None,
     layer_weights: Sequence[float] = (),
 ) -> list[list]:
-    """Core's CONDITIONINGs, each with the ControlNet behind those that it has already; inputs stay as they are.
+    """Return copies of core's CONDITIONINGs, each with the ControlNet behind those that it has already.
 
     hints: IMAGE `[N, H, W, 3]`; pictures, curve, layer_weights: see KeyframedControl; percent_range: of the schedule.
 
-    Raises ValueError for a control object that does not work by residuals, which alone can be weighed by frame.
+    Raises ValueError for a control object without residuals: others cannot be weighed frame by frame.
     """
     if not isinstance(control_net, (comfy.controlnet.ControlNet, comfy.controlnet.T2IAdapter)):
         raise ValueError(f"a {type(control_net).__name__} cannot be weighed frame by frame; apply it with its own node")
-    made: dict[Any, KeyframedControl] = {}  # one for both prompts, or core would run them one after the other
+    made: dict[Any, KeyframedControl] = {}  # shared by both prompts, or core would run them one after the other
 
     def behind(previous: Any) -> KeyframedControl:
         if previous not in made:
@@ -169,9 +169,10 @@ def control_clip(
 
 
 def _published_frames(options: Mapping[str, Any], batch: int, expected: int) -> tuple[list[int], int]:
-    """Places of a batch's frames and the clip's length, by our frame contract, core's windows or AnimateDiff-Evolved's.
+    """Return the places of a batch's frames and the clip's length, from the frame contract or from the windows of core
+    or AnimateDiff-Evolved; without them, the batch is the clip.
 
-    Without any of them the batch is the clip. expected: the length, for older cores, whose windows do not know it.
+    expected: the clip's length, for older cores, whose windows do not record it.
     """
     published = options.get(FRAMES_KEY)
     if published is not None:
@@ -187,19 +188,19 @@ def _published_frames(options: Mapping[str, Any], batch: int, expected: int) -> 
 
 
 def _is_advanced(control: Any) -> bool:
-    """Advanced-ControlNet's objects are bound to themselves, so none is cut; they are told their frames instead."""
+    """Return whether it is Advanced-ControlNet's: those cannot be cut, and read their frames from the options."""
     return hasattr(control, "sub_idxs")
 
 
 def _layers(control: Residuals) -> dict[tuple[str, int], torch.Tensor]:
-    """Each layer's residuals by their place, shallow to deep and the middle last. Core takes each list from its end."""
+    """Return each layer's residuals, shallow to deep and the middle last. Core takes each list from its end."""
     places = [("input", i) for i in reversed(range(len(control.get("input", ()))))]
     places += [(key, i) for key in ("output", "middle") for i in range(len(control.get(key, ())))]
     return {(key, i): found for key, i in places if (found := control[key][i]) is not None}
 
 
 def _take(value: Any, rows: torch.Tensor, batch: int) -> Any:
-    """These rows of a tensor that has one for each row of the batch; anything else as it is."""
+    """Return these rows of a tensor with a row for each of the batch; other values as they are."""
     if isinstance(value, torch.Tensor) and value.ndim and len(value) == batch:
         return value[rows.to(value.device)]
     return value

@@ -53,3 +53,12 @@ def _unload_models():
     import comfy.model_management
 
     comfy.model_management.unload_all_models()
+
+
+@pytest.fixture
+def resume_id(request):
+    """A name of the test's own for finished segments, which are removed after it."""
+    from resuming import runs
+
+    yield "test-" + request.node.name.split("[")[0].replace("_", "-")[:50]
+    shutil.rmtree(runs(), ignore_errors=True)

@@ -1,33 +1,20 @@
 """A chain that was stopped goes on with its finished segments, and never with those of another run."""
 
-import asyncio
 import json
 import logging
-import shutil
-import threading
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 
-import comfy.controlnet
-import comfy.hooks
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import comfy.t2i_adapter.adapter
 import comfy_extras.nodes_freelunch as freelunch
 import comfy_extras.nodes_model_advanced as advanced
 import comfyui_version
-import execution
-import folder_paths
-import nodes as core_nodes
 import pytest
 import torch
 
-import server
 from clip_sampling import (
     NEGATIVE,
-    POSITIVE,
     SIZE,
     adapted,
     chained,
@@ -41,31 +28,10 @@ from clip_sampling import (
     smoothed,
     watched,
 )
-from sdxl_anime_video.nodes.segment_chain import SegmentChain
+from resuming import AFRESH, LENGTH, hooked, locked, resuming, runs, segments
 from sdxl_anime_video.temporal.hosts.comfy.resume import finished as resume
 from sdxl_anime_video.temporal.hosts.comfy.resume.digests import Digests
 from sdxl_anime_video.temporal.hosts.comfy.resume.own_code import own_code
-
-LENGTH = 7  # frames of a clip
-AFRESH = "starts afresh, because this changed: "
-
-
-@pytest.fixture
-def resume_id(request):
-    yield "test-" + request.node.name.split("[")[0].replace("_", "-")[:50]
-    shutil.rmtree(runs(), ignore_errors=True)
-
-
-def runs() -> Path:
-    return Path(folder_paths.get_user_directory()) / "sdxl-anime-video" / "resume"
-
-
-def segments(resume_id: str) -> list[Path]:
-    return sorted((runs() / resume_id).glob("*/*.safetensors"))
-
-
-def resuming(plain, resume_id: str = ""):
-    return chained(plain, 4, 1, resume_id=resume_id)
 
 
 def stop_at(step):
@@ -191,21 +157,6 @@ def test_a_changed_patch_behind_the_chain_starts_afresh(resume_id, patch, before
     assert not torch.allclose(result, old, atol=1e-2)
 
 
-def hooked(strength):
-    """Conditioning under a hook that changes weights of the model, as a LoRA hook does."""
-    hook, group = comfy.hooks.WeightHook(strength, strength), comfy.hooks.HookGroup()
-    weights = {k: v for k, v in model().model.state_dict().items() if k.endswith("to_q.weight")}
-    generator = torch.Generator().manual_seed(1)
-    hook.weights = {k: ("diff", (torch.randn(v.shape, generator=generator),)) for k, v in weights.items()}
-    hook.need_weight_init = False
-    group.add(hook)
-    frames = comfy.hooks.HookKeyframeGroup()
-    frames.add(comfy.hooks.HookKeyframe(1.0))
-    frames.add(comfy.hooks.HookKeyframe(0.5, start_percent=0.6))
-    group.set_keyframes_on_hooks(frames)
-    return comfy.hooks.set_hooks_for_conditioning(POSITIVE, hooks=group)
-
-
 def test_changed_hooks_of_weights_start_afresh(resume_id, caplog):
     noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
 
@@ -251,221 +202,10 @@ def test_another_version_of_torch_starts_afresh(resume_id, caplog, monkeypatch):
     assert AFRESH + "versions" in caplog.text
 
 
-# Digests of single things.
-
-
-def t2i(strength=1.0, seed=0):
-    torch.manual_seed(seed)
-    network = comfy.t2i_adapter.adapter.Adapter_light(cin=192, channels=[8, 8], nums_rb=1)
-    control = comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact", device="cpu")
-    return control.set_cond_hint(torch.zeros(1, 3, 16, 16), strength)
-
-
-def with_extra(**extra):
-    control = controlled(model(), torch.zeros(1, 16, 16, 3))[0][0][1]["control"]
-    for name, value in extra.items():
-        control.set_extra_arg(name, value)
-    return control
-
-
-def enclosing(value, also=None):
-    return lambda x, by=also: (x, value, by)
-
-
-class Seen:
-    """What a CLIP vision model says of a picture is an object of this kind: a class and some attributes."""
-
-    def __init__(self, value):
-        self.image_embeds = torch.full((1, 3), float(value))
-
-
-class Slotted:
-    __slots__ = ("value",)
-
-    def __init__(self, value):
-        self.value = value
-
-
-def holding_itself(value):
-    found = [value]
-    found.append({"again": found})
-    return found
-
-
-def sampled_as(kind):
-    return advanced.ModelSamplingDiscrete().patch(model(), kind, False)[0].get_model_object("model_sampling")
-
-
-PAIRS = {
-    "closure": (lambda: enclosing(1), lambda: enclosing(2)),
-    "default": (lambda: enclosing(1, 2), lambda: enclosing(1, 3)),
-    "code": (lambda: lambda x: x + 1, lambda: lambda x: x + 2),
-    "partial": (lambda: partial(pow, 2), lambda: partial(pow, 3)),
-    "method": (lambda: Seen(1).__init__, lambda: Seen(2).__init__),
-    "object": (lambda: Seen(1), lambda: Seen(2)),
-    "slots": (lambda: Slotted(1), lambda: Slotted(2)),
-    "cycle": (lambda: holding_itself(1), lambda: holding_itself(2)),
-    "set": (lambda: {"a", "b", 1}, lambda: {"a", "c", 1}),
-    "hooks": (lambda: hooked(0.1), lambda: hooked(0.2)),
-    "t2i strength": (t2i, lambda: t2i(0.5)),
-    "t2i weights": (t2i, lambda: t2i(seed=1)),
-    "controlnet": (lambda: with_extra(control_type=[1]), lambda: with_extra(control_type=[2])),
-    "prediction": (lambda: sampled_as("eps"), lambda: sampled_as("v_prediction")),
-}
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_things_are_told_apart_by_what_they_hold(name):
-    one, another = PAIRS[name]
-    digests = Digests()
-    assert digests.digest(one()) == Digests().digest(one()) != Digests().digest(another())
-    assert not digests.by_kind_only
-
-
-def test_what_a_node_has_computed_is_no_setting():
-    """Core's Self-Attention Guidance and others keep such things in variables of a function around."""
-
-    def patch(setting):
-        computed = None
-
-        def show():
-            return setting, computed
-
-        def compute():
-            nonlocal computed
-            computed = torch.rand(3)
-
-        return show, compute
-
-    functions = patch(1)
-    before = Digests().digest(functions)
-    functions[1]()
-    assert Digests().digest(functions) == before == Digests().digest(patch(1)) != Digests().digest(patch(2))
-
-
-def test_a_nesting_without_end_counts_by_its_kind():
-    deep = []
-    for _ in range(5000):
-        deep = [deep]
-    digests = Digests()
-    assert digests.digest(deep) == "" and digests.by_kind_only == ["builtins.list"]
-
-
-def locked(model, value):
-    """The model with a patch that holds what no digest can see into."""
-    held = [threading.Lock(), value]
-    model = model.clone()
-    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * held[1])
-    return model
-
-
 def test_what_cannot_be_compared_is_refused(resume_id):
     with pytest.raises(ValueError, match=rf"Segment Chain: resume_id {resume_id}: .* _thread.lock in .*locked"):
         ksample(locked(resuming(model(), resume_id), 1.0), frames=LENGTH, steps=2)
     assert ksample(locked(resuming(model()), 1.0), frames=LENGTH, steps=2).shape[0] == LENGTH
-
-
-# In a graph that ComfyUI runs.
-
-
-class Graph:
-    """Graphs run by ComfyUI's own executor, cache and all."""
-
-    def __init__(self, resume_id: str):
-        self.latents, self.sampled = [], []
-        self.forget()
-        self.prompt = {
-            "model": {"class_type": "TestModel", "inputs": {}},
-            "chain": {
-                "class_type": "SAV_SegmentChain",
-                "inputs": {
-                    "model": ["model", 0],
-                    "segment_frames": 4,
-                    "overlap": 1,
-                    "carry": "overlap",
-                    "carry_denoise": 0.5,
-                    "resume_id": resume_id,
-                },
-            },
-            "patch": {"class_type": "TestPatch", "inputs": {"model": ["chain", 0], "value": 1.0}},
-            "sample": {"class_type": "TestSample", "inputs": {"model": ["patch", 0], "seed": 5}},
-            "save": {"class_type": "TestSave", "inputs": {"latent": ["sample", 0], "filename_prefix": "a"}},
-        }
-
-    def forget(self):
-        """What a fresh start of ComfyUI would know: nothing."""
-        made = server.PromptServer(asyncio.new_event_loop())
-        self._executor = execution.PromptExecutor(
-            made, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0, "ram_inactive": 0}
-        )
-
-    def run(self) -> torch.Tensor:
-        self.sampled.clear()
-        self._executor.execute(self.prompt, "test", {}, ["save"])
-        assert self._executor.success, self._executor.status_messages
-        return self.latents[-1]
-
-
-@pytest.fixture
-def graph(resume_id, monkeypatch):
-    made = Graph(resume_id)
-
-    def node(function, output="MODEL", **inputs):
-        kinds = {"INPUT_TYPES": classmethod(lambda cls: {"required": {name: (kind,) for name, kind in inputs.items()}})}
-        body = {"RETURN_TYPES": (output,), "FUNCTION": "run", "CATEGORY": "test", "OUTPUT_NODE": output == "SAVED"}
-        return type(function.__name__, (), {**kinds, **body, "run": lambda self, **given: (function(**given),)})
-
-    def test_model():
-        return watched(adapted(model()), made.sampled)
-
-    def test_patch(model, value):
-        return locked(model, value)
-
-    def test_sample(model, seed):
-        return ksample(model, frames=LENGTH, steps=2, seed=seed)
-
-    def test_save(latent, filename_prefix):
-        made.latents.append(latent)
-
-    classes = {
-        "TestModel": node(test_model),
-        "TestPatch": node(test_patch, model="MODEL", value="FLOAT"),
-        "TestSample": node(test_sample, "LATENT", model="MODEL", seed="INT"),
-        "TestSave": node(test_save, "SAVED", latent="LATENT", filename_prefix="STRING"),
-        "SAV_SegmentChain": SegmentChain,
-    }
-    for name, kind in classes.items():
-        monkeypatch.setitem(core_nodes.NODE_CLASS_MAPPINGS, name, kind)
-    yield made
-    made.prompt = None
-
-
-def test_a_graph_tells_what_no_digest_can_see(graph, caplog):
-    """A node behind the chain is changed; the chain's own node does not run again, for nothing before it has."""
-    first = graph.run()
-    assert graph.sampled
-    graph.forget()
-    assert torch.equal(graph.run(), first) and not graph.sampled
-    assert AFRESH not in caplog.text
-    graph.prompt["patch"]["inputs"]["value"] = 0.5
-    changed = graph.run()
-    assert graph.sampled and not torch.allclose(changed, first, atol=1e-2)
-    assert "node patch (TestPatch)" in caplog.text
-
-
-def test_nodes_behind_the_sampler_do_not_count(graph, caplog):
-    first = graph.run()
-    graph.forget()
-    graph.prompt["save"]["inputs"]["filename_prefix"] = "b"
-    assert torch.equal(graph.run(), first) and not graph.sampled
-    assert AFRESH not in caplog.text
-
-
-def test_two_samplers_in_a_graph_are_not_taken_for_changes(graph, caplog):
-    graph.prompt["again"] = {"class_type": "TestSample", "inputs": {"model": ["patch", 0], "seed": 6}}
-    graph.prompt["save too"] = {"class_type": "TestSave", "inputs": {"latent": ["again", 0], "filename_prefix": "a"}}
-    graph._executor.execute(graph.prompt, "test", {}, ["save", "save too"])
-    assert len(graph.latents) == 2 and AFRESH not in caplog.text
 
 
 # Damage, and folders that cannot be written.

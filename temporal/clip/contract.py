@@ -1,4 +1,4 @@
-"""The frame contract's settings: what our MODEL-to-MODEL nodes record on a MODEL, to be carried out at sampling."""
+"""The frame contract: settings that our MODEL-to-MODEL nodes record on a MODEL and that sampling carries out."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class FrameContract:
-    """All that is recorded on one MODEL. Immutable, hence shared by the MODEL's clones.
+    """All settings recorded on one MODEL. Immutable, so the MODEL's clones share it.
 
-    Settings of one kind are kept sorted, so that the order in which nodes were wired leaves no trace.
+    Settings of one kind are sorted, so that the order of the nodes leaves no trace.
     """
 
     noise: NoiseSettings | None = None
@@ -122,7 +122,7 @@ class FrameContract:
         return self
 
     def with_noise(self, noise: NoiseSettings) -> FrameContract:
-        """Raises ValueError if other noise is recorded already: which of the two counts would depend on wiring."""
+        """Raises ValueError if other noise is recorded already, because the order of the nodes would then decide."""
         if self.noise not in (None, noise):
             raise ValueError(
                 f"this MODEL already has {self.noise.mode} noise with correlation "
@@ -153,5 +153,5 @@ class FrameContract:
 
 
 def contract_of(model_options: Mapping[str, Any]) -> FrameContract:
-    """What is recorded in a MODEL's (or guider's) `model_options`; an empty contract if nothing is."""
+    """Return the contract in a MODEL's (or guider's) `model_options`, or an empty one."""
     return model_options.get(CONTRACT_KEY) or FrameContract()

@@ -6,12 +6,13 @@ import pytest
 
 from sdxl_anime_video.temporal.hosts.comfy.resume.own_code import PACK, own_code
 
-EDITS = {
-    "a comment": ("temporal/clip/noise.py", "    base = torch.randn(", "    # a word\n    base = torch.randn(", True),
-    "a docstring": ("temporal/clip/noise.py", '''"""Stands for b''', '''"""Is b''', True),
-    "a metric": ("temporal/measure/metrics.py", "import numpy as np", "import numpy as np\n\nNEW = 1", True),
-    "a constant": ("temporal/clip/noise.py", "BASE = -1", "BASE = -2", False),
-    "a layer": ("temporal/layers/attention.py", "import torch", "import torch\n\nNEW = 1", False),
+NOISE, ATTENTION = "temporal/clip/noise.py", "temporal/layers/attention.py"
+EDITS = {  # a file, what is replaced there by what, and whether the digest stays
+    "a comment": (NOISE, "BASE = -1", "# a word\nBASE = -1", True),
+    "a docstring": (NOISE, '"""', '"""Another. ', True),
+    "a metric": ("temporal/measure/metrics.py", "\n\n\n", "\n\n\nNEW = 1\n", True),
+    "a constant": (NOISE, "BASE = -1", "BASE = -2", False),
+    "a layer": (ATTENTION, "\n\n\n", "\n\n\nNEW = 1\n", False),
     "a step of BestHQ": ("schedulers/best_hq.py", "1 / (2 * r)", "1 / (3 * r)", False),
 }
 

@@ -16,9 +16,9 @@ from ....clip.noise import generator_for
 class PinnedFrames:
     """The pins of a contract laid out on one clip.
 
-    Core inpaints where a `denoise_mask` is 1 and holds the latent image, noised to the step's level, where it is 0.
-    A pinned frame is one whose mask is scaled by 1 - strength while its range of the schedule lasts; a mask that the
-    latent came with goes on ruling the other frames.
+    Core inpaints where a `denoise_mask` is 1, and holds the latent image, noised to the step's level, where it is 0.
+    The mask of a pinned frame is scaled by 1 - strength within the pin's range of the schedule; elsewhere the latent's
+    own mask applies.
     """
 
     def __init__(self, pins: tuple[Pin, ...], shape: torch.Size, in_range: Callable[[Pin, float], bool]):
@@ -35,11 +35,11 @@ class PinnedFrames:
 
     @classmethod
     def none(cls, in_range: Callable[[Pin, float], bool]) -> PinnedFrames:
-        """No pins, for a piece of a clip that `take` adds to."""
+        """Return an object without pins, for `take` to add to."""
         return cls((), torch.Size(), in_range)
 
     def take(self, rows: slice, finished: torch.Tensor) -> PinnedFrames:
-        """The pins of one segment: those in its frames `rows`, and its first frames held at latents that are finished,
+        """Return the pins of one segment: those in its frames `rows`, and its first frames held at the finished latents
         `[K, C, h, w]` (K may be 0)."""
         piece = PinnedFrames.none(self._in_range)
         first_new = rows.start + len(finished)
@@ -55,7 +55,7 @@ class PinnedFrames:
         return bool(self._placed)
 
     def held(self, sigma: float, frames: int) -> torch.Tensor:
-        """Bool [F]: frames held exactly at this noise level."""
+        """Return the frames that are held exactly at this noise level, bool `[F]`."""
         held = torch.zeros(frames, dtype=torch.bool)
         for pin, rows, _ in self._placed:
             if pin.strength == 1 and self._in_range(pin, sigma):
@@ -63,30 +63,29 @@ class PinnedFrames:
         return held
 
     def put_latents(self, latent_image: torch.Tensor) -> torch.Tensor:
-        """The latent image `[F, C, h, w]` with the given latents in their places; the input stays as it is."""
+        """Return a copy of the latent image `[F, C, h, w]` with the given latents in their places."""
         filled = latent_image.clone()
         for _, rows, latents in self._placed:
             filled[rows] = latents.to(filled)
         return filled
 
     def put_noise(self, noise: torch.Tensor, seed: int, start: int = 0) -> torch.Tensor:
-        """Noise for holding pinned frames at a step's level when the sampler adds none (the second of two stages).
+        """Return noise for pinned frames if the sampler adds none, as the second of two samplers does.
 
-        start: the first frame's place in the clip. The other frames' noise stays zero. Without this the model would be
-        shown clean frames as noisy ones.
+        Without it the model would see clean pinned frames at a noisy level. The other frames' noise stays zero.
+        start: the first frame's place in the clip.
         """
         if torch.count_nonzero(noise) > 0:
             return noise
         filled = noise.clone()
         for _, rows, _ in self._placed:
             for row in rows:
-                filled[row] = torch.randn(noise.shape[1:], generator=generator_for(seed, "pinned", start + row)).to(
-                    noise
-                )
+                generator = generator_for(seed, "pinned", start + row)
+                filled[row] = torch.randn(noise.shape[1:], generator=generator).to(noise)
         return filled
 
     def put_exact(self, samples: torch.Tensor) -> torch.Tensor:
-        """The finished clip with the given latents in their places, free of the sampler's rounding."""
+        """Return the finished clip with the given latents in their places, free of the sampler's rounding."""
         finished = samples.clone()
         for pin, rows, latents in self._placed:
             if pin.strength == 1 and self._in_range(pin, 0.0):
@@ -94,7 +93,7 @@ class PinnedFrames:
         return finished
 
     def mask(self, clip_mask: torch.Tensor, sigma: float) -> torch.Tensor:
-        """Denoise mask `[F, 1, h, w]` at a noise level, out of the clip's own mask."""
+        """Return the denoise mask `[F, 1, h, w]` at a noise level, from the clip's own mask."""
         keep = torch.ones(len(clip_mask))
         for pin, rows, _ in self._placed:
             if self._in_range(pin, sigma):
@@ -102,7 +101,7 @@ class PinnedFrames:
         return clip_mask * keep.to(clip_mask)[:, None, None, None]
 
     def mask_function(self, clip_mask: torch.Tensor, previous: Callable | None) -> Callable[..., torch.Tensor]:
-        """A `denoise_mask_function` for core; `previous` (differential diffusion, say) still rules the clip's mask."""
+        """Return a `denoise_mask_function` for core; `previous`, such as differential diffusion, edits the own mask."""
 
         def at_step(sigma: torch.Tensor, denoise_mask: torch.Tensor, extra_options: dict[str, Any], **kwargs: Any):
             own = clip_mask if previous is None else previous(sigma, clip_mask, extra_options=extra_options, **kwargs)
@@ -112,10 +111,10 @@ class PinnedFrames:
 
 
 def clip_mask(denoise_mask: torch.Tensor | None, shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """A latent's mask as `[F, 1, h, w]` on the sampling device; all ones if it has none.
+    """Return a latent's mask as `[F, 1, h, w]` on the sampling device; all ones if it has none.
 
-    Some core versions hand the mask to wrappers as the user gave it and expand it later, others have expanded it to
-    all channels already. One channel suits both, for expanding it once more changes nothing.
+    Some versions of core pass the user's mask to wrappers and expand it later, others have expanded it to all channels
+    before. One channel suits both, because expanding it again changes nothing.
     """
     if denoise_mask is None:
         return torch.ones(shape[0], 1, *shape[2:], device=device)
@@ -125,7 +124,7 @@ def clip_mask(denoise_mask: torch.Tensor | None, shape: torch.Size, device: torc
 
 
 def _place(pin: Pin, shape: torch.Size) -> tuple[list[int], torch.Tensor]:
-    """Frame numbers and latents `[rows, C, h, w]` of one pin in a clip of `shape`."""
+    """Return frame numbers and latents `[rows, C, h, w]` of one pin in a clip of `shape`."""
     frames, given = shape[0], len(pin.latent)
     if pin.latent.shape[1:] != shape[1:]:
         raise ValueError(

@@ -2,9 +2,8 @@
 
 Our nodes record settings on a MODEL (`record`). When a sampler runs that MODEL, `carry_out` applies them to the whole
 clip in a fixed order: initial noise, pinned frames, then the segments one after another (`chain`), context windows
-inside a segment. A segment's steps run with `ClipRun` at hand, which publishes what every frame of the batch is and
-edits the denoised prediction. All state of a run lives in objects reachable from the run's own copy of the model
-options only, so an interrupted run leaves nothing behind.
+inside a segment. In the steps of a segment, `ClipRun` publishes the frames of the batch and edits the denoised
+prediction. All state of a run hangs on the run's own copy of the model options, so an interrupted run leaves nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .segment import Clip, Sampling, sample_segment
 
 
 def record(model, change: Callable[[FrameContract], FrameContract]):
-    """A clone of the MODEL (a ModelPatcher) with `change` made to its frame contract."""
+    """Return a clone of the MODEL (a ModelPatcher) with `change` made to its frame contract."""
     model = model.clone()
     model.model_options[CONTRACT_KEY] = change(contract_of(model.model_options))
     if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, CONTRACT_KEY):
@@ -50,15 +49,10 @@ def carry_out(
     """OUTER_SAMPLE wrapper: samples the clip `[F, C, h, w]` under the contract recorded on the guider's MODEL."""
     guider = executor.class_obj
     contract = contract_of(guider.model_options)
-    channels = guider.model_patcher.get_model_object("latent_format").latent_channels
-    if noise.ndim != 4 or noise.shape[1] != channels or 0 in noise.shape:
-        raise ValueError(
-            f"SDXL Anime Video nodes work on latents [frames, {channels}, height, width] with this MODEL, but it is to "
-            f"sample {list(noise.shape)}; use an SDXL model, and Empty Video Latent for the clip"
-        )
-    if contract.windows is not None and "context_handler" in guider.model_options:
-        raise ValueError("Context Windows: this MODEL also has ComfyUI's own context windows; remove one of the two")
-    _require_a_row_a_frame(guider.conds, len(noise))
+    _require_a_clip(guider, noise)
+    with at_node("Context Windows"):
+        if contract.windows is not None and "context_handler" in guider.model_options:
+            raise ValueError("this MODEL also has ComfyUI's own context windows; remove one of the two")
     seed = seed_from(noise) if seed is None else seed
     if contract.noise is not None and len(noise) > 1:
         noise = correlate(noise, **vars(contract.noise), seed=seed)
@@ -73,11 +67,20 @@ def carry_out(
     return sample_segment(clip, Segment(0, len(noise)), sampling)
 
 
-def _require_a_row_a_frame(conds: dict[str, list[dict[str, Any]]], frames: int) -> None:
-    """Raise ValueError for prompts of another number of frames, which core would begin anew or cut without a word."""
-    for name, some in conds.items():
-        for cond in some:
+def _require_a_clip(guider, noise: torch.Tensor) -> None:
+    """Raise ValueError for latents that are no clip, and for prompts of another number of frames.
+
+    Core would repeat or cut such prompts without a word.
+    """
+    channels = guider.model_patcher.get_model_object("latent_format").latent_channels
+    if noise.ndim != 4 or noise.shape[1] != channels or 0 in noise.shape:
+        raise ValueError(
+            f"SDXL Anime Video samples clips [frames, {channels}, height, width] with this MODEL, not a latent "
+            f"{list(noise.shape)}; use an SDXL model, and Empty Video Latent for the clip"
+        )
+    for name, conds in guider.conds.items():
+        for cond in conds:
             rows = len(cond["cross_attn"]) if cond.get("cross_attn") is not None else 1
             if rows > 1:
                 with at_node("Prompt Schedule and Empty Video Latent"):  # where both numbers of frames are set
-                    require_equal_frames(f"the {name} conditioning", rows, "the latent", frames)
+                    require_equal_frames(f"the {name} conditioning", rows, "the latent", len(noise))

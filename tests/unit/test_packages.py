@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from packages import copy, listed, registry_files
 from prepared import SMALL as PREPARED
@@ -113,3 +115,12 @@ def test_training_with_hints_runs_from_the_registry(registry, tmp_path):
     config = write_config(tmp_path, clips=clips, output=tmp_path / "run", steps=2, **hints)
     run(RUN_VERBS, registry, ["train", str(config)])
     assert (tmp_path / "run/adapter.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("field", "ratio", "widest"), [("Icon", 1, 400), ("Banner", 21 / 9, 2100)])
+def test_pictures_of_the_registry_have_its_shapes(repository, field, ratio, widest):
+    address = re.search(
+        rf'^{field} = "(https://\S+)"$', (repository / "pyproject.toml").read_text("utf-8"), re.MULTILINE
+    )
+    with Image.open(repository / address[1].split("/HEAD/")[1]) as picture:
+        assert picture.width / picture.height == ratio and picture.width <= widest

@@ -1,4 +1,4 @@
-"""Sound beside a clip: ComfyUI's AUDIO into AAC."""
+"""Write the sound of a clip: ComfyUI's AUDIO as AAC."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import av
 import numpy as np
 
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
-LOUDEST = 2**16  # sound lies between -1 and 1; with noise of 200000 FFmpeg's AAC encoder was not seen to return
+LOUDEST = 2**16  # sound lies between -1 and 1; with noise of 200000 FFmpeg's AAC encoder does not return
 HIGHEST_RATE = 1_000_000  # Hz
-# The rates that AAC knows; other sound is resampled to 48 kHz.
+# Rates of AAC; sound of other rates is resampled to 48 kHz.
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 
 
 class AudioTrack:
-    """An AAC stream in ``container``, encoded piecewise so that sound and picture lie together in the file.
+    """An AAC stream in `container`, encoded in pieces so that sound and pictures alternate in the file.
 
-    audio: ``{"waveform": [1, channels, samples] float, "sample_rate": Hz}``.
-    Raises ValueError for another shape, more than one clip, a number of channels other than 1, 2 or 6, a rate that
-    cannot be, or values that are no sound.
+    audio: `{"waveform": [1, channels, samples] float, "sample_rate": Hz}`.
+    Raises ValueError for another shape, more than one clip, a number of channels other than 1, 2 or 6, an impossible
+    rate, or values that are no sound.
     """
 
     def __init__(self, container, audio: Mapping[str, Any]):
@@ -46,7 +46,7 @@ class AudioTrack:
         self._stream.codec_context.layout = self._layout
 
     def encode_until(self, seconds: Fraction) -> None:
-        """Encode what belongs before this time, counted from the start of the clip."""
+        """Encode the sound up to a time from the start of the clip."""
         end = min(int(seconds * self._rate), self._samples.shape[1])
         if end <= self._done:
             return
@@ -58,5 +58,5 @@ class AudioTrack:
         self._done = end
 
     def finish(self) -> None:
-        """Write what the encoder still holds."""
+        """Write the rest that the encoder holds."""
         self._container.mux(self._stream.encode(None))

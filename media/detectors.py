@@ -1,7 +1,7 @@
-"""Networks that draw hints, out of weights that are at hand: the detectors of the library controlnet-aux.
+"""Networks that draw hints: the detectors of the library controlnet-aux, with weights that are given.
 
-The library's own loaders ask the hub for files and unpickle whatever they get; here networks are made without weights
-and filled from tensors. Its detectors take one picture at a time, so memory does not grow with a clip.
+The library's own loaders download files and unpickle them. Here networks are built without weights and filled from
+tensors. Its detectors take one picture at a time, so memory does not grow with a clip.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FILES = {
     "lineart_anime": "netG.pth",
     "softedge": "ControlNetHED.pth",
 }
-"""The weights that each kind wants, by their published names."""
+"""The file of weights of each kind, by its published name."""
 HAND, FACE = "hand_pose_model.pth", "facenet.pth"
 
 
 class Detector(torch.nn.Module):
-    """Networks that draw one kind of hint, as one module, so that a host can move them."""
+    """The networks of one kind of hint as one module, which a host can move between devices."""
 
     def __init__(self, networks: list[torch.nn.Module], draw: Draw):
         super().__init__()
@@ -43,9 +43,9 @@ class Detector(torch.nn.Module):
         self._draw = draw
 
     def forward(self, picture: np.ndarray) -> np.ndarray:
-        """The hint `[H, W, 3]` of a picture `[H, W, 3]`, both uint8.
+        """Return the hint `[H, W, 3]` of a picture `[H, W, 3]`, both uint8.
 
-        The networks want sides that are multiples of 64: another size is scaled to the nearest, and its hint back.
+        The networks need sides that are multiples of 64: other sizes are scaled to the nearest, and the hint back.
         """
         height, width = picture.shape[:2]
         fitting = hint_size(height, width, min(height, width))
@@ -54,7 +54,7 @@ class Detector(torch.nn.Module):
 
 
 def files_of(kind: str, hand: bool = False, face: bool = False) -> tuple[str, ...]:
-    """Names of the files of weights that a kind wants; none for one that needs no weights."""
+    """Return the names of the files of weights that a kind needs."""
     if kind not in FILES:
         return ()
     pose = kind == "openpose"
@@ -62,10 +62,10 @@ def files_of(kind: str, hand: bool = False, face: bool = False) -> tuple[str, ..
 
 
 def build(kind: str, states: Mapping[str, State]) -> Detector:
-    """The detector of a kind, float32 on the CPU. states: name of each file of `files_of` -> its tensors.
+    """Return the detector of a kind, float32 on the CPU. states: name of each file of `files_of` -> its tensors.
 
-    Raises ValueError that names the file whose tensors are of another network, or no numbers, and ModuleNotFoundError
-    if the library is not installed.
+    Raises ValueError that names a file with tensors of another network or values that are not finite, and
+    ModuleNotFoundError if the library is not installed.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mapping deprecated model name")  # MiDaS's backbone, in timm
@@ -73,22 +73,22 @@ def build(kind: str, states: Mapping[str, State]) -> Detector:
 
 
 def _openpose(states: Mapping[str, State]) -> Detector:
-    library, networks = _library("open_pose"), []
+    library, networks = library_module("open_pose"), []
 
     def estimator(part: str, kind: str, network: torch.nn.Module, name: str, prefixed: bool = True):
         if name not in states:
             return None
-        made = object.__new__(getattr(_library(f"open_pose.{part}"), kind))  # its __init__ would unpickle a file
+        made = object.__new__(getattr(library_module(f"open_pose.{part}"), kind))  # its __init__ would unpickle a file
         # The published names of body and hand lack the network's first level.
         made.model = _filled(network, states[name], name, (lambda key: key.split(".", 1)[1]) if prefixed else str)
         networks.append(made.model)
         return made
 
-    models = _library("open_pose.model")
+    models = library_module("open_pose.model")
     detector = library.OpenposeDetector(
         estimator("body", "Body", models.bodypose_model(), FILES["openpose"]),
         estimator("hand", "Hand", models.handpose_model(), HAND),
-        estimator("face", "Face", _library("open_pose.face").FaceNet(), FACE, prefixed=False),
+        estimator("face", "Face", library_module("open_pose.face").FaceNet(), FACE, prefixed=False),
     )
     tools = library.util
 
@@ -97,17 +97,17 @@ def _openpose(states: Mapping[str, State]) -> Detector:
         for pose in detector.detect_poses(picture, include_hand=HAND in states, include_face=FACE in states):
             canvas = tools.draw_bodypose(canvas, pose.body.keypoints)
             for hand in (pose.left_hand, pose.right_hand):
-                _draw_hand(canvas, hand or [])
+                draw_hand(canvas, hand or [])
             canvas = tools.draw_facepose(canvas, pose.face)
         return canvas
 
     return Detector(networks, draw)
 
 
-def _draw_hand(canvas: np.ndarray, joints: list) -> None:
-    """A hand of 21 joints into a picture, to the pixel as the library does, which wants matplotlib for its colours.
+def draw_hand(canvas: np.ndarray, joints: list) -> None:
+    """Draw a hand of 21 joints into a picture, pixel for pixel as the library does, but without matplotlib.
 
-    joints: the wrist, then four for each finger, with x and y from 0 to 1; below 0 where one was not found.
+    joints: the wrist, then four for each finger, with x and y from 0 to 1; below 0 for a joint that is not found.
     """
     import cv2
 
@@ -124,23 +124,23 @@ def _draw_hand(canvas: np.ndarray, joints: list) -> None:
 
 
 def _depth(states: Mapping[str, State]) -> Detector:
-    network = _library("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")
+    network = library_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")
     network.pretrained.model.head = torch.nn.Identity()  # the backbone's classifier, which depth does not use
     _filled(network, states[FILES["depth"]], FILES["depth"])
-    whole = _whole(_library("midas").MidasDetector(network))
+    whole = _whole(library_module("midas").MidasDetector(network))
 
     def draw(picture: np.ndarray) -> np.ndarray:
         try:
-            with np.errstate(invalid="ignore"):  # a picture without any depth is 0 / 0, drawn black
+            with np.errstate(invalid="ignore"):  # a picture of constant depth is 0 / 0 and drawn black
                 return whole(picture)
         finally:
-            network.pretrained.activations.clear()  # of the whole process, and would stay on the device
+            network.pretrained.activations.clear()  # a global of the library that would keep them on the device
 
     return Detector([network], draw)
 
 
 def _lineart(states: Mapping[str, State]) -> Detector:
-    library, name = _library("lineart"), FILES["lineart"]
+    library, name = library_module("lineart"), FILES["lineart"]
     network = _filled(library.Generator(3, 1, 3), states[name], name)
     return Detector([network], _whole(library.LineartDetector(network, None)))
 
@@ -148,7 +148,7 @@ def _lineart(states: Mapping[str, State]) -> Detector:
 def _lineart_anime(states: Mapping[str, State]) -> Detector:
     from functools import partial
 
-    library, name = _library("lineart_anime"), FILES["lineart_anime"]
+    library, name = library_module("lineart_anime"), FILES["lineart_anime"]
     norm = partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
     state = {key.replace("module.", ""): value for key, value in states[name].items()}
     network = _filled(library.UnetGenerator(3, 1, 8, 64, norm_layer=norm, use_dropout=False), state, name)
@@ -156,7 +156,7 @@ def _lineart_anime(states: Mapping[str, State]) -> Detector:
 
 
 def _softedge(states: Mapping[str, State]) -> Detector:
-    library, name = _library("hed"), FILES["softedge"]
+    library, name = library_module("hed"), FILES["softedge"]
     network = _filled(library.ControlNetHED_Apache2(), states[name], name)
     return Detector([network], _whole(library.HEDdetector(network)))
 
@@ -171,7 +171,7 @@ _BUILDERS: dict[str, Callable[[Mapping[str, State]], Detector]] = {
 
 
 def _whole(detector: Any) -> Draw:
-    """A detector of the library at the size of the picture, whose sides are multiples of 64."""
+    """Return a function that runs a detector of the library at the picture's own size, a multiple of 64."""
 
     def draw(picture: np.ndarray) -> np.ndarray:
         size = min(picture.shape[:2])
@@ -183,20 +183,20 @@ def _whole(detector: Any) -> Draw:
 def _filled(
     network: torch.nn.Module, state: State, name: str, published: Callable[[str], str] = str
 ) -> torch.nn.Module:
-    """`network` with the tensors of a file. published: our name of a tensor -> the file's.
+    """Return `network` filled with the tensors of a file. published: our name of a tensor -> the file's.
 
-    Raises ValueError that names the file, if tensors are missing, of other shapes, or hold what is no number.
+    Raises ValueError that names the file if tensors are missing, of other shapes, or not finite.
     """
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     wrong = [published(key) for key, shape in wanted.items() if tuple(_shape(state.get(published(key)))) != shape]
     if wrong:
         raise ValueError(
             f"{name} is of another network: {len(wrong)} of {len(wanted)} tensors are missing or of another shape, "
-            f"the first {wrong[0]}"
+            f"the first {wrong[0]}; download it again"
         )
     broken = [published(key) for key in wanted if not state[published(key)].isfinite().all()]
     if broken:
-        raise ValueError(f"{name} is damaged: {broken[0]} holds what is no number")
+        raise ValueError(f"{name} is damaged: {broken[0]} holds NaN or infinite values; download it again")
     network.load_state_dict({key: state[published(key)] for key in wanted}, assign=True)
     return network.float().eval().requires_grad_(False)
 
@@ -205,11 +205,11 @@ def _shape(value: torch.Tensor | None) -> tuple[int, ...]:
     return (-1,) if value is None else tuple(value.shape)
 
 
-def _library(name: str) -> ModuleType:
-    """One module of controlnet_aux, without the package's `__init__`.
+def library_module(name: str) -> ModuleType:
+    """Return a module of controlnet_aux without running the package's `__init__`.
 
-    That imports all 18 detectors: it prints warnings about those that we do not use, puts models of its own into timm's
-    registry, and fails beside MediaPipe 0.10.30 and newer. So the package's folder goes by a name of ours.
+    That imports all 18 detectors, prints warnings about the ones that we do not use, adds models to timm's registry,
+    and fails beside MediaPipe 0.10.30 and newer. So the package's folder is imported under a name of ours.
     """
     package = f"{__package__}._controlnet_aux"
     if package not in sys.modules:

@@ -1,20 +1,20 @@
-"""Pictures for ControlNets out of frames: their kinds and sizes, and the one kind that needs no weights."""
+"""Hint pictures for ControlNets: their kinds and sizes, and the one kind that needs no weights."""
 
 from __future__ import annotations
 
 import numpy as np
 
 STEP = 64
-"""Sides of hints are multiples of this, in pixels, as ControlNets were trained on."""
+"""Sides of hints are multiples of this, in pixels, as in the training of ControlNets."""
 LONGEST = 16384
-"""Most pixels a side: ten times what anything is sampled at."""
+"""Most pixels along a side: about ten times the size of any sampled picture."""
 KINDS = ("openpose", "depth", "lineart", "lineart_anime", "softedge", "canny")
 
 
 def hint_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """Height and width of a hint whose shorter side is `resolution` pixels, both rounded to `STEP`; 0: as they are.
+    """Return height and width of a hint whose shorter side is `resolution` pixels, rounded to `STEP`; 0: unchanged.
 
-    Raises ValueError if that makes the longer side longer than LONGEST.
+    Raises ValueError if the longer side is then longer than `LONGEST`.
     """
     if resolution == 0:
         return height, width
@@ -29,7 +29,7 @@ def hint_size(height: int, width: int, resolution: int) -> tuple[int, int]:
 
 
 def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture `[H, W, 3]` at another size; the mean of what a pixel covers when it shrinks."""
+    """Return a picture `[H, W, 3]` at another size; shrinking averages over the area of a pixel."""
     import cv2
 
     if picture.shape[:2] == (height, width):
@@ -39,10 +39,10 @@ def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def canny(picture: np.ndarray, low: int, high: int) -> np.ndarray:
-    """White edges, one pixel wide, on black, `[H, W, 3]` uint8 (Canny 1986, in OpenCV's form, on each colour).
+    """Return white edges on black, one pixel wide, uint8 `[H, W, 3]` (Canny 1986, as in OpenCV, on each colour).
 
-    picture: uint8 `[H, W, 3]`. high: how steep, 0 to 1020 or so, an edge is that is drawn; low: how steep a pixel that
-    continues one.
+    picture: uint8 `[H, W, 3]`. high: least gradient that starts an edge, 0 to about 1020; low: least gradient that
+    continues it.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Frames between frames: libavfilter's motion-compensated interpolation, fed and read frame by frame."""
+"""Frames between frames: libavfilter's motion-compensated interpolation, frame by frame."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from fractions import Fraction
 import av
 import av.filter
 import numpy as np
+from einops import rearrange
 
 from .rates import exact_fps
 
-# Percent of full scale by which green changes from one frame to the next, and more than it did before. On painted clips
-# at 12 fps this finds 83 % of the cuts between random scenes and takes 1 % of other steps for one, the fastest.
+# A cut changes green by this percentage of full scale more than the step before did. On painted clips at 12 fps this
+# finds 83 % of the cuts between random scenes and takes 1 % of the other steps, the fastest, for cuts.
 SCENE_CUT = 7
-# Around the picture the filter sees this much of its repeated border: whole blocks at any size, room for motion.
+# Pixels of repeated border around the picture: whole blocks at any size, and room for motion.
 BORDER = 16
 
 
 def frame_count(frames: int, fps_in: float | Fraction, fps_out: float | Fraction) -> int:
-    """How many frames the clip has at the new rate: the length of `frame_positions`. Raises ValueError as that does."""
+    """Return the number of frames at the new rate, the length of `frame_positions`. Raises ValueError as it does."""
     if frames < 1:
         raise ValueError("a clip needs at least one frame, got none")
     ratio = _ratio(fps_in, fps_out)
@@ -28,11 +29,11 @@ def frame_count(frames: int, fps_in: float | Fraction, fps_out: float | Fraction
 
 
 def frame_positions(frames: int, fps_in: float | Fraction, fps_out: float | Fraction) -> list[Fraction]:
-    """Where the frames at the new rate lie in the clip, counted in its own frames from 0.
+    """Return the positions of the frames at the new rate, counted in frames of the clip from 0.
 
-    To a higher rate: round((frames - 1) * fps_out / fps_in) + 1 places, evenly from the first frame to the last; at
-    twice the rate every other one is a frame of the clip. To a lower rate: the frame nearest to each time stamp, as
-    long as there is one, ceil((frames - 1/2) * fps_out / fps_in) whole numbers. Rates are read by ``exact_fps``.
+    To a higher rate: round((frames - 1) * fps_out / fps_in) + 1 positions, even from the first frame to the last; at
+    twice the rate every second one is a frame of the clip. To a lower rate: the frame nearest to each time stamp while
+    there is one, ceil((frames - 1/2) * fps_out / fps_in) whole numbers. Rates are read by `exact_fps`.
 
     Raises ValueError for no frames or a rate that is not a number above 0.
     """
@@ -43,13 +44,13 @@ def frame_positions(frames: int, fps_in: float | Fraction, fps_out: float | Frac
 
 
 def iter_between(frames: Iterable[np.ndarray], rate: Fraction) -> Iterator[np.ndarray]:
-    """The clip at ``rate`` frames for each of its own, from its first frame to its last; a few are in memory at a time.
+    """Yield `rate` frames for each frame of the clip, from its first to its last; a few are in memory at a time.
 
-    frames: uint8 RGB ``[H, W, 3]`` of one size, at least two. Frames come out likewise; those at whole places are
-        computed, too, so take the clip's own. Across a cut the nearer frame is repeated.
+    frames: uint8 RGB `[H, W, 3]` of one size, at least two; the results have the same form. Results at whole positions
+        are computed too, so use the clip's own frames there. Across a cut the nearer frame is repeated.
     Raises ValueError for frames of different sizes.
 
-    Source: libavfilter's ``minterpolate``; its method follows Choi, Han, Kim and Ko, "Motion-compensated frame
+    Source: libavfilter's `minterpolate`; its method follows Choi, Han, Kim and Ko, "Motion-compensated frame
     interpolation using bilateral motion estimation and adaptive overlapped block motion compensation", IEEE TCSVT 2007.
     """
     graph, size, planes, index = None, (), None, 0
@@ -62,7 +63,7 @@ def iter_between(frames: Iterable[np.ndarray], rate: Fraction) -> Iterator[np.nd
             raise ValueError(f"frame {index} has shape {list(picture.shape)} but the clip {list(size)}")
         yield from _through(graph, planes, index, size)
     if graph is not None:
-        # The filter ends one frame before the last that it is given, so it is given the last one twice.
+        # The filter stops one frame before its last input, so the last frame is pushed twice.
         yield from _through(graph, planes, index + 1, size)
         yield from _through(graph, None, index + 2, size)
 
@@ -76,7 +77,7 @@ def _nearest(value: Fraction) -> int:
 
 
 def _graph(height: int, width: int, rate: Fraction) -> av.filter.Graph:
-    """Time is counted in frames of the clip. Small blocks follow small figures; on large pictures they stray."""
+    """Return the filter graph; time is in frames. Small blocks fit small pictures but stray on large ones."""
     block = 8 if min(height, width) < 384 else 16
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format="yuv444p", time_base=Fraction(1))
@@ -90,7 +91,7 @@ def _graph(height: int, width: int, rate: Fraction) -> av.filter.Graph:
 
 
 def _through(graph: av.filter.Graph, planes: np.ndarray | None, index: int, size: tuple[int, ...]):
-    """Push one frame (None: the end) and give what the filter has ready."""
+    """Push one frame (None: the end) and yield the frames that are ready."""
     frame = None
     if planes is not None:
         frame = av.VideoFrame.from_ndarray(planes, format="yuv444p")
@@ -99,24 +100,24 @@ def _through(graph: av.filter.Graph, planes: np.ndarray | None, index: int, size
     while True:
         try:
             ready = graph.vpull()
-        except (BlockingIOError, EOFError):  # it wants another frame; it has come to the end
+        except (BlockingIOError, EOFError):  # it needs another frame, or it is at the end
             return
         yield _to_picture(ready.to_ndarray(), size)
 
 
 def _to_planes(picture: np.ndarray) -> np.ndarray:
-    """``[H, W, 3]`` RGB -> ``[3, H', W']`` green, blue, red with a border.
+    """Return planes `[3, H', W']` of green, blue and red, with a border, of RGB `[H, W, 3]`.
 
-    The filter takes planar YUV only and treats its planes alike, apart from looking for motion in the first. Under
-    these names colours come through to the bit, and green is most of the brightness.
+    The filter accepts planar YUV only. It treats its planes alike, except that it finds motion in the first one. So RGB
+    passed as YUV keeps every bit, and green has most of the brightness.
     """
     height, width, _ = picture.shape
     rows, columns = (BORDER, BORDER + -height % BORDER), (BORDER, BORDER + -width % BORDER)
     bordered = np.pad(picture, (rows, columns, (0, 0)), mode="edge")
-    return np.ascontiguousarray(bordered[..., (1, 2, 0)].transpose(2, 0, 1))  # [H W C] -> [C H W]
+    return np.ascontiguousarray(rearrange(bordered[..., (1, 2, 0)], "h w c -> c h w"))
 
 
 def _to_picture(planes: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     height, width, _ = size
     inner = planes[:, BORDER : BORDER + height, BORDER : BORDER + width]
-    return np.ascontiguousarray(inner[(2, 0, 1), ...].transpose(1, 2, 0))  # [C H W] -> [H W C]
+    return np.ascontiguousarray(rearrange(inner[(2, 0, 1), ...], "c h w -> h w c"))

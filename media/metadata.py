@@ -1,8 +1,8 @@
-"""Tags of a clip: how a ComfyUI graph is written into an mp4 so that the page can load it again.
+"""Tags of a clip: a ComfyUI graph in an mp4 that the page can load again.
 
-ComfyUI's page reads the first 64 MiB of a dropped mp4, finds moov/udta/meta, and takes the JSON under the keys
-``workflow`` and ``prompt`` (its source: ``src/scripts/metadata/isobmff.ts``). FFmpeg writes free keys there with
-``use_metadata_tags``, and ``faststart`` moves moov to the front, without which clips above 64 MiB would not load.
+ComfyUI's page reads the first 64 MiB of a dropped mp4, finds moov/udta/meta, and loads the JSON under the keys
+`workflow` and `prompt` (its source: `src/scripts/metadata/isobmff.ts`). FFmpeg writes free keys there with
+`use_metadata_tags`. `faststart` moves moov to the front; without it clips above 64 MiB would not load.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ MOVFLAGS = "use_metadata_tags+faststart"
 
 
 def to_tags(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """Values as text: strings as they are, anything else as JSON."""
+    """Return values as text: strings unchanged, other values as JSON."""
     return {key: value if isinstance(value, str) else to_json(value) for key, value in (metadata or {}).items()}
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON in ASCII, with null for NaN and infinities.
+    """Return JSON in ASCII, with null for NaN and infinities.
 
-    JavaScript's parser refuses the whole document for one NaN, and ComfyUI puts NaN into prompts itself
-    (``is_changed`` of nodes that always run).
+    JavaScript's parser refuses a whole document for one NaN, and ComfyUI itself puts NaN into prompts (`is_changed` of
+    nodes that always run).
     """
     return json.dumps(_finite(value), indent=indent)
 
 
 def from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The inverse for what ``to_tags`` has written as JSON objects or lists; other tags stay text."""
+    """Parse tags that `to_tags` has written as JSON objects or lists; other tags stay text."""
     return {key: _parsed(text) for key, text in tags.items()}
 
 

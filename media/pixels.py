@@ -1,4 +1,4 @@
-"""Pictures as the encoder wants them: uint8 RGB of even size."""
+"""Convert pictures for the encoder: uint8 RGB of even size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LIMITED_RANGE, FULL_RANGE = 1, 2
 
 
 def to_uint8(picture: Any, name: str = "picture") -> np.ndarray:
-    """One picture ``[H, W, 3]`` as contiguous uint8.
+    """Return one picture `[H, W, 3]` as contiguous uint8.
 
     picture: uint8 0..255, or floating point 0..1 (clipped, rounded to nearest), as array or torch tensor on any
-    device; a fourth channel (alpha) is dropped. Raises ValueError, starting with ``name``, for another shape or dtype
-    or for values that are no numbers.
+    device; a fourth channel (alpha) is dropped. Raises ValueError, starting with `name`, for another shape or dtype,
+    or values that are not finite.
     """
     if hasattr(picture, "detach"):  # a torch tensor; numpy knows no bfloat16
         picture = picture.detach().float().cpu() if picture.is_floating_point() else picture.detach().cpu()
@@ -27,17 +27,17 @@ def to_uint8(picture: Any, name: str = "picture") -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise ValueError(
-                f"{name} holds NaN or infinite values: it was not decoded properly. With SDXL this is mostly the VAE "
-                "in half precision: use the fp16-fix VAE or run the VAE in fp32 (ComfyUI: --fp32-vae)"
+                f"{name} holds NaN or infinite values: it was not decoded properly. With SDXL the usual cause is a "
+                "VAE in half precision: use the fp16-fix VAE or run the VAE in fp32 (ComfyUI: --fp32-vae)"
             )
         array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ValueError(f"{name} has type {array.dtype}; give uint8 0..255 or floating point 0..1")
+        raise ValueError(f"{name} has type {array.dtype}; use uint8 0..255 or floating point 0..1")
     return np.ascontiguousarray(array)
 
 
 def to_even(picture: np.ndarray) -> np.ndarray:
-    """``[H, W, 3]`` with its last row and column repeated where the size is odd: 4:2:0 video needs even sizes."""
+    """Repeat the last row and column of `[H, W, 3]` if the size is odd, because 4:2:0 video needs even sizes."""
     height, width, _ = picture.shape
     if height % 2 == 0 and width % 2 == 0:
         return picture

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-# Rates of film and NTSC that are written short, as 23.976 or 29.97, and mean n * 1000 / 1001.
+# Rates of film and NTSC are abbreviated, such as 23.976 or 29.97, and mean n * 1000 / 1001.
 _NTSC = (24, 30, 48, 60, 120)
 
 
 def exact_fps(fps: float | Fraction, name: str = "fps") -> Fraction:
-    """The rate that a number means: 12 -> 12, 8.5 -> 17/2, 23.976 and 23.98 -> 24000/1001, 29.97 -> 30000/1001.
+    """Return the rate that a number means: 12 -> 12, 8.5 -> 17/2, 23.976 and 23.98 -> 24000/1001, 29.97 -> 30000/1001.
 
-    Fractions and whole numbers are taken as they are; other floats to the nearest fraction with a denominator of
-    1001 at most. Raises ValueError, starting with ``name``, for a rate that is not a finite number above 0.
+    Fractions and whole numbers stay; other floats become the nearest fraction with a denominator of at most 1001.
+    Raises ValueError, starting with `name`, for a rate that is not a finite number above 0.
     """
     if not math.isfinite(fps) or fps <= 0:
         raise ValueError(f"{name} must be a number above 0, got {fps}")

@@ -1,4 +1,4 @@
-"""Reading clips: any video or animated picture that FFmpeg knows."""
+"""Read clips: any video or animated picture that FFmpeg knows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .pixels import FULL_RANGE
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a file says about itself.
+    """The header of a file.
 
-    fps:      exact frame rate; the mean one where frames last differently
+    fps:      exact frame rate; the mean rate if frames last differently
     width, height: in pixels
-    frames:   as its header says, those that an edit list hides included; 0 where it does not say
+    frames:   number in the header, including frames that an edit list hides; 0 if it has none
     metadata: tags of the file; JSON values are parsed
     """
 
@@ -35,7 +35,7 @@ class ClipInfo:
 
 
 def probe_clip(path: str | Path) -> ClipInfo:
-    """Rate, size and tags without decoding. Raises FileNotFoundError, or ValueError for a file that is no video."""
+    """Return rate, size and tags without decoding. Raises FileNotFoundError, or ValueError if it is no video."""
     with _open(path) as (container, stream):
         fps = _gif_rate(container, stream) if container.format.name == "gif" else stream.average_rate
         if not fps:
@@ -44,18 +44,18 @@ def probe_clip(path: str | Path) -> ClipInfo:
 
 
 def iter_clip(path: str | Path) -> Iterator[np.ndarray]:
-    """Frames one by one, uint8 RGB ``[H, W, 3]``; one is in memory at a time. Raises as ``probe_clip`` does."""
+    """Yield frames, uint8 RGB `[H, W, 3]`; one is in memory at a time. Raises as `probe_clip` does."""
     with _open(path) as (container, stream):
         stream.thread_type = "AUTO"
         for frame in container.decode(stream):
-            # Naming the range makes PyAV before 17 heed the file's colour matrix, too; it would take BT.601 for all.
+            # Only with the range given does PyAV before 17 use the file's colour matrix, and not BT.601 for all.
             yield frame.reformat(format="rgb24", dst_color_range=FULL_RANGE).to_ndarray()
 
 
 def iter_timed(path: str | Path) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames as they were decoded, each with its time in seconds. Raises as ``probe_clip`` does.
+    """Yield decoded frames, each with its time in seconds. Raises as `probe_clip` does.
 
-    A frame without a time stamp comes one frame of the mean rate after the one before it.
+    A frame without a time stamp follows the one before it by one frame of the mean rate.
     """
     with _open(path) as (container, stream):
         stream.thread_type = "AUTO"
@@ -67,7 +67,7 @@ def iter_timed(path: str | Path) -> Iterator[tuple[float, av.VideoFrame]]:
 
 
 def read_clip(path: str | Path, max_frames: int | None = None) -> tuple[np.ndarray, Fraction]:
-    """The frames (the first ``max_frames`` of them), uint8 RGB ``[F, H, W, 3]``, and the exact frames per second.
+    """Return the frames (at most `max_frames`), uint8 RGB `[F, H, W, 3]`, and the exact frames per second.
 
     Raises FileNotFoundError, or ValueError for a file that is no video or holds no frame.
     """
@@ -80,7 +80,7 @@ def read_clip(path: str | Path, max_frames: int | None = None) -> tuple[np.ndarr
 
 @contextmanager
 def _open(path: str | Path):
-    """The container and its first video stream. With files as the only protocol no playlist leads to the network."""
+    """Yield the container and its first video stream. Only files may be opened: no playlist reaches the network."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist or is no file")
     try:
@@ -97,7 +97,7 @@ def _open(path: str | Path):
 
 
 def _cut_off(path: Path) -> bool:
-    """Whether a box of this mp4 reaches beyond the end of the file. FFmpeg would give the frames before the cut."""
+    """Return whether a box of this mp4 ends beyond the file. FFmpeg would return the frames before the cut."""
     length = path.stat().st_size
     position = 0
     with path.open("rb") as file:
@@ -105,7 +105,7 @@ def _cut_off(path: Path) -> bool:
             file.seek(position)
             header = file.read(16)
             size = int.from_bytes(header[:4], "big")
-            if size == 1:  # the true size follows the name, in 64 bits
+            if size == 1:  # the size follows the name, in 64 bits
                 size = int.from_bytes(header[8:16], "big")
             if size == 0:  # up to the end of the file
                 return False
@@ -114,7 +114,7 @@ def _cut_off(path: Path) -> bool:
 
 
 def _gif_rate(container, stream) -> Fraction:
-    """Frames by total time. FFmpeg's own average looks at the first delays only, and 23 fps read as 25."""
+    """Return frames over total time. FFmpeg's own average uses the first delays only and reads 23 fps as 25."""
     packets = [packet for packet in container.demux(stream) if packet.duration]
     total = sum(packet.duration for packet in packets) * stream.time_base
     return len(packets) / total if total else Fraction(stream.average_rate or 0)

@@ -1,4 +1,4 @@
-"""Frames as numbered PNG files."""
+"""Write frames as numbered PNG files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PATTERN = "frame_%05d.png"
 
 
 def save_stills(frames: Iterable[Any], folder: Path, metadata: Mapping[str, Any] | None = None) -> Iterator[np.ndarray]:
-    """Write each frame that passes to ``folder/frame_00000.png`` and on, and hand it on as uint8 ``[H, W, 3]``.
+    """Write each frame to `folder/frame_00000.png`, `frame_00001.png`, ... and yield it as uint8 `[H, W, 3]`.
 
     metadata: text chunks of every PNG; values other than strings as JSON, as ComfyUI's page reads them. Keys of a PNG
-        are Latin-1; other letters in them are written as ``\\u043a``.
-    Raises ValueError as ``to_uint8`` does.
+        are Latin-1; their other letters are written as `\\u043a`.
+    Raises ValueError as `to_uint8` does.
     """
     text = PngInfo()
     for key, value in to_tags(metadata).items():

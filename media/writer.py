@@ -1,4 +1,4 @@
-"""Writing clips: H.264 in mp4, frame by frame."""
+"""Write clips: H.264 in mp4, frame by frame."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .metadata import MOVFLAGS, to_tags
 from .pixels import BT709, FULL_RANGE, LIMITED_RANGE, to_even, to_uint8
 from .rates import exact_fps
 
-# Frames that the encoder keeps: those it looks ahead, and one a thread. With x264's own 40 and a thread and a half for
-# each core, long clips would need more memory than short ones. On painted clips quality and size did not suffer.
+# Frames that the encoder holds: its look-ahead, and one for each thread. With x264's defaults (40, and 1.5 threads for
+# each core) long clips would need more memory than short ones. Quality and size of painted clips are the same.
 LOOKAHEAD, THREADS = 16, 3
 LARGEST_SIDE = 16384  # pixels; x264 opens no larger frame
 
@@ -32,19 +32,19 @@ def write_clip(
     progress: Callable[[int], None] | None = None,
     audio: Mapping[str, Any] | None = None,
 ) -> int:
-    """Encode ``frames`` as they come into an mp4 and return how many there were.
+    """Encode `frames` into an mp4 while they arrive; return their number.
 
-    H.264, 4:2:0, BT.709 colour in limited range, tagged so. Memory does not grow with the number of frames. The file
-    appears when it is complete; on an error or interrupt nothing is left.
+    H.264, 4:2:0, BT.709 colour in limited range, with these tags. Memory does not grow with the number of frames. The
+    file appears when it is complete; an error or interrupt leaves nothing.
 
     path: ends in .mp4; an existing file is replaced.
-    frames: pictures ``[H, W, 3]`` of one size, uint8 0..255 or floating point 0..1, arrays or tensors. An odd width
+    frames: pictures `[H, W, 3]` of one size, uint8 0..255 or floating point 0..1, arrays or tensors. An odd width
         or height gets one more column or row, a copy of the last: 4:2:0 needs even sizes.
-    fps: frames per second, kept exactly; 23.976 means 24000/1001 (see ``exact_fps``).
+    fps: frames per second, kept exactly; 23.976 means 24000/1001 (see `exact_fps`).
     crf: constant rate factor, 0 (lossless, which browsers do not play) to 51 (smallest).
     metadata: tags of the file; values other than strings are written as JSON.
-    progress: called with the number of frames done, after each; what it raises stops the writing.
-    audio: ComfyUI's ``{"waveform": [1, channels, samples], "sample_rate": Hz}``, cut at the end of the clip.
+    progress: called after each frame with the number of frames done; an exception stops the writing.
+    audio: ComfyUI's `{"waveform": [1, channels, samples], "sample_rate": Hz}`, cut at the end of the clip.
 
     Raises ValueError for bad arguments and OSError where the file cannot be written.
     """
@@ -106,7 +106,7 @@ def _video_stream(container, size: tuple[int, ...], rate: Fraction, crf: float):
 
 
 def _to_yuv(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
-    """RGB to Y'CbCr by the BT.709 matrix. Left to itself swscale uses BT.601 and greens shift visibly."""
+    """Convert RGB to Y'CbCr by the BT.709 matrix. swscale's default is BT.601, with which greens shift visibly."""
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=BT709, src_color_range=FULL_RANGE, dst_color_range=LIMITED_RANGE
     )
@@ -116,6 +116,6 @@ def _to_yuv(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
 
 
 def _timescale(rate: Fraction) -> int:
-    """Ticks a second in which every frame's length is whole; with FFmpeg's 1000 a clip of 17 frames at 12 fps would
-    claim to end before its last frame does."""
+    """Return ticks a second in which a frame has a whole length. With FFmpeg's 1000 a clip of 17 frames at 12 fps would
+    seem to end before its last frame does."""
     return rate.numerator * -(-1000 // rate.numerator)

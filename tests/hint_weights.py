@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sdxl_anime_video.media.detectors import FACE, FILES, HAND, _library
+from sdxl_anime_video.media.detectors import FACE, FILES, HAND, library_module
 
 SEED = 1  # with it, the random pose network sees people in `clips.painted`
 
@@ -42,19 +42,20 @@ def write(folder: Path, *names: str) -> None:
 
 
 def _networks():
-    pose, norm = _library("open_pose.model"), partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
+    pose = library_module("open_pose.model")
+    norm = partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
     return {
         FILES["openpose"]: pose.bodypose_model,
         HAND: pose.handpose_model,
-        FACE: _library("open_pose.face").FaceNet,
+        FACE: library_module("open_pose.face").FaceNet,
         FILES["depth"]: _midas,
-        FILES["lineart"]: partial(_library("lineart").Generator, 3, 1, 3),
-        FILES["lineart_anime"]: partial(_library("lineart_anime").UnetGenerator, 3, 1, 8, 64, norm_layer=norm),
-        FILES["softedge"]: _library("hed").ControlNetHED_Apache2,
+        FILES["lineart"]: partial(library_module("lineart").Generator, 3, 1, 3),
+        FILES["lineart_anime"]: partial(library_module("lineart_anime").UnetGenerator, 3, 1, 8, 64, norm_layer=norm),
+        FILES["softedge"]: library_module("hed").ControlNetHED_Apache2,
     }
 
 
 def _midas():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _library("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")
+        return library_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")

@@ -1,1 +1,1 @@
-"""One definition of each figure of a clip, for nodes, trainer, command line and tests."""
+"""The figures of a clip, each defined once for nodes, trainer, command line and tests."""

@@ -1,11 +1,11 @@
-"""How steady, how lively and how true to its character a clip is.
+"""Metrics of a clip: steadiness, motion and constancy of its character.
 
 Every function takes a clip `[F, H, W, 3]` (numpy or torch; float in 0..1, or uint8) and returns plain numbers or numpy
-arrays. Report `motion` wherever `flicker` or `warp_error` is reported: a still picture wins both. Optical flow is
+arrays. Report `motion` beside `flicker` and `warp_error`: a still picture has the best of both. Optical flow is
 OpenCV's DIS.
 
-Sources: VBench (Huang et al. 2024) for temporal flickering and dynamic degree, both there on other flow (RAFT) and
-other frame sizes; Lai et al. 2018, "Learning Blind Video Temporal Consistency", for the warp error and its occlusion
+Sources: VBench (Huang et al. 2024) for temporal flickering and dynamic degree, which use RAFT flow and other frame
+sizes there; Lai et al. 2018, "Learning Blind Video Temporal Consistency", for the warp error and its occlusion
 test. Paths of a character and its limbs are in `paths.py`.
 """
 
@@ -21,14 +21,14 @@ FLOW_MIN_SIZE = 32  # DIS needs a few pyramid levels
 
 
 class WarpError(NamedTuple):
-    """Warp error, and the share of pixels it was measured on: an incoherent clip hides most of its pixels from it."""
+    """Warp error and the share of pixels it is measured on, which is small in an incoherent clip."""
 
     error: float  # mean squared colour distance of pixels that flow can follow, 0..3
     coverage: float  # share of pixels that flow can follow, 0..1
 
 
 def as_clip(clip: Any) -> np.ndarray:
-    """Check a clip and return it as float32 `[F, H, W, 3]` in 0..1.
+    """Return a checked clip as float32 `[F, H, W, 3]` in 0..1.
 
     Raises:
         ValueError: the shape is not a clip's, a value is not finite, or floats lie outside 0..1.
@@ -50,21 +50,21 @@ def as_clip(clip: Any) -> np.ndarray:
 
 
 def flicker(clip: Any) -> float:
-    """Mean absolute difference of neighbouring frames, 0..1; 0 for a still and for a single frame."""
+    """Return the mean absolute difference of neighbouring frames, 0..1; 0 for a still and for a single frame."""
     frames = as_clip(clip)
     return float(np.abs(np.diff(frames, axis=0)).mean()) if len(frames) > 1 else 0.0
 
 
 def temporal_flickering(clip: Any) -> float:
-    """VBench's temporal flickering score, (255 - mean|I_t - I_t+1|) / 255 in 8-bit units: 1 for a still."""
+    """Return VBench's temporal flickering score, (255 - mean|I_t - I_t+1|) / 255 in 8-bit units: 1 for a still."""
     return 1.0 - flicker(clip)
 
 
 def seam_score(clip: Any, borders: Sequence[int]) -> float:
-    """Frame difference where a new piece of a clip begins, over that inside the pieces: 1 where no seam shows.
+    """Return the frame difference at the borders of pieces of a clip over that inside the pieces: 1 if no seam shows.
 
-    borders: the first frame of every piece but the first. NaN if there are none, or nothing moves inside.
-    Raises ValueError for a border that is no frame after the first.
+    borders: the first frame of every piece but the first. NaN if there are none or nothing moves inside.
+    Raises ValueError for a border outside the clip.
     """
     frames = as_clip(clip)
     if wrong := [border for border in borders if not 0 < border < len(frames)]:
@@ -78,9 +78,9 @@ def seam_score(clip: Any, borders: Sequence[int]) -> float:
 
 
 def estimate_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Dense optical flow `[H, W, 2]` (x, y in pixels): the pixel at p in `first` is found at p + flow in `second`.
+    """Return dense optical flow `[H, W, 2]` (x, y in pixels): the pixel at p in `first` is at p + flow in `second`.
 
-    Frames smaller than the estimator's pyramid are enlarged for it and the flow is scaled back.
+    Frames smaller than the estimator's pyramid are enlarged for it, and the flow is scaled back.
     """
     import cv2
 
@@ -99,7 +99,7 @@ def estimate_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def clip_flow(clip: Any) -> np.ndarray:
-    """Flow from each frame to the next, `[F-1, H, W, 2]` in pixels (DIS)."""
+    """Return the flow from each frame to the next, `[F-1, H, W, 2]` in pixels (DIS)."""
     frames = as_clip(clip)
     if len(frames) < 2:
         return np.zeros((0, *frames.shape[1:3], 2), np.float32)
@@ -107,7 +107,7 @@ def clip_flow(clip: Any) -> np.ndarray:
 
 
 def warp_back(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sample `image` `[H, W, C]` at p + flow(p), bilinearly; also which of those points are inside it, `[H, W]`."""
+    """Return `image` `[H, W, C]` sampled bilinearly at p + flow(p), and which points lie inside it, `[H, W]`."""
     import cv2
 
     height, width = flow.shape[:2]
@@ -118,7 +118,7 @@ def warp_back(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def followable(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    """Pixels `[H, W]` of the first frame that are seen in both: forward flow and the flow back cancel.
+    """Return which pixels `[H, W]` of the first frame are visible in both: there forward and backward flow cancel.
 
     The test of Lai et al. 2018 (after Ruder et al. 2016): |w + w'|^2 <= 0.01 (|w|^2 + |w'|^2) + 0.5.
     """
@@ -129,7 +129,7 @@ def followable(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
 
 
 def warp_error(clip: Any, flow: Any = None, visible: Any = None) -> WarpError:
-    """How much the colours of followed pixels change between neighbouring frames (Lai et al. 2018).
+    """Return how much the colours of followed pixels change between neighbouring frames (Lai et al. 2018).
 
     For each pair, the squared RGB distance of I_t and I_t+1 warped onto it, averaged over the pixels that can be
     followed; then the mean over pairs. Pairs in which nothing can be followed count with all their pixels, as in the
@@ -170,16 +170,16 @@ def _masked_error(here: np.ndarray, warped: np.ndarray, mask: np.ndarray) -> War
 
 
 def motion(clip: Any, flow: Any = None) -> float:
-    """Mean length of the flow between neighbouring frames, pixels a frame; `flow` `[F-1, H, W, 2]` or else DIS."""
+    """Return the mean length of the flow in pixels a frame; of `flow` `[F-1, H, W, 2]`, estimated (DIS) if None."""
     flow = clip_flow(clip) if flow is None else np.asarray(flow)
     return float(np.linalg.norm(flow, axis=-1).mean()) if len(flow) else 0.0
 
 
 def dynamic_degree(clip: Any, flow: Any = None) -> bool:
-    """VBench's test of whether a clip moves, on DIS flow (VBench uses RAFT at 8 frames a second).
+    """Return whether a clip moves by VBench's test, on DIS flow (VBench uses RAFT at 8 frames a second).
 
-    A pair is dynamic where the fastest 5 % of its pixels move more than 6 * min(H, W) / 256 pixels on average; the clip
-    is where at least round(4 F / 16) pairs are.
+    A pair is dynamic if the fastest 5 % of its pixels move more than 6 * min(H, W) / 256 pixels on average; the clip
+    is if at least round(4 F / 16) pairs are.
     """
     frames = as_clip(clip)
     flow = clip_flow(frames) if flow is None else np.asarray(flow)
@@ -192,14 +192,14 @@ def dynamic_degree(clip: Any, flow: Any = None) -> bool:
 
 
 def _directions() -> np.ndarray:
-    """Thirteen unit vectors `[13, 3]`: the axes and diagonals of the RGB cube, each once."""
+    """Return thirteen unit vectors `[13, 3]`: the axes and diagonals of the RGB cube, each once."""
     grid = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
     half = grid[len(grid) // 2 + 1 :].astype(np.float32)
     return half / np.linalg.norm(half, axis=1, keepdims=True)
 
 
 def colour_distance(first: np.ndarray, second: np.ndarray, quantiles: int = 128) -> float:
-    """Distance of two sets of colours `[N, 3]` and `[M, 3]`, blind to where in the picture the colours lie.
+    """Return the distance of two sets of colours `[N, 3]` and `[M, 3]`, whatever their places in the picture.
 
     Sliced Wasserstein distance (Rabin et al. 2011) along the axes and diagonals of the RGB cube, in mean colour shift
     per axis: shifting every colour by (d, d, d) gives d.
@@ -207,19 +207,19 @@ def colour_distance(first: np.ndarray, second: np.ndarray, quantiles: int = 128)
     levels = (np.arange(quantiles) + 0.5) / quantiles
     directions = _directions()
     curves = [np.quantile(colours @ directions.T, levels, axis=0) for colours in (first, second)]
-    uniform = np.abs(directions.sum(axis=1)).mean()  # what a shift by (1, 1, 1) comes to
+    uniform = np.abs(directions.sum(axis=1)).mean()  # distance of a shift by (1, 1, 1)
     return float(np.abs(curves[0] - curves[1]).mean() / uniform)
 
 
 def identity_drift(clip: Any, region: Any = None) -> float:
-    """How far the colours of a clip, or of its character, move from those of its first frame; 0 where they stay.
+    """Return the mean `colour_distance` of later frames of a clip to its first, of all pixels or of its character's.
 
-    The mean over later frames of `colour_distance` to the first: pixels may move freely, colours may not.
+    Pixels may move freely; colours may not.
 
     Args:
         clip: `[F, H, W, 3]`.
-        region: mask `[F, H, W]` of the character's pixels; None takes whole frames. A frame without any such pixel has
-            lost its character, so its whole picture is compared.
+        region: mask `[F, H, W]` of the character's pixels; None: whole frames. A frame without any such pixel has lost
+            its character, so its whole picture is compared.
     """
     frames = as_clip(clip)
     if region is None:

@@ -1,7 +1,7 @@
-"""Where a character and its limbs are, frame by frame, found by their colours; and how far those paths travel.
+"""Paths of a character and its limbs, located in each frame by colour, and measures of these paths.
 
-Flow counts flicker as motion, paths do not have to: a limb that swings draws a smooth path of the painter's amplitude.
-A path is `[F, 2]` (x, y) in pixels, with NaN in frames where its colour is not seen. Clips as in `metrics.py`.
+Flow counts flicker as motion; paths need not: a swinging limb draws a smooth path of the painter's amplitude. A path is
+`[F, 2]` (x, y) in pixels, with NaN in frames without its colour. Clips as in `metrics.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .metrics import as_clip
 
 
 def colour_weights(clip: Any, colour: Any, tolerance: float = 0.25) -> np.ndarray:
-    """How much each pixel is of a colour, `[F, H, W]`: 1 at the colour, falling linearly to 0 at `tolerance` away.
+    """Return weights `[F, H, W]`: 1 at a colour, falling linearly to 0 at a distance of `tolerance`.
 
     Args:
         clip: `[F, H, W, 3]`.
-        colour: RGB in 0..1, `[3]`, or several `[N, 3]` of which the nearest counts.
+        colour: RGB in 0..1, `[3]`, or `[N, 3]`, of which the nearest counts.
         tolerance: Euclidean RGB distance, 0..sqrt(3).
     """
     frames = as_clip(clip)
@@ -33,7 +33,7 @@ def colour_weights(clip: Any, colour: Any, tolerance: float = 0.25) -> np.ndarra
 def centroid_path(
     clip: Any, colour: Any, tolerance: float = 0.25, min_pixels: float = 1.0, region: Any = None
 ) -> np.ndarray:
-    """Centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN where less than `min_pixels` of it is seen.
+    """Return the centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN below `min_pixels` of it.
 
     region: mask `[H, W]` or `[F, H, W]` outside of which pixels do not count.
     """
@@ -52,18 +52,18 @@ def centroid_path(
 def limb_paths(
     clip: Any, colours: Mapping[str, Any], tolerance: float = 0.25, origin: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Path of each limb by its distinctive colour; relative to `origin` `[F, 2]` (the body's centre) where given."""
+    """Return the path of each limb by its colour; relative to `origin` `[F, 2]` (the body's centre) if given."""
     paths = {name: centroid_path(clip, colour, tolerance) for name, colour in colours.items()}
     return paths if origin is None else {name: path - origin for name, path in paths.items()}
 
 
 def seen_share(path: np.ndarray) -> float:
-    """Share of frames in which the path is known, 0..1."""
+    """Return the share of frames in which the path is known, 0..1."""
     return float(np.isfinite(path).all(-1).mean())
 
 
 def path_amplitude(path: np.ndarray) -> float:
-    """How far a path swings: root mean square distance from its mean, pixels. NaN with fewer than two known frames.
+    """Return the amplitude: root mean square distance from the mean, pixels. NaN with fewer than two known frames.
 
     A sine of amplitude A gives A / sqrt(2) over whole periods.
     """
@@ -74,7 +74,7 @@ def path_amplitude(path: np.ndarray) -> float:
 
 
 def path_jerkiness(path: np.ndarray) -> float:
-    """How erratic a path is: root mean square second difference over amplitude. NaN if unknown, 0 for a still one.
+    """Return the root mean square second difference over the amplitude. NaN if unknown, 0 for a still path.
 
     A straight walk gives 0, a sine of n frames a period about (2 pi / n)^2, independent positions sqrt(6), about 2.4.
     """
@@ -87,7 +87,7 @@ def path_jerkiness(path: np.ndarray) -> float:
 
 
 def path_correlation(path: np.ndarray, other: np.ndarray) -> float:
-    """Correlation of two paths over the frames in which both are known, -1..1; NaN where one of them does not move."""
+    """Return the correlation of two paths over frames in which both are known, -1..1; NaN if one does not move."""
     if path.shape != other.shape:
         raise ValueError(f"paths of {len(path)} and {len(other)} frames cannot be compared")
     both = np.isfinite(path).all(-1) & np.isfinite(other).all(-1)

@@ -238,7 +238,7 @@ def nothing_but_numbers(tensors):
         ({}, "holds no tensors"),
         ({"x": Evil()}, "cannot be read as tensors alone"),
         ({"x": torch.ones(2)}, r"is of another network: \d+ of \d+ tensors .* the first model0.1.weight"),
-        (nothing_but_numbers, "damaged: model0.1.weight holds what is no number"),
+        (nothing_but_numbers, "damaged: model0.1.weight holds NaN or infinite values"),
     ],
 )
 def test_bad_files_are_named(content, words, models, files, tmp_path, monkeypatch):

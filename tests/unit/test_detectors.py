@@ -34,21 +34,21 @@ def test_hands_and_faces_are_networks_of_their_own():
         build("openpose", states)
 
 
-def test_a_hand_is_drawn_as_by_the_library(monkeypatch):
+def test_a_hand_is_drawn_as_by_thelibrary_module(monkeypatch):
     """The library's colours come from matplotlib, which need not be installed: here they come from colorsys."""
     import colorsys
     from types import SimpleNamespace
 
     colours = SimpleNamespace(hsv_to_rgb=lambda hsv: np.array(colorsys.hsv_to_rgb(*hsv)))
     monkeypatch.setitem(sys.modules, "matplotlib", SimpleNamespace(colors=colours))
-    library = detectors._library("open_pose")
+    library = detectors.library_module("open_pose")
     random = np.random.default_rng(0)
     for _ in range(5):
         places = random.uniform(0, 1, (21, 2))
         places[random.uniform(size=21) < 0.2] = -1 / 128, 0.5  # not found
         joints = [library.Keypoint(x, y) for x, y in places]
         ours = np.zeros((96, 128, 3), np.uint8)
-        detectors._draw_hand(ours, joints)
+        detectors.draw_hand(ours, joints)
         theirs = library.util.draw_handpose(np.zeros_like(ours), joints)
         assert ours.any() and np.array_equal(ours, theirs)
 
@@ -73,9 +73,9 @@ def test_sides_that_are_no_multiples_of_64():
 PROGRAM = """
 import sys
 sys.path[:] = PATHS
-from sdxl_anime_video.media.detectors import _library
+from sdxl_anime_video.media.detectors import library_module
 for name in ("open_pose", "midas", "lineart", "lineart_anime", "hed"):
-    _library(name)
+    library_module(name)
 print(sorted({"controlnet_aux", "mediapipe", "timm.models.layers"} & set(sys.modules)))
 """
 

@@ -70,7 +70,7 @@ class HeldOut:
     def __init__(self) -> None:
         from ...commands.overrides import read_config
         from ...temporal.hosts.diffusers.base import load_base
-        from ...training.clips.load import load_clips
+        from ...training.clips.folder import load_clips
         from ...training.config.train import TrainConfig
 
         self.config = read_config(CONFIG, PLAIN, TrainConfig)

@@ -11,7 +11,7 @@ from runs import NoBars, events
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
-from sdxl_anime_video.training.clips.load import load_clips
+from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.clips.store import Store
 from sdxl_anime_video.training.config.train import TrainConfig

@@ -19,7 +19,9 @@ from ...commands.precision import vae_arithmetic
 from ...files import whole_or_nothing
 from ...media.suffixes import is_video
 from ...temporal.hosts.diffusers.base import Base
-from .source import Clips, DataError
+from ...temporal.weights.listing import listed
+from .prepared import is_cache, open_cache
+from .source import Clips, ClipSource, DataError
 
 log = logging.getLogger(__name__)
 
@@ -103,20 +105,22 @@ def _fingerprint(files: Iterable[Path], base: Base, resolution: int | None, prec
     return digest.hexdigest()[:16]
 
 
-def load_folder(
+def load_clips(
     folder: Path,
     base: Base,
     resolution: int | None = None,
     precision: Precision = "fp32",
     progress: Callable[[int, int], None] | None = None,
     shortest: int = 1,
-) -> Clips:
-    """Read, scale and encode every clip of a folder, or load the latents that an earlier run stored.
+) -> ClipSource:
+    """Open a cache that `prepare` made; or read, scale and encode every clip of a folder of videos.
 
-    They are stored in the folder as `.latents-<fingerprint>.npz`. Clips of fewer than `shortest` frames are left out,
-    with a warning that names them. Raises DataError that names the file if it cannot be read, is smaller than a
-    latent, or has no caption; and if every clip is too short.
+    The latents of a folder are stored in it as `.latents-<fingerprint>.npz`. Clips of fewer than `shortest` frames are
+    left out, with a warning. Raises DataError that names the file if it cannot be read, is smaller than
+    a latent, or has no caption; if every clip is too short; and as `open_cache` does.
     """
+    if is_cache(folder):
+        return open_cache(folder, base, resolution, shortest)
     files = find_clips(folder)
     captions = [read_caption(file) for file in files]
     cache = folder / f".latents-{_fingerprint(files, base, resolution, precision)}.npz"
@@ -127,7 +131,7 @@ def load_folder(
     arrays, fps = stored
     names = [str(file.relative_to(folder)) for file in files]
     kept = [i for i, array in enumerate(arrays) if len(array) >= shortest]
-    short = ", ".join(f"{names[i]} ({len(array)})" for i, array in enumerate(arrays) if len(array) < shortest)
+    short = listed(f"{names[i]} ({len(array)})" for i, array in enumerate(arrays) if len(array) < shortest)
     if not kept:
         raise DataError(f"frames: {shortest} is more than any clip in {folder} has: {short}; lower it")
     if short:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...temporal.hosts.diffusers.base import Base, Text
+from ...temporal.weights.listing import listed
 from .identity import NAME, changes, probe, read_identity
 from .manifest import NAME as MANIFEST
 from .manifest import Texts, read_manifest
@@ -58,8 +59,7 @@ def open_cache(folder: Path, base: Base, resolution: int | None = None, shortest
         most = max((row["frames"] for row in rows), default=0)
         raise DataError(f"frames: {shortest} is more than any clip in {folder} has ({most}); lower it")
     if short := [row["id"] for row in rows if row["frames"] < shortest]:
-        some = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
-        log.warning("%d clips of fewer than %d frames are left out: %s", len(short), shortest, some)
+        log.warning("%d clips of fewer than %d frames are left out: %s", len(short), shortest, listed(short))
     return PreparedClips(folder, made["sizes"], long)
 
 

@@ -81,7 +81,7 @@ def require_clips(config: TrainConfig) -> None:
 
 def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
     """The clips of a stage. The first process encodes those that are not encoded yet."""
-    from ..clips.load import load_clips
+    from ..clips.folder import load_clips
 
     with processes.main_first():
         clips = load_clips(

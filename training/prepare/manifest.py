@@ -43,7 +43,7 @@ def mark_repeats(rows: list[Row], level: float) -> None:
         return
     looks = np.stack([np.frombuffer(row["look"], np.uint8) for row in kept]).astype(np.int16)
     # If all 256 cells are near, so are the means of their quarters: a tree of these finds every candidate.
-    coarse = looks.reshape(-1, 4, 2, 4, 2, 4).mean((3, 5)).reshape(len(kept), -1)
+    coarse = looks.reshape(-1, 4, 2, 4, 2, 4).mean((3, 5)).reshape(len(kept), -1)  # [clips, 4 frames x 2 x 2 cells]
     pairs = cKDTree(coarse).query_pairs(level + 1e-6, p=np.inf, output_type="ndarray")
     near = np.concatenate(
         [np.abs(looks[a] - looks[b]).max(1) <= level for a, b in _parts(pairs)] or [np.empty(0, bool)]

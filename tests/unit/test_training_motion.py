@@ -11,7 +11,7 @@ from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionM
 from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 from sdxl_anime_video.temporal.weights.formats import load_layers
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
-from sdxl_anime_video.training.clips import load as data
+from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.estimate.memory import estimate
 from sdxl_anime_video.training.run import verb as cli
@@ -48,7 +48,7 @@ def trainer(toon, clips_folder, tmp_path):
         runs.append(run)
         return run
 
-    clips = data.load_clips(clips_folder, toon, 64)
+    clips = load_clips(clips_folder, toon, 64)
     yield make
     for run in runs:
         run.unet.detach()

@@ -10,11 +10,11 @@ import comfy_extras.nodes_model_advanced as advanced
 import folder_paths
 import pytest
 import torch
+from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import BasicScheduler
 
 import lora_files as make
 from clip_sampling import FRAMES, NEGATIVE, POSITIVE, correlated, correlations, empty, ksample, model
-from sdxl_anime_video.nodes._api import io
 from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.nodes.sampling_preset import SamplingPreset
 

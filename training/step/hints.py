@@ -13,6 +13,7 @@ import torch
 
 from ...commands.config import ConfigError
 from ...temporal.clip.keyframes import keyframe_rows
+from ...temporal.weights.listing import listed
 from ..clips.folder import find_clips, find_videos, fit, scaled
 from ..clips.source import ClipSource, DataError
 from ..config.train import TrainConfig
@@ -127,8 +128,9 @@ def hint_files(config: TrainConfig, names: list[str]) -> list[Path]:
     there = _by_name(videos, config.hints)
     _by_name([Path(name) for name in names], config.clips)
     if missing := [name for name in names if Path(name).with_suffix("") not in there]:
-        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise DataError(f"hints: {config.hints} has no video for {some}; give each clip one of the same name")
+        raise DataError(
+            f"hints: {config.hints} has no video for {listed(missing)}; give each clip one of the same name"
+        )
     return [config.hints / there[Path(name).with_suffix("")] for name in names]
 
 

@@ -1,4 +1,4 @@
-"""Typed configs of the verbs: the base class, and the kinds of fields that several of them have."""
+"""The base class of the verbs' configs, and the field types that several of them share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class ConfigError(ValueError):
-    """A config that cannot be honoured; the message names the field and the remedy."""
+    """An invalid config; the message names the field and the remedy."""
 
 
 class Config(BaseModel):
-    """A verb's settings: typed, every field with a docstring, unknown fields refused."""
+    """The typed settings of a verb. Every field has a docstring, which is its help; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -31,22 +31,22 @@ def at_field(name: str) -> Iterator[None]:
 
 
 def named(path: Any, kind: str = "folder") -> Any:
-    """The path as it came. Raises ValueError for an empty one, which Path would turn into the working directory."""
+    """Return the path unchanged. Raises ValueError if it is empty: Path would make it the working directory."""
     if path == "":
         raise ValueError(f"is empty; name a {kind}")
     return path
 
 
 def _device(name: str) -> str:
-    """The name as it came. Raises ValueError unless it is auto, cpu, or cuda or cuda:N of a GPU that PyTorch sees."""
+    """Return the name unchanged. Raises ValueError unless it is auto, cpu, or a GPU that PyTorch sees."""
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", name)
     if match is None:
         raise ValueError("is none of auto, cpu, cuda, cuda:N")
     if name.startswith("cuda"):
-        import torch  # for these names alone: it takes seconds to load
+        import torch  # only now, because it takes seconds to load
 
         if int(match[1] or 0) >= (count := torch.cuda.device_count()):
-            raise ValueError(f"PyTorch sees {count} CUDA devices; take cpu, or auto for what there is")
+            raise ValueError(f"PyTorch sees {count} CUDA devices; use cpu, or auto to choose")
     return name
 
 

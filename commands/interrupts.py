@@ -1,4 +1,4 @@
-"""Signals that end a run: each one as Ctrl-C, and none in the middle of a step."""
+"""Signals that end a run: all act as Ctrl-C does, and none interrupts a step."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from contextlib import contextmanager
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def _heard() -> list[signal.Signals]:
-    """Those that this process does not ignore: under nohup it ignores SIGHUP, in a shell's background SIGINT."""
+def _handled() -> list[signal.Signals]:
+    """Return the signals that this process does not ignore: nohup ignores SIGHUP, a background job SIGINT."""
     return [number for number in SIGNALS if signal.getsignal(number) not in (None, signal.SIG_IGN)]
 
 
 def interrupt_on_signals() -> None:
-    """From now on each of them raises KeyboardInterrupt. Call it in the main thread."""
-    for number in _heard():
+    """Make each of the signals raise KeyboardInterrupt. Call it in the main thread."""
+    for number in _handled():
         signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
 def held_back() -> Iterator[list[int]]:
-    """Inside, signals wait in the list that this gives; on leaving without an error they are delivered.
+    """Hold signals back inside the context. It gives the list of those that came, and delivers them at its end.
 
-    Python hears signals in the main thread only.
+    After an error they are not delivered. In other threads than the main one it does nothing: Python handles signals
+    in the main thread only.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _heard()}
+    handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _handled()}
     try:
         yield came
     finally:

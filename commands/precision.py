@@ -1,4 +1,4 @@
-"""Which arithmetic a device is good at."""
+"""The device and the precision that a config's names mean."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .config import Precision
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device that a config's `device` means; `auto` is the GPU where PyTorch sees one."""
+    """Return the device of a config's `device`; `auto` is a GPU if PyTorch sees one, else the CPU."""
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def computes_bf16(device: torch.device | str) -> bool:
-    """Whether bf16 is worth having there: most CPUs imitate it, a hundred times slower than they compute fp32.
+    """Return whether the device computes in bf16: CUDA does from compute capability 8 (Ampere) on.
 
-    CUDA devices compute in it from compute capability 8 (Ampere) on.
+    Most CPUs only emulate bf16, a hundred times slower than they compute fp32.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -27,30 +27,30 @@ def computes_bf16(device: torch.device | str) -> bool:
 
 
 def arithmetic(device: torch.device | str, precision: Precision) -> torch.dtype:
-    """What `precision` means on a device. `auto` is bf16 where that is computed, else fp16 on a GPU, fp32 on a CPU."""
+    """Return the dtype of `precision` on a device. `auto`: bf16 if it computes in that, else fp16 on a GPU or fp32."""
     if precision == "auto":
         precision = "bf16" if computes_bf16(device) else "fp32" if torch.device(device).type == "cpu" else "fp16"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def base_dtype(device: torch.device | str, precision: Precision) -> torch.dtype | None:
-    """What the frozen UNet is held in: half precision where that is computed in; None for fp32, as it is loaded."""
+    """Return the half-precision dtype that the frozen UNet is converted to; None for fp32, as it is loaded."""
     dtype = arithmetic(device, precision)
     return None if dtype == torch.float32 else dtype
 
 
 def vae_arithmetic(device: torch.device | str, precision: Precision) -> torch.dtype:
-    """The same for a VAE: fp32 in place of fp16, in which SDXL's gives values that are no numbers."""
+    """Return the same for a VAE, with fp32 in place of fp16: SDXL's VAE overflows to NaN in fp16."""
     dtype = arithmetic(device, precision)
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 def computing_in(device: torch.device | str, dtype: torch.dtype) -> torch.autocast:
-    """A context of half-precision arithmetic over fp32 weights, or for fp32 one that changes nothing."""
+    """Return a context of half-precision arithmetic over fp32 weights; for fp32 it changes nothing."""
     half = dtype != torch.float32
     return torch.autocast(torch.device(device).type, dtype if half else torch.bfloat16, enabled=half)
 
 
 def autocast(device: torch.device | str, precision: Precision = "auto") -> torch.autocast:
-    """`computing_in` what `precision` means on the device."""
+    """Return the context of `computing_in` for `precision` on the device."""
     return computing_in(device, arithmetic(device, precision))

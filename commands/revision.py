@@ -1,4 +1,4 @@
-"""The revision of this program, for records."""
+"""The revision of this program, for metadata and reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def git_revision() -> str:
-    """Short hash of the checkout that this program runs from, or `unknown`."""
+    """Return the short hash of the checkout that this program runs from, or `unknown`."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
     try:

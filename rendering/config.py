@@ -1,4 +1,4 @@
-"""What a rendering is told: a typed JSON file whose every field can be overridden on the command line."""
+"""The typed config of `render`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from ..commands.config import Config, Device, Share, at_field
+from ..commands.config import Config, Device, Precision, Share, at_field
 
 if TYPE_CHECKING:
     from ..temporal.clip.contract import Chain, FrameContract
@@ -27,24 +27,24 @@ class RenderConfig(Config):
     checkpoint: str = "toon"
     """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
     adapter: Path | None = None
-    """Temporal adapter, or motion module (which brings the noise levels of its training); None renders every frame for
-    itself."""
+    """Temporal adapter or motion module; a motion module also sets the noise levels of its training. None renders every
+    frame independently."""
     adapter_strength: Annotated[float, Field(ge=-10, le=10)] = 1.0
-    """Factor of what the adapter or the motion module adds; 0 is the base alone, on a motion module's noise levels."""
+    """Factor on the output of the adapter or motion module; 0 is the base alone, on a motion module's noise levels."""
     adapter_start_percent: Share = 0.0
     """Share of the noise schedule before which the adapter does nothing."""
     adapter_end_percent: Share = 1.0
     """Share of the noise schedule after which it does nothing."""
 
     prompt: Words
-    """One prompt, or a schedule: lines such as `0: running`, `50%: jumping`; lines before the first are put before
-    every prompt. In JSON also a list of lines."""
+    """One prompt, or a schedule of lines such as `0: running`, `50%: jumping`. Lines before the first keyframe begin every
+    prompt. In JSON also a list of lines."""
     negative: str = ""
-    """What the pictures are to avoid."""
+    """Negative prompt."""
     interpolation: Literal["hold", "linear", "smooth", "slerp"] = "hold"
-    """How a schedule's prompts change from one to the next."""
+    """How prompts blend between two keyframes of the schedule."""
     prompts_by_segment: bool = False
-    """Prompts change only where a segment begins."""
+    """Change prompts only where a segment begins."""
 
     frames: Annotated[int, Field(ge=1, le=4096)] = 16
     """Frames of the clip."""
@@ -53,47 +53,47 @@ class RenderConfig(Config):
     height: Side = 768
     """Pixels, a multiple of 8; 128 for toon."""
     fps: PositiveFloat = 12
-    """Frames a second."""
+    """Frames per second."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Seed of the noise, which is made as ComfyUI makes it."""
+    """Seed of the noise, which is drawn as ComfyUI draws it."""
     steps: Annotated[int, Field(ge=1, le=10000)] = 28
     """Steps of BestHQ (DPM++ 2M on Karras noise levels)."""
     cfg: Annotated[float, Field(ge=0, le=100)] = 6.25
-    """Strength of guidance; 1 is none, and twice as fast."""
+    """Scale of classifier-free guidance; 1 is off, and twice as fast."""
 
     noise_mode: Literal["shared", "additive", "progressive", "freenoise"] = "shared"
     """How frames share their noise."""
     noise_correlation: Share = 0.5
     """Correlation of neighbouring frames' noise; 0 is independent noise."""
     noise_window: Annotated[int, Field(ge=2, le=4096)] = 16
-    """freenoise: frames with noise of their own before reuse begins."""
+    """freenoise: frames with independent noise, which later frames reuse in another order."""
     noise_overlap: Annotated[int, Field(ge=0, le=4095)] = 4
-    """freenoise: frames that neighbouring windows have in common."""
+    """freenoise: frames that neighbouring windows share."""
     smoothing: Share = 0.0
-    """BestHQ's own: each noisy frame moves this far towards the one before, before every step."""
+    """Smoothing in BestHQ: before every step, each noisy frame moves this far towards the previous frame."""
     frame_smoothing: Share = 0.0
-    """Each frame's clean prediction moves this far towards that of the one before, in every step."""
+    """In every step, each frame's denoised prediction moves this far towards that of the previous frame."""
     frame_smoothing_start_percent: Share = 0.0
     """Share of the noise schedule before which frame_smoothing does nothing."""
     frame_smoothing_end_percent: Share = 1.0
     """Share of the noise schedule after which it does nothing."""
     segment_frames: PositiveInt | None = None
-    """Longer clips are sampled in segments of this many frames, one after another; None samples all frames at once."""
+    """Frames of a segment. Longer clips are sampled segment by segment; None samples all frames at once."""
     segment_overlap: Annotated[int, Field(ge=0)] = 4
-    """Frames of the segment before that the next one knows."""
+    """Frames at the end of a segment that the next segment knows."""
     segment_carry: Literal["overlap", "last_frame"] = "overlap"
-    """overlap: the next segment knows the last frames of the one before; last_frame: each of its frames starts from
-    the last one, noised, and segment_overlap is not used."""
+    """overlap: a segment knows the last frames of the previous one; last_frame: all its frames start from the last
+    frame with noise added, and segment_overlap is not used."""
     segment_carry_denoise: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """last_frame: the share of the steps that later segments take; less keeps more of the frame they start from."""
+    """last_frame: share of the steps that later segments take; less keeps more of the frame they start from."""
     anchor_strength: Share = 0.0
-    """How far the clean prediction of anchored frames moves towards the first frame's in every step; 0 for none."""
+    """In every step, the denoised prediction of anchored frames moves this far towards the first frame's; 0 is off."""
     anchor_every: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Anchored frames: every so many, unless anchor_positions names them."""
+    """Every Nth frame is anchored, unless anchor_positions lists frames."""
     anchor_positions: str = ""
-    """Anchored frames by number or percentage with commas, such as `8, 50%, -1`."""
+    """Anchored frames by number or percentage, separated by commas, such as `8, 50%, -1`."""
     anchor_band: Literal["low", "all"] = "low"
-    """low: only what varies slowly over the picture moves, so colour and identity hold; all: the whole frame."""
+    """low: only low spatial frequencies move, so that colour and identity hold; all: the whole frame."""
     anchor_start_percent: Share = 0.0
     """Share of the noise schedule before which the anchor does nothing."""
     anchor_end_percent: Share = 1.0
@@ -102,13 +102,13 @@ class RenderConfig(Config):
     crf: Annotated[float, Field(ge=0, le=51)] = 16
     """Quality of the mp4: 0 is lossless, 51 the smallest file."""
     save_frames: bool = False
-    """Save the frames as PNG files, too, in a folder beside the clip."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the UNet; `auto` is fp16 on a GPU, as in ComfyUI, and fp32 elsewhere. The VAE always has fp32."""
+    """Also save the frames as PNG files in a folder beside the clip."""
+    precision: Precision = "auto"
+    """Precision of the UNet; `auto` is fp16 on a GPU, as in ComfyUI, else fp32. The VAE always has fp32."""
     device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     threads: PositiveInt | None = None
-    """CPU threads; None leaves PyTorch's choice."""
+    """CPU threads; None is PyTorch's default."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RenderConfig:
@@ -169,7 +169,7 @@ class RenderConfig(Config):
         return Places(self.anchor_every, parse_positions(self.anchor_positions))
 
     def schedule(self):
-        """The prompts by keyframe, and what each frame is made of: see `temporal.clip.prompts`. Raises ValueError."""
+        """Return the prompts of the keyframes, and the mix of them in each frame (`temporal.clip.prompts`). Raises ValueError."""
         from ..temporal.clip.prompts import mix_keyframes, parse_schedule
         from ..temporal.hosts.diffusers.text import plain_prompt
 

@@ -1,4 +1,4 @@
-"""`sdxl-anime-video evaluate CLIP [...] [--json FILE]`: how steady, how lively and how constant clips are."""
+"""`sdxl-anime-video evaluate CLIP [...] [--json FILE]`: flicker, motion and identity drift of clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = {"frames": "number of frames", **FIGURES}
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb; returns the exit status. A clip that cannot be read is one line on stderr, and the others count."""
+    """Run the verb; returns the exit status. An unreadable clip is one line on stderr, and the others are measured."""
     parser = argparse.ArgumentParser(
         prog="sdxl-anime-video evaluate",
         description="Measures clips: any video or animated picture. The columns:\n"
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args(arguments)
-    return run_verb("evaluate", lambda: _evaluate(options.clips, options.json), "nothing was written")
+    return run_verb("evaluate", lambda: _evaluate(options.clips, options.json))
 
 
 def _evaluate(clips: list[Path], json_file: Path | None) -> int:
@@ -38,7 +38,7 @@ def _evaluate(clips: list[Path], json_file: Path | None) -> int:
     if json_file and json_file.is_dir():
         raise ValueError(f"--json: {json_file} is a folder; name a file")
     found, failed = {}, 0
-    with _bar(sum(path.is_file() for path in clips)) as advance:
+    with _Bar(sum(path.is_file() for path in clips)) as advance:
         for path in clips:
             try:
                 if path.is_dir():
@@ -87,8 +87,8 @@ def _report(found: dict[str, dict[str, Any]], json_file: Path | None) -> None:
         write_whole(json_file, to_json({"clips": found}, indent=1) + "\n")
 
 
-class _bar:
-    """Pairs of frames done, on stderr; how many there will be is not known before a file is read through."""
+class _Bar:
+    """Count frames on stderr; their total is unknown until a file is read to its end."""
 
     def __init__(self, clips: int):
         from rich.console import Console

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from ...commands.arguments import whole
 from ...files import write_whole
+from ..arguments import whole
 from .evaluate import Arm, Sampler, held_out_pairs
 from .judge import Judge, mean_scores, table
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...commands.arguments import number, whole
 from ...commands.config import at_field
 from ...demo.hints import KINDS, hint_pictures
 from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
@@ -30,6 +29,7 @@ from ...files import write_whole
 from ...media.sheets import contact_sheet
 from ...temporal.clip.keyframes import keyframe_rows, picture_of_frame, strength_curve
 from ...temporal.measure import metrics, paths
+from ..arguments import number, whole
 from .evaluate import held_out_pairs
 from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
 from .judge import mean_scores, table

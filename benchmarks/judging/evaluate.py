@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...commands.arguments import number, whole
 from ...demo.painter import ACTIONS, HELD_OUT, paint_clip
 from ...files import write_whole
 from ...media.sheets import contact_sheet
+from ..arguments import number, whole
 from .judge import COLUMNS, Judge, mean_scores, table
 
 # As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.

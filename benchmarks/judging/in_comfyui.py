@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ...commands.arguments import number, whole
 from ...demo.model import WEIGHTS
+from ..arguments import number, whole
 from .evaluate import MOST_PAIRS
 
 TOON = WEIGHTS.parent

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from ...commands.arguments import number, whole
 from ...demo.painter import paint_clip
 from ...files import write_whole
 from ...headless.client import ComfyClient, PromptError
@@ -30,6 +29,7 @@ from ...headless.server import ComfyServer, ServerError, device_flags
 from ...temporal.clip.noise import MODES
 from ...temporal.clip.segments import CARRIES, SCHEDULES, plan_segments
 from ...temporal.measure.metrics import seam_score
+from ..arguments import number, whole
 from .evaluate import MOST_PAIRS, held_out_pairs
 from .judge import Judge, mean_scores, table
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...commands.arguments import number, whole
 from ...demo.painter import paint_clip
 from ...files import write_whole
 from ...media.sheets import contact_sheet
 from ...schedulers.presets import PRESETS
+from ..arguments import number, whole
 from .evaluate import held_out_pairs
 from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
 from .judge import Judge, mean_scores, table

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...commands.arguments import number, whole
 from ...demo.hints import KINDS, hint_pictures
 from ...demo.painter import HELD_OUT, TRAIN, Clip, paint_clip
+from ..arguments import number, whole
 
 SPLITS = {"train": TRAIN, "held_out": HELD_OUT}
 

@@ -63,7 +63,7 @@ def test_nothing_is_silently_optional(config_file):
         ("seed: -1\n", "seed: Input should be greater than or equal to 0"),
         ("learning_rate: .inf\n", "learning_rate: Input should be a finite number"),
         ("device: foo\n", "device: is none of auto, cpu, cuda, cuda:N (given: 'foo')"),
-        ("device: cuda:99\n", "CUDA devices; take cpu, or auto for what there is (given: 'cuda:99')"),
+        ("device: cuda:99\n", "CUDA devices; use cpu, or auto to choose (given: 'cuda:99')"),
         ("output: ''\n", "output: is empty; name a folder"),
         ("resume: ''\n", "resume: String should have at least 1 character"),
         ("frames: [32]\n", "32 is more than max_frames 24"),

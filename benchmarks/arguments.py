@@ -1,4 +1,4 @@
-"""Numbers on a command line: checked when they are read, so that a slow program does not end on them."""
+"""Numbers on the command line of a benchmark, checked before the slow work begins."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 
 def whole(low: int, high: int = 2**31) -> Callable[[str], int]:
-    """For argparse's `type`: a whole number from `low` to `high`."""
+    """Return a `type` for argparse: a whole number from `low` to `high`."""
     return lambda word: int(_read(word, int, low, high))
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
-    """For argparse's `type`: a number from `low` to `high`."""
+    """Return a `type` for argparse: a number from `low` to `high`."""
     return lambda word: _read(word, float, low, high)
 
 
@@ -22,6 +22,6 @@ def _read(word: str, kind: type[int] | type[float], low: float, high: float) -> 
     except ValueError:
         value = None
     if value is None or not low <= value <= high:
-        what = "whole number" if kind is int else "number"
-        raise argparse.ArgumentTypeError(f"{word!r} is no {what} from {low} to {high}")
+        name = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"{word!r} is no {name} from {low} to {high}")
     return value

@@ -37,8 +37,8 @@ class RenderConfig(Config):
     """Share of the noise schedule after which it does nothing."""
 
     prompt: Words
-    """One prompt, or a schedule of lines such as `0: running`, `50%: jumping`. Lines before the first keyframe begin every
-    prompt. In JSON also a list of lines."""
+    """One prompt, or a schedule of lines such as `0: running`, `50%: jumping`. Lines before the first keyframe
+    begin every prompt. In JSON also a list of lines."""
     negative: str = ""
     """Negative prompt."""
     interpolation: Literal["hold", "linear", "smooth", "slerp"] = "hold"
@@ -169,7 +169,7 @@ class RenderConfig(Config):
         return Places(self.anchor_every, parse_positions(self.anchor_positions))
 
     def schedule(self):
-        """Return the prompts of the keyframes, and the mix of them in each frame (`temporal.clip.prompts`). Raises ValueError."""
+        """Return the prompts of the keyframes, and their mix in each frame: see `temporal.clip.prompts`."""
         from ..temporal.clip.prompts import mix_keyframes, parse_schedule
         from ..temporal.hosts.diffusers.text import plain_prompt
 

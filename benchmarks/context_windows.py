@@ -63,7 +63,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     import nodes
 
     from ..demo.comfy import load_toon_comfy
-    from ..temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher
+    from ..temporal.hosts.comfy.layers.adapter import apply_adapter
+    from ..temporal.hosts.comfy.layers.planned import load_patcher
 
     plain, clip, vae = load_toon_comfy()
     calls = 0

@@ -46,8 +46,8 @@ def measure(peer: Path, base: Path, steps: int) -> list[tuple[str, float]]:
     import comfy.sample
     import folder_paths
 
-    from ..temporal.hosts.comfy.layers.motion_module import apply_motion_module, load_patcher
-    from ..temporal.hosts.comfy.layers.planned import as_patcher
+    from ..temporal.hosts.comfy.layers.motion_module import apply_motion_module
+    from ..temporal.hosts.comfy.layers.planned import as_patcher, load_patcher
 
     sys.path[:0] = [str(peer.parent), str(Path(__file__).parents[1] / "tests")]
     evolved = importlib.import_module(peer.name).NODE_CLASS_MAPPINGS

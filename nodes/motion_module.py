@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..temporal.hosts.comfy.errors import at_node
+from ..temporal.layers.beta_schedules import CHOICES
 from . import _shared as shared
 from ._api import io
 
@@ -10,8 +11,6 @@ LOAD, LORA, APPLY = "Load Motion Module", "Motion LoRA", "Apply Motion Module"
 FOLDER = "animatediff_models"
 LORA_FOLDER = "animatediff_motion_lora"
 CATEGORY = "SDXL Anime Video/motion module"
-# `CHOICES` of hosts/comfy/layers/beta_schedule.py, which imports comfy: not while nodes are registered.
-BETA_SCHEDULES = ["auto", "sdxl", "scaled-linear 0.00085-0.020", "scaled-linear 0.00085-0.012", "linear 0.00085-0.012"]
 Module = io.Custom("SAV_MOTION_MODULE")
 
 
@@ -48,9 +47,10 @@ class LoadMotionModule(io.ComfyNode):
     @classmethod
     @at_node(LOAD)
     def execute(cls, motion_module_name: str) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.layers.motion_module import load_patcher
+        from ..temporal.hosts.comfy.layers.planned import load_patcher
+        from ..temporal.weights.motion_module_format import load_motion_module
 
-        return io.NodeOutput(load_patcher(shared.path_of(FOLDER, motion_module_name)))
+        return io.NodeOutput(load_patcher(shared.path_of(FOLDER, motion_module_name), load_motion_module))
 
 
 class MotionLora(io.ComfyNode):
@@ -118,7 +118,7 @@ class ApplyMotionModule(io.ComfyNode):
                 *shared.percent_inputs("the motion module"),
                 io.Combo.Input(
                     "beta_schedule",
-                    options=BETA_SCHEDULES,
+                    options=list(CHOICES),
                     default="auto",
                     tooltip="Noise levels of the model. auto: those of the module's training. sdxl: the model's own. "
                     "The others name the schedule and its first and last beta.",
@@ -148,9 +148,9 @@ class ApplyMotionModule(io.ComfyNode):
 
         shared.check_percents(start_percent, end_percent)
         shared.check_between("strength", strength, -10, 10)
-        levels = {"down": down_strength, "mid": mid_strength, "up": up_strength}
-        for level, value in levels.items():
-            shared.check_between(f"{level}_strength", value, -10, 10)
+        factors = {"down": down_strength, "mid": mid_strength, "up": up_strength}
+        for direction, value in factors.items():
+            shared.check_between(f"{direction}_strength", value, -10, 10)
         return io.NodeOutput(
-            apply_motion_module(model, motion_module, strength, start_percent, end_percent, beta_schedule, levels)
+            apply_motion_module(model, motion_module, strength, start_percent, end_percent, beta_schedule, factors)
         )

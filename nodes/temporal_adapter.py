@@ -42,9 +42,10 @@ class LoadTemporalAdapter(io.ComfyNode):
     @classmethod
     @at_node(LOAD)
     def execute(cls, adapter_name: str) -> io.NodeOutput:
-        from ..temporal.hosts.comfy.layers.adapter import load_patcher
+        from ..temporal.hosts.comfy.layers.planned import load_patcher
+        from ..temporal.weights.adapter_file import load_adapter
 
-        return io.NodeOutput(load_patcher(shared.path_of(FOLDER, adapter_name)))
+        return io.NodeOutput(load_patcher(shared.path_of(FOLDER, adapter_name), load_adapter))
 
 
 class ApplyTemporalAdapter(io.ComfyNode):

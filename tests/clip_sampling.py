@@ -20,7 +20,8 @@ from sdxl_anime_video.nodes.context_windows import ContextWindows
 from sdxl_anime_video.nodes.noise import CorrelatedNoise
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
 from sdxl_anime_video.temporal.clip.contract import Chain
-from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, as_patcher, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter

@@ -37,15 +37,14 @@ def temporal_layers(path: Path) -> Callable[[Any], Any]:
 
     Raises ValueError, naming the file.
     """
-    from ...temporal.hosts.comfy.layers import adapter, motion_module
-    from ...temporal.layers.motion_module import MotionModule
-    from ...temporal.weights.formats import format_of
+    from ...temporal.hosts.comfy.layers.adapter import apply_adapter
+    from ...temporal.hosts.comfy.layers.motion_module import apply_motion_module
+    from ...temporal.hosts.comfy.layers.planned import load_patcher
+    from ...temporal.layers.adapter import TemporalAdapter
 
-    if format_of(path).layers is MotionModule:
-        module = motion_module.load_patcher(path)
-        return lambda model: motion_module.apply_motion_module(model, module)
-    layers = adapter.load_patcher(path)
-    return lambda model: adapter.apply_adapter(model, layers)
+    layers = load_patcher(path)
+    apply = apply_adapter if isinstance(layers.model, TemporalAdapter) else apply_motion_module
+    return lambda model: apply(model, layers)
 
 
 def evaluate(

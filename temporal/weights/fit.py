@@ -33,6 +33,6 @@ def require_fit(layers: TemporalLayers, model: Mapping[Any, Any], name: str) -> 
     most = max(1, MOST // len(problems))
     counts = [f"{text}: {len(found)}, such as {', '.join(map(str, found[:most]))}" for text, found in problems.items()]
     raise ValueError(
-        f"The {layers.kind} fits {len(sites) - len(absent) - len(other)} of {len(model)} sites of the model {name}; "
+        f"the {layers.kind} fits {len(sites) - len(absent) - len(other)} of {len(model)} sites of the model {name}; "
         f"{'; '.join(counts)}. Use an SDXL model, or an adapter or motion module that was trained for this one."
     )

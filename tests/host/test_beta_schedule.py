@@ -8,11 +8,10 @@ import torch
 
 import motion
 import tiny
-from sdxl_anime_video.nodes.motion_module import BETA_SCHEDULES, ApplyMotionModule
-from sdxl_anime_video.temporal.hosts.comfy.layers.beta_schedule import CHOICES
+from sdxl_anime_video.nodes.motion_module import ApplyMotionModule
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 
-NODE = "SAV_ApplyMotionModule"
+NODE = "Apply Motion Module"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,9 @@ def test_a_checkpoint_that_says_so_itself(modules):
 
 def test_another_modules_schedule_is_not_changed(model, modules):
     first = applied(model, modules["animatediff"])
-    with pytest.raises(ValueError, match=rf"{NODE}: another motion module .* up to 65.9.* up to 14.6.* choose sdxl"):
+    with pytest.raises(
+        ValueError, match=rf"{NODE}: beta_schedule auto .* maximum of 14.6.* another motion module .* 65.9. Choose sdxl"
+    ):
         applied(first, modules["hotshot"])
     assert sampling_of(applied(first, modules["hotshot"], "sdxl")) is sampling_of(first)
 
@@ -117,10 +118,8 @@ def test_what_cannot_be_set(model, modules):
     with pytest.raises(ValueError, match=f"{NODE}: beta_schedule is 'cosine'; choose one of auto, sdxl"):
         applied(model, modules["animatediff"], "cosine")
     continuous = advanced.ModelSamplingContinuousEDM().patch(model, "v_prediction", 120.0, 0.002)[0]
-    with pytest.raises(ValueError, match=f"{NODE}: the noise levels of this MODEL .* choose sdxl"):
+    with pytest.raises(
+        ValueError, match=f"{NODE}: beta_schedule auto cannot be set: the noise levels of this MODEL .* Choose sdxl"
+    ):
         applied(continuous, modules["animatediff"])
     assert sampling_of(applied(continuous, modules["animatediff"], "sdxl")) is sampling_of(continuous)
-
-
-def test_the_nodes_choices_are_these():
-    assert list(CHOICES) == BETA_SCHEDULES

@@ -14,7 +14,8 @@ from torch._dynamo.utils import counters
 
 import tiny
 from clip_sampling import chained, controlled, correlated, empty, windowed
-from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, as_patcher, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 
 CONFIG = tiny.TinyConfig(widths=(64,), depth=(1,))

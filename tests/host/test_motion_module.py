@@ -14,16 +14,11 @@ from comfy.patcher_extension import WrappersMP
 
 import motion
 import tiny
-from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import (
-    CrossFrameNorm,
-    MotionLayer,
-    apply_motion_module,
-    load_patcher,
-)
-from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
+from sdxl_anime_video.temporal.hosts.comfy.layers.in_unet import CrossFrameNorm, MotionLayer
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher, load_patcher
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet
 from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
-from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 FRAMES, SIZE = 4, 8  # size of a latent's side
 CONFIG = tiny.ALL_LEVELS
@@ -158,7 +153,7 @@ def test_neutral_is_vanilla(model, plain, neutral):
         "silent": lambda: applied(model, motion.module(seed=None)),
         "one frame": lambda: applied(model, module),
         "range": lambda: applied(model, module, 1.0, 0.0, 0.0),
-        "blocks": lambda: applied(model, module, stages={"down": 0.0, "up": 0.0}),
+        "blocks": lambda: applied(model, module, factors={"down": 0.0, "up": 0.0}),
     }[neutral]()
     assert (sample(made.clone(), frames) - expected).abs().max() == 0.0
 
@@ -235,11 +230,11 @@ def test_strengths_of_the_blocks_add_up(model):
     module = motion.module()
     x = tiny.latent(FRAMES, SIZE, SIZE) * 3
     whole, half, down, up = (
-        evaluate(applied(model, module, strength, stages=stages), [2.5], x)[0]
-        for strength, stages in ((1.0, None), (0.5, None), (1.0, {"up": 0.0}), (1.0, {"down": 0.0}))
+        evaluate(applied(model, module, strength, factors=factors), [2.5], x)[0]
+        for strength, factors in ((1.0, None), (0.5, None), (1.0, {"up": 0.0}), (1.0, {"down": 0.0}))
     )
     assert all(difference(a, b) > 1e-3 for a in (whole, half, down, up) for b in (whole, half, down, up) if a is not b)
-    same = evaluate(applied(model, module, 2.0, stages={"down": 0.25, "up": 0.25}), [2.5], x)[0]
+    same = evaluate(applied(model, module, 2.0, factors={"down": 0.25, "up": 0.25}), [2.5], x)[0]
     assert difference(same, half) < 1e-6
 
 
@@ -273,17 +268,17 @@ def test_warns_beyond_the_trained_frames(model, caplog):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stages", "reason"),
+    ("arguments", "factors", "reason"),
     [
         ((0.0,), None, "strength is 0"),
         ((1.0, 0.4, 0.4), None, "nothing lies between"),
         ((), {"down": 0.0, "up": 0.0}, "the strengths of all blocks that it has are 0"),
-        ((), None, "every last projection in the file is zero"),
+        ((), None, "every last projection is zero"),
     ],
 )
-def test_warns_where_it_has_no_effect(model, caplog, arguments, stages, reason):
+def test_warns_where_it_has_no_effect(model, caplog, arguments, factors, reason):
     with caplog.at_level(logging.WARNING):
-        applied(model, motion.module(seed=None if "file" in reason else 5), *arguments, stages=stages)
+        applied(model, motion.module(seed=None if "projection" in reason else 5), *arguments, factors=factors)
     assert f"Apply Motion Module: {reason}" in caplog.text
     assert "no effect" in caplog.text
     caplog.clear()
@@ -322,5 +317,5 @@ def test_misfit_names_the_model_and_every_site(model):
 
 def test_model_of_another_family():
     other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu"))
-    with pytest.raises(MotionModuleError, match="the model Linear has no SDXL UNet"):
+    with pytest.raises(ValueError, match="the model Linear has no SDXL UNet"):
         applied(other, motion.module())

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 import motion
 from clip_sampling import SIZE, adapted, chained, close, controlled, correlated, ksample, model, windowed
 from sdxl_anime_video.nodes.motion_module import FOLDER, LORA_FOLDER, ApplyMotionModule, LoadMotionModule, MotionLora
-from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import MotionLayer, apply_motion_module
+from sdxl_anime_video.temporal.hosts.comfy.layers.in_unet import MotionLayer
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora
 from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module

@@ -24,7 +24,8 @@ from sdxl_anime_video.nodes.prompt_schedule import PromptSchedule
 from sdxl_anime_video.nodes.smoothing import FrameSmoothing
 from sdxl_anime_video.rendering.config import RenderConfig
 from sdxl_anime_video.rendering.render import decoded, initial_noise, sample
-from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, as_patcher
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, sigmas_of
 from sdxl_anime_video.temporal.hosts.diffusers.unet import unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter

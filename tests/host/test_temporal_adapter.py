@@ -23,13 +23,13 @@ import tiny
 from sdxl_anime_video.nodes.temporal_adapter import ApplyTemporalAdapter
 from sdxl_anime_video.temporal.clip.contract import NoiseSettings, Smoothing
 from sdxl_anime_video.temporal.clip.frames import FrameInfo
-from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, load_patcher, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, model_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.planned import load_patcher
 from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.weights.adapter_file import save_adapter
-from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 
 FRAMES, SIZE = 4, 8  # size of a latent's side
 POSITIVE, NEGATIVE = tiny.conditioning(seed=1), tiny.conditioning(seed=2)
@@ -375,7 +375,7 @@ def test_misfit_names_the_model_and_every_site(model):
 
 def test_model_of_another_family(adapter):
     other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu"))
-    with pytest.raises(AdapterError, match="the model Linear has no SDXL UNet"):
+    with pytest.raises(ValueError, match="the model Linear has no SDXL UNet"):
         apply_adapter(other, adapter)
 
 

@@ -104,7 +104,7 @@ def test_misfit_counts_first_and_names_three(kind, unet):
         TemporalUNet(unet, made(kind, wrong))
     message, name = str(caught.value), "adapter" if kind == "adapter" else "motion module"
     fits = f"fits {len(sites) - 2} of {len(sites)} sites of the model UNet2DConditionModel"
-    assert message.startswith(f"The {name} {fits}; ")
+    assert message.startswith(f"the {name} {fits}; ")
     assert (f"missing in the adapter: 1, such as {first}" in message) == (kind == "adapter")
     assert f"missing in the model: 1, such as {beyond}" in message
     words = "64 channels in 1 heads" if kind == "adapter" else "96 channels"

@@ -1,4 +1,4 @@
-"""Where the transformer blocks of an SDXL-family UNet are, and what its two implementations call them.
+"""The transformer blocks of an SDXL-family UNet, and their names in its two implementations.
 
 diffusers names a block by its module path, `down_blocks.1.attentions.0.transformer_blocks.0`. ComfyUI names it, while
 it runs, by `block` ("input" | "middle" | "output", number) and `block_index` inside that block's attention. Both are
@@ -44,7 +44,7 @@ class _Level:
 
 
 def transformer_blocks(config: Mapping[str, Any]) -> tuple[TransformerBlock, ...]:
-    """Every transformer block in the order of execution.
+    """Return every transformer block in the order of execution.
 
     config: ComfyUI's `unet_config` or the config of diffusers' UNet2DConditionModel.
 
@@ -78,7 +78,7 @@ def transformer_blocks(config: Mapping[str, Any]) -> tuple[TransformerBlock, ...
 
 
 def _comfy_levels(config: Mapping[str, Any]) -> tuple[list[_Level], int]:
-    """Levels and depth of the middle block from ComfyUI's `unet_config`, whose depths are one flat list a direction."""
+    """Return levels and middle depth from ComfyUI's `unet_config`, whose depths are one flat list a direction."""
     widths = [config["model_channels"] * factor for factor in config["channel_mult"]]
     counts = config["num_res_blocks"]
     if isinstance(counts, int):
@@ -95,7 +95,7 @@ def _comfy_levels(config: Mapping[str, Any]) -> tuple[list[_Level], int]:
 
 
 def _diffusers_levels(config: Mapping[str, Any]) -> tuple[list[_Level], int]:
-    """Levels and depth of the middle block from diffusers' config, whose numbers may each be one for all levels."""
+    """Return levels and middle depth from diffusers' config, whose numbers may each be one for all levels."""
     widths = config["block_out_channels"]
     count = len(widths)
 
@@ -103,7 +103,7 @@ def _diffusers_levels(config: Mapping[str, Any]) -> tuple[list[_Level], int]:
         return list(value) if isinstance(value, Sequence) else [value] * count
 
     resnets = each(config["layers_per_block"])
-    # diffusers calls the number of heads attention_head_dim, for the sake of old configurations
+    # diffusers calls the number of heads attention_head_dim, as old configurations do
     heads = each(config.get("num_attention_heads") or config["attention_head_dim"])
     depth = each(config["transformer_layers_per_block"])
     reverse = config.get("reverse_transformer_layers_per_block")
@@ -120,5 +120,5 @@ def _diffusers_levels(config: Mapping[str, Any]) -> tuple[list[_Level], int]:
 
 
 def _depths(depth: int | Sequence[int], resnets: int) -> tuple[int, ...]:
-    """Transformer blocks after each of a level's resnets, given as one number or a list."""
+    """Return the transformer blocks after each of a level's resnets, given as one number or a list."""
     return (depth,) * resnets if isinstance(depth, int) else tuple(depth)

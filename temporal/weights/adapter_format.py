@@ -115,7 +115,7 @@ _NONE = TensorInfo("", ())
 
 
 def _channels(parts: Mapping[str, TensorInfo]) -> int:
-    """Channels of a site by its first matrix of sound rank, 0 if it has none."""
+    """Return the channels of a site by its first matrix of sound rank, 0 if it has none."""
     for part in ("to_qkv.weight", "proj.weight", "pos_emb"):
         if part in parts and len(parts[part].shape) == 2:
             return parts[part].shape[1]
@@ -153,7 +153,7 @@ def _site_problems(
 
 
 def _number(metadata: Mapping[str, str], name: str, default: int, problems: list[str]) -> int:
-    """A positive whole number from the metadata; what it should not be goes to `problems`."""
+    """Return a positive whole number from the metadata; a wrong value is added to `problems`."""
     text = metadata.get(name)
     if text is None:
         return default

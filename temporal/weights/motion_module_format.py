@@ -33,9 +33,9 @@ FOLDER_FILES = (
 
 
 def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: torch.dtype | None = None) -> MotionModule:
-    """Load a motion module on the CPU, in `dtype` or else the file's own; warn if it is silent.
+    """Return the motion module of a file, on the CPU, in `dtype` or else the file's own; warn if it is silent.
 
-    path: .safetensors, or what torch.save wrote (.ckpt, .pt, .pth, .bin; no code in it is ever run), or a folder of
+    path: a .safetensors or torch.save file (.ckpt, .pt, .pth, .bin; no code in it is ever run), or a folder of
     diffusers' MotionAdapter. operations: as for MotionModule.
 
     Raises MotionModuleError, naming the file, if it is anything but a sound motion module for SDXL.
@@ -84,7 +84,7 @@ def save_motion_module(
 
 
 def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None) -> str:
-    """Write a motion module of any layout as safetensors; describe the result. dtype: F32, F16, BF16; None keeps it.
+    """Write a motion module of any layout as safetensors and describe it. dtype: F32, F16, BF16; None keeps the file's.
 
     Raises MotionModuleError.
     """
@@ -94,7 +94,7 @@ def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, 
 
 
 def published_name(format: str, key: str) -> str:
-    """The name of one of our keys in the files of a format's authors."""
+    """Return the name of one of our keys in the files of a format's authors."""
     site, _, part = key.partition(".motion_modules.")
     layer, _, part = part.partition(".")
     if format == "hotshot":
@@ -107,14 +107,13 @@ def published_name(format: str, key: str) -> str:
 def _weights(
     names: Mapping[str, tuple[str, ...]], read: Callable[[str], torch.Tensor], dtype: torch.dtype | None
 ) -> dict[str, torch.Tensor]:
-    """Our name -> tensor with memory of its own. Raises WeightsFileError for NaN and infinity."""
+    """Return our name -> tensor with memory of its own. Raises WeightsFileError for NaN and infinity."""
     weights, read_values = {}, {}
     for key, ours in names.items():
         found = read(key)
         if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
             raise MotionModuleError(
-                f"has values of {found.dtype} in {key}, which are no weights: those are float32, float16 or bfloat16. "
-                "Export it again."
+                f"has values of {found.dtype} in {key}; weights are float32, float16 or bfloat16. Export it again."
             )
         read_values[key] = value = found.detach().to(dtype or found.dtype, copy=True).contiguous()
         weights |= {name: value if i == 0 else value.clone() for i, name in enumerate(ours)}
@@ -123,7 +122,7 @@ def _weights(
 
 
 def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
-    """The schedule that the metadata name, None if they name none. Raises MotionModuleError for nonsense."""
+    """Return the schedule in the metadata, None without one. Raises MotionModuleError if it is impossible."""
     if "beta_start" not in metadata and "beta_end" not in metadata:
         return None
     try:
@@ -132,14 +131,14 @@ def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
         start, end = 1.0, 0.0
     if not 0 < start < end < 1:
         raise MotionModuleError(
-            f"says beta_start={metadata.get('beta_start')!r} and beta_end={metadata.get('beta_end')!r} in its "
-            "metadata, which are no noise schedule: 0 < beta_start < beta_end < 1. Export it again."
+            f"has beta_start={metadata.get('beta_start')!r} and beta_end={metadata.get('beta_end')!r} in its metadata; "
+            "a noise schedule has 0 < beta_start < beta_end < 1. Export it again."
         )
     return start, end
 
 
 def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The weights and the settings of a folder that diffusers' MotionAdapter.save_pretrained wrote."""
+    """Return the weights and settings of a folder that diffusers' MotionAdapter.save_pretrained wrote."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -156,7 +155,7 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _beside(file: Path) -> dict[str, Any]:
-    """The settings of a MotionAdapter whose file was chosen rather than its folder, as ComfyUI's lists offer it."""
+    """Return the settings beside a MotionAdapter's file, because ComfyUI's lists offer the file and not its folder."""
     if file.name not in FOLDER_FILES:
         return {}
     try:
@@ -167,23 +166,25 @@ def _beside(file: Path) -> dict[str, Any]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Heads and groups of a MotionAdapter. Raises MotionModuleError for one that cannot be run here."""
+    """Return heads and groups of a MotionAdapter. Raises MotionModuleError for one that cannot be run here."""
     if config.get("conv_in_channels"):
         raise MotionModuleError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
     heads = config.get("motion_num_attention_heads", 8)
     if isinstance(heads, list):
         if len({str(one) for one in heads}) != 1:
-            raise MotionModuleError(f"has {heads} attention heads from level to level; only one number works here.")
+            raise MotionModuleError(f"has {heads} attention heads at its UNet levels; they must be the same at each.")
         heads = heads[0]
     return {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
 
 
 def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
-    """Heads and groups as numbers. Raises MotionModuleError for what is none."""
+    """Return heads and groups as numbers. Raises MotionModuleError for other values."""
     counts = {}
     for name, value in settings.items():
         number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value) else value
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise MotionModuleError(f"says {name} = {quoted(value)}, which is no number of them. Export it again.")
+            raise MotionModuleError(
+                f"has {name} = {quoted(value)}, which must be a positive whole number. Export it again."
+            )
         counts[name] = number
     return counts

@@ -1,4 +1,4 @@
-"""Files of motion modules: whose layout the keys are, one naming for all of them, and what is no SDXL motion module.
+"""Keys of motion module files: the published layouts, one naming for all, and refusal of other files.
 
 The names inside are those of AnimateDiff without its `temporal_transformer`: `<diffusers path of the site>.norm`,
 `.proj_in`, `.transformer_blocks.N.attention_blocks.M.to_q` and so on, as `MotionModule.state_dict()` has them.
@@ -18,7 +18,7 @@ from .known_files import recognise
 from .listing import listed
 
 MOST = 16
-"""Transformer blocks of a place, and attentions of a block, are no more than this."""
+"""Most transformer blocks of a site, and most attentions of a block."""
 SD15_WIDTHS = {0: 320, 1: 640, 2: 1280, 3: 1280}
 SD15 = (
     "Motion modules for SDXL are mm_sdxl_v10_beta of AnimateDiff and the temporal layers of Hotshot-XL, or one that "
@@ -41,15 +41,18 @@ class MotionModuleError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a publisher calls things. title: for messages; format: whose arithmetic; names: (pattern, replacements)
-    from its parts of a site to ours, one key becoming as many as there are replacements."""
+    """The names of one publisher.
+
+    title: for messages; format: a key of `layers.motion_module.FORMATS`
+    names: (pattern, replacements) from its parts of a site to ours; a key with two replacements becomes two keys
+    """
 
     title: str
     format: str
     names: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def ours(self, part: str) -> list[str]:
-        """Our names of a part of a site."""
+        """Return our names of a part of a site."""
         for pattern, replacements in self.names:
             if re.search(pattern, part):
                 return [re.sub(pattern, replacement, part) for replacement in replacements]
@@ -82,7 +85,7 @@ LAYOUTS = {
 
 
 def split_key(key: str) -> tuple[tuple[str, bool], Site, str] | None:
-    """(key of LAYOUTS, site, part) of a motion module's key, with or without a wrapper's prefix; else None."""
+    """Return (key of LAYOUTS, site, part) of a motion module's key, with or without a wrapper's prefix; else None."""
     match = _KEY.fullmatch(_PREFIX.sub("", key))
     if match is None:
         return None
@@ -92,7 +95,10 @@ def split_key(key: str) -> tuple[tuple[str, bool], Site, str] | None:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. config: of the module; layout: whose names; names: its key -> ours; aside: keys of a UNet."""
+    """The contents of a file.
+
+    config: of the module; layout: of its keys; names: its key -> ours; aside: keys of a UNet beside the module
+    """
 
     config: MotionConfig
     layout: Layout
@@ -103,9 +109,9 @@ class Contents:
 def read_contents(
     shapes: Mapping[str, tuple[int, ...]], heads: int = 8, groups: int = 32, betas: tuple[float, float] | None = None
 ) -> Contents:
-    """Whose layout these keys and shapes are and what module they make. heads, groups, betas: as for MotionConfig.
+    """Return the layout of these keys and the module that they make. heads, groups, betas: as for MotionConfig.
 
-    Raises MotionModuleError for anything that is no whole motion module of SDXL's family, naming what is wrong.
+    Raises MotionModuleError, naming the problem, for anything but a whole motion module of SDXL's family.
     """
     split = {key: place for key in shapes if (place := split_key(key))}
     others = [key for key in shapes if key not in split]
@@ -143,7 +149,7 @@ def read_contents(
 
 
 def another_kind(keys: Collection[str], wanted: str) -> str | None:
-    """A message on what a file is that has not a single key of what is wanted ("a motion module"), if that is known."""
+    """Return a message that names the kind of a file without any wanted key ("a motion module"), None if unknown."""
     if any(map(is_adapter_key, keys)):
         return (
             f"is a temporal adapter, not {wanted}. Move it to models/temporal_adapters and load it with "
@@ -172,7 +178,7 @@ def _order(site: Site) -> tuple[int, int, int]:
 
 
 def _width(site: Site, found: Mapping[str, tuple[int, ...]]) -> int:
-    """Channels of a site by its first tensor of sound rank, 0 if it has none."""
+    """Return the channels of a site by its first tensor of sound rank, 0 if it has none."""
     for part, rank in (("norm.weight", 1), ("proj_out.bias", 1), ("proj_out.weight", 2), ("proj_in.weight", 2)):
         shape = found.get(f"{site.path}.{part}", ())
         if len(shape) == rank:
@@ -188,7 +194,7 @@ def _config(
     groups: int,
     betas: tuple[float, float] | None,
 ) -> MotionConfig:
-    """The module that the tensors are of, where they agree."""
+    """Return the config of the module that the tensors belong to."""
     lengths = Counter(shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3)
     odd = [f"{site.path} of {width}" for site, width in widths.items() if not width or width % heads or width % groups]
     if odd:
@@ -211,12 +217,12 @@ def _config(
 
 
 def _count(pattern: str, names: Iterable[str]) -> int:
-    """How many of a list's entries there are by their highest number, MOST at most: a wrong number costs no memory."""
+    """Return the length of a list by its highest index, MOST at most, so that a wrong index costs no memory."""
     return min(max((int(match[1]) for name in names if (match := re.search(pattern, name))), default=0) + 1, MOST)
 
 
 def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], origin: Mapping[str, str]) -> list[str]:
-    """What the tensors have missing, unexpected or misshapen against the module; origin: our name -> the file's."""
+    """Return the keys that are missing, unexpected or misshapen. origin: our name -> the file's."""
     expected = {name: tuple(value.shape) for name, value in MotionModule(config, device="meta").state_dict().items()}
     problems = [f"missing key {name}" for name in expected if name not in found]
     for name, shape in found.items():

@@ -191,7 +191,7 @@ PROBLEMS = {
         lambda s: s.update({f"{KEY}norm.weight": torch.zeros(40)})
     ),
     f"NaN or infinity in {KEY}norm.bias": lambda s: s.update({f"{KEY}norm.bias": torch.full((64,), torch.nan)}),
-    "which are no weights": lambda s: s.update({f"{KEY}norm.bias": torch.zeros(64, dtype=torch.int64)}),
+    "weights are float32": lambda s: s.update({f"{KEY}norm.bias": torch.zeros(64, dtype=torch.int64)}),
 }
 
 
@@ -272,7 +272,7 @@ def test_files_that_are_nothing(tmp_path):
 def test_schedules_in_metadata(tmp_path, state):
     for said in ({"beta_end": "0.02"}, {"beta_start": "0.1", "beta_end": "0.01"}, {"beta_start": "x", "beta_end": "1"}):
         save_file(state, tmp_path / "m.safetensors", said)
-        with pytest.raises(MotionModuleError, match="no noise schedule"):
+        with pytest.raises(MotionModuleError, match="a noise schedule has 0 < beta_start"):
             load_motion_module(tmp_path / "m.safetensors")
     save_file(state, tmp_path / "m.safetensors", {"beta_start": "0.00085", "beta_end": "0.012"})
     assert load_motion_module(tmp_path / "m.safetensors").beta_schedule == (0.00085, 0.012)
@@ -307,7 +307,7 @@ def test_inspect(tmp_path, state, capsys, caplog):
 SETTINGS = {
     "not of diffusers' MotionAdapter": {"_class_name": "UNet2DConditionModel"},
     r"none of diffusion_pytorch_model\.safetensors": {"_class_name": "MotionAdapter"},
-    "only one number works here": {"_class_name": "MotionAdapter", "motion_num_attention_heads": [4, 8]},
+    "must be the same at each": {"_class_name": "MotionAdapter", "motion_num_attention_heads": [4, 8]},
     "an input layer of its own": {"_class_name": "MotionAdapter", "conv_in_channels": 9},
 }
 
@@ -358,7 +358,7 @@ def test_a_folder_with_odd_numbers_of_heads_is_refused(tmp_path, heads):
     if heads == "8":
         assert load_motion_module(tmp_path).config.heads == 8
         return
-    with pytest.raises(MotionModuleError, match=r"says heads = .*, which is no number of them"):
+    with pytest.raises(MotionModuleError, match=r"has heads = .*, which must be a positive whole number"):
         load_motion_module(tmp_path)
 
 

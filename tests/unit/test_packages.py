@@ -70,6 +70,7 @@ def registry(repository, tmp_path_factory):
     return copy(repository, registry_files(repository), tmp_path_factory.mktemp("registry") / "sdxl_anime_video")
 
 
+@pytest.mark.slow
 def test_every_verb_runs_from_the_wheel(wheel, tmp_path):
     clips, adapter, clip = (
         painted_clips(tmp_path / "clips"),
@@ -101,12 +102,14 @@ def test_the_wheel_brings_a_command(wheel):
     assert done.returncode == 0 and "PRESET is one of quality, quick, standard, toon" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_module_of_the_registry_can_be_imported(registry):
     """Those that import ComfyUI are imported by tests/host/test_import.py."""
     assert not (registry / "benchmarks").exists() and not (registry / "tests").exists()
     run(IMPORT_ALL, registry)
 
 
+@pytest.mark.slow
 def test_training_with_hints_runs_from_the_registry(registry, tmp_path):
     clips = painted_clips(tmp_path / "clips")
     drawn = [str(tmp_path / "hints"), "--count", "3", "--frames", "5", "--size", "64", "--hint", "pose"]

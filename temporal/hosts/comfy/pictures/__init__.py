@@ -1,1 +1,1 @@
-"""Pictures of a clip in ComfyUI: hints for ControlNets, another frame rate, saving."""
+"""Pictures of a clip in ComfyUI: hints for ControlNets, decoding, another frame rate, saving."""

@@ -27,9 +27,9 @@ def share_input(name: str, default: float, tooltip: str, **options: Any) -> io.F
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **options)
 
 
-def strength_input(tooltip: str, name: str = "strength", **options: Any) -> io.Float.Input:
+def strength_input(tooltip: str, name: str = "strength", default: float = 1.0, **options: Any) -> io.Float.Input:
     """Return an input from -10 to 10 for the strength of a file's weights."""
-    return io.Float.Input(name, default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=tooltip, **options)
+    return io.Float.Input(name, default=default, min=-10.0, max=10.0, step=0.01, tooltip=tooltip, **options)
 
 
 def denoise_input(**options: Any) -> io.Float.Input:

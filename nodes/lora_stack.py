@@ -1,4 +1,4 @@
-"""LoRAs on MODEL and CLIP: three rows, one for few steps, and tags of the prompt."""
+"""LoRAs on MODEL and CLIP: three rows, a speed LoRA, and tags of the prompt."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.lora.stack import NONE, ROWS, choose
 from ..temporal.lora.tags import MOST
 from ._api import io
-from ._shared import show
+from ._shared import show, strength_input
 
 NODE = "LoRA Stack"
 
 
 class LoraStack(io.ComfyNode):
-    """Applies LoRAs and reports what they are."""
+    """Applies LoRAs and reports on each."""
 
     @classmethod
     def define_schema(cls):
         files = [NONE, *_files()]
         inputs: list[Any] = [
-            io.Model.Input("model", tooltip="The SDXL model that the LoRAs go on."),
+            io.Model.Input("model", tooltip="The SDXL model."),
             io.Clip.Input("clip", tooltip="Its text encoders, which most LoRAs change too."),
         ]
-        for row in ROWS:
+        for row, (weight, tooltip) in _ROWS.items():
             inputs += [
-                io.Combo.Input(f"lora_{row}", options=files, default=NONE, tooltip=_ROW_TIPS[row]),
-                _weight(f"weight_{row}", 0.8 if row == 1 else 0.25 if row == 2 else 0.6, _WEIGHT_TIP),
+                io.Combo.Input(f"lora_{row}", options=files, default=NONE, tooltip=tooltip),
+                strength_input(_WEIGHT_TIP, f"weight_{row}", weight),
             ]
         inputs += [
             io.Combo.Input(
                 "speed_lora",
                 options=files,
                 default=NONE,
-                tooltip="A LoRA for few steps, such as an LCM LoRA. It goes on last and does not count toward three.",
+                tooltip="A LoRA for few steps, such as an LCM LoRA. It is applied last, in addition to the three rows.",
             ),
-            _weight("speed_weight", 1.0, "Weight of speed_lora; these are made for 1."),
+            strength_input("Weight of speed_lora; these are made for 1.", "speed_weight"),
             io.String.Input(
                 "prompt",
                 default="",
                 multiline=True,
                 dynamic_prompts=True,
                 optional=True,
-                tooltip="A prompt in which <lora:name:0.8> or <lora:name:0.8:0.5> (model, then text encoders) ask for "
-                "further LoRAs. The prompt output has it without the tags.",
+                tooltip="A prompt in which <lora:name:0.8> or <lora:name:0.8:0.5> (weight on the model, then on the "
+                "text encoders) adds further LoRAs. The prompt output is the prompt without these tags.",
             ),
         ]
         inputs += [
@@ -60,8 +60,8 @@ class LoraStack(io.ComfyNode):
             node_id="SAV_LoraStack",
             display_name=NODE,
             category="SDXL Anime Video/model",
-            description="Puts up to three LoRAs, one for few steps, and those of tags in the prompt on an SDXL model "
-            "and its text encoders, and reports what they are. A LoRA for another base model is refused.",
+            description="Applies up to three LoRAs, a speed LoRA, and the LoRAs of tags in the prompt to an SDXL model "
+            "and its text encoders, and reports on each. A LoRA for another base model is refused.",
             inputs=inputs,
             outputs=[
                 io.Model.Output("patched_model", display_name="model", tooltip="The model with the LoRAs."),
@@ -69,7 +69,7 @@ class LoraStack(io.ComfyNode):
                 io.String.Output("clean_prompt", display_name="prompt", tooltip="The prompt without its LoRA tags."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Warnings, and of each LoRA its weights, base model, trigger words and hashes.",
+                    tooltip="Warnings, then the weights, base model, trigger words and hashes of each LoRA.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -104,13 +104,9 @@ def _files() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
-_WEIGHT_TIP = "Its weight, on the text encoders too unless clip_weight of this row is connected. 0 is off."
-_ROW_TIPS = {
-    1: "The main style, at 0.7 to 0.85. A file in ComfyUI's models/loras.",
-    2: "A second style, such as flat colours, at 0.15 to 0.3.",
-    3: "A character, at 0.6 to 0.8, if who is in the clip must stay the same. One is enough.",
+_WEIGHT_TIP = "Weight of this row's LoRA, also on the text encoders unless its clip_weight is connected. 0 is off."
+_ROWS = {
+    1: (0.8, "The main style, at 0.7 to 0.85. A file in ComfyUI's models/loras."),
+    2: (0.25, "A second style, such as flat colours, at 0.15 to 0.3."),
+    3: (0.6, "A character, at 0.6 to 0.8, to keep it the same throughout the clip. One is enough."),
 }
-
-
-def _weight(name: str, default: float, tip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=-MOST, max=MOST, step=0.01, tooltip=tip)

@@ -14,7 +14,7 @@ NODE = "Sampling Preset"
 
 
 class SamplingPreset(io.ComfyNode):
-    """One of the ways to sample a clip, and a word if the graph lacks what it needs."""
+    """Chooses a way to sample a clip, and warns if the graph lacks what it needs."""
 
     @classmethod
     def define_schema(cls):
@@ -31,7 +31,7 @@ class SamplingPreset(io.ComfyNode):
                     options=list(PRESETS),
                     default="best_hq",
                     tooltip="best_hq: 28 steps of DPM++ 2M on Karras noise levels, CFG 6.25. lcm: 6 steps at CFG 1.7; "
-                    "needs an LCM LoRA. sde: DPM++ 2M SDE, 28 steps, CFG 6.25; wants Correlated Noise.",
+                    "needs an LCM LoRA. sde: DPM++ 2M SDE, 28 steps, CFG 6.25; needs Correlated Noise.",
                 ),
                 io.Int.Input(
                     "steps", default=0, min=0, max=10000, optional=True, tooltip="Sampling steps. 0: the preset's."
@@ -43,8 +43,7 @@ class SamplingPreset(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     optional=True,
-                    tooltip="How strongly the prompt rules. 0: the preset's. 5.5 to 7 suit best_hq and sde, 1.5 to 2 "
-                    "lcm.",
+                    tooltip="Strength of the prompt. 0: the preset's. 5.5 to 7 suit best_hq and sde, 1.5 to 2 lcm.",
                 ),
                 denoise_input(optional=True),
             ],
@@ -52,14 +51,18 @@ class SamplingPreset(io.ComfyNode):
                 io.Model.Output(
                     "patched_model",
                     display_name="model",
-                    tooltip="The model to sample: under lcm set to LCM sampling, else as it was.",
+                    tooltip="The model to sample: lcm sets it to LCM sampling, other presets leave it unchanged.",
                 ),
                 io.Sampler.Output(
                     display_name="sampler", tooltip="For SamplerCustom or SamplerCustomAdvanced, with these sigmas."
                 ),
-                io.Sigmas.Output(display_name="sigmas", tooltip="Falling noise levels, one more than steps, then 0."),
+                io.Sigmas.Output(
+                    display_name="sigmas", tooltip="Falling noise levels, one more than steps, ending at 0."
+                ),
                 io.Float.Output("cfg_out", display_name="cfg", tooltip="For the cfg of the sampler or CFGGuider."),
-                io.Int.Output("steps_out", display_name="steps", tooltip="Number of steps, for nodes that ask for it."),
+                io.Int.Output(
+                    "steps_out", display_name="steps", tooltip="Number of steps, for other nodes that need it."
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )

@@ -7,26 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 
-class LayersConfig(Protocol):
-    """sites: site -> shape, in the order of the file; max_frames: learned positions."""
-
-    @property
-    def sites(self) -> Mapping[Any, Any]: ...
-
-    @property
-    def max_frames(self) -> int: ...
-
-
 class TemporalLayers(nn.Module):
     """One module at each site of a UNet, under the names of the file.
 
-    config: sites, positions and options; metadata: of the file, read or to be written
+    config: holds `sites` (site -> shape, in the order of the file), `max_frames` (learned positions) and options
+    metadata: of the file, read or to be written
     new_site: makes the module of a site from its shape
     """
 
@@ -39,9 +30,9 @@ class TemporalLayers(nn.Module):
     every_site: ClassVar[bool] = False
     """Whether a model must not have more sites than the layers."""
 
-    def __init__(self, config: LayersConfig, metadata: Mapping[str, str] | None, new_site: Callable[[Any], nn.Module]):
+    def __init__(self, config: Any, metadata: Mapping[str, str] | None, new_site: Callable[[Any], nn.Module]):
         super().__init__()
-        self.config: Any = config
+        self.config = config
         self.metadata = dict(metadata or {})
         for site, shape in config.sites.items():
             parent: nn.Module = self

@@ -13,30 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from ..layers.adapter import AdapterConfig, TemporalAdapter
-from .adapter_format import (
-    CONVERT,
-    FORMAT,
-    VERSION,
-    AdapterError,
-    check_metadata,
-    check_tensors,
-    reject_other_files,
-)
-from .header import WeightsFileError, read_header
+from .adapter_format import CONVERT, FORMAT, VERSION, check_metadata, check_tensors, reject_other_files
+from .header import naming, read_header
 from .values import require_finite, widest, write_finite
 
 
 def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.dtype | None = None) -> TemporalAdapter:
     """Return the adapter of a file, on the CPU, in `dtype` or else the widest dtype in the file; warn if it is silent.
 
-    Raises AdapterError, naming the file, if it is anything but a sound adapter.
+    Raises WeightsFileError, naming the file, if it is anything but a sound adapter.
     """
     path = Path(path)
-    try:
+    with naming(path, CONVERT):
         header = read_header(path)
         reject_other_files(header.tensors)
         check_metadata(header.metadata)
@@ -46,11 +38,6 @@ def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.
         with safe_open(path, framework="pt", device="cpu") as file:
             weights = {key: file.get_tensor(key).to(dtype, copy=True) for key in header.tensors}
         require_finite(weights)
-    except (WeightsFileError, AdapterError) as error:
-        remedy = f" {CONVERT}" if isinstance(error, WeightsFileError) and error.pickle else ""
-        raise AdapterError(f"{path.name} {error}{remedy}") from None
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path.name} cannot be read: {error}") from error
     adapter = assemble_adapter(config, header.metadata, weights, operations)
     if warning := adapter.silent_warning():
         logging.warning("%s: %s.", path.name, warning)
@@ -60,8 +47,7 @@ def load_adapter(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.
 def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
     """Write the adapter as safetensors, whole or not at all. metadata: added to the adapter's own.
 
-    Raises AdapterError for a tensor that is not finite and where the file cannot be written: a file that exists is then
-    left as it was.
+    Raises WeightsFileError for a tensor that is not finite and where the file cannot be written.
     """
     said = {
         "modelspec.sai_model_spec": "1.0.0",
@@ -75,10 +61,7 @@ def save_adapter(adapter: TemporalAdapter, path: str | os.PathLike, metadata: Ma
         "max_frames": str(adapter.max_frames),
         "head_dim": str(adapter.config.head_dim),
     }
-    try:
-        write_finite(Path(path), adapter.state_dict(), said)
-    except WeightsFileError as error:
-        raise AdapterError(str(error)) from error
+    write_finite(Path(path), adapter.state_dict(), said)
 
 
 def assemble_adapter(

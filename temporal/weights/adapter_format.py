@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from ..layers.adapter import AdapterConfig
-from .header import TensorInfo
+from .header import TensorInfo, WeightsFileError
 from .known_files import recognise
 from .listing import listed, quoted
 from .values import TORCH_DTYPES
@@ -29,10 +29,6 @@ _KEY = re.compile(
 )
 
 
-class AdapterError(ValueError):
-    """A file is no sound temporal adapter. The message says what to do."""
-
-
 def is_adapter_key(key: str) -> bool:
     """Return whether a key belongs to an adapter, perhaps under the prefixes of a model."""
     return ".temporal_attn." in key
@@ -45,29 +41,29 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def reject_other_files(keys: Collection[str]) -> None:
-    """Raise AdapterError for a file of another kind, and for an adapter saved inside a whole model."""
+    """Raise WeightsFileError for a file of another kind, and for an adapter saved inside a whole model."""
     others = [key for key in keys if split_key(key) is None]
     kind = recognise(others)
     alone = len(others) == len(keys)
     if kind and alone:
-        raise AdapterError(f"is {kind.what}, not a temporal adapter. {kind.remedy}")
+        raise WeightsFileError(f"is {kind.what}, not a temporal adapter. {kind.remedy}")
     if kind:
-        raise AdapterError(f"holds an adapter together with {kind.what}, as a model's state_dict does. {CONVERT}")
+        raise WeightsFileError(f"holds an adapter together with {kind.what}, as a model's state_dict does. {CONVERT}")
     if alone:
-        raise AdapterError(
+        raise WeightsFileError(
             f"has no key of a temporal adapter (its keys: {listed(others) or 'none at all'}). Choose the "
             "adapter's file."
         )
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raise AdapterError unless the metadata declare this format in a version that is read here."""
+    """Raise WeightsFileError unless the metadata declare this format in a version that is read here."""
     if metadata.get("format") != FORMAT:
         said = f"say format={quoted(metadata['format'])}" if "format" in metadata else "do not say so"
-        raise AdapterError(f"is not marked as format={FORMAT}: its metadata {said}. {CONVERT}")
+        raise WeightsFileError(f"is not marked as format={FORMAT}: its metadata {said}. {CONVERT}")
     version = metadata.get("format_version")
     if version != VERSION:
-        raise AdapterError(
+        raise WeightsFileError(
             f"has format_version={quoted(version)}; this version of the pack reads {VERSION!r}. Update the pack, or "
             "convert or train the adapter again."
         )
@@ -76,7 +72,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> AdapterConfig:
     """Return the configuration that the tensors and the numbers in the metadata describe.
 
-    Raises AdapterError for keys that are missing, unexpected, misshapen or of a wrong dtype, and for numbers in the
+    Raises WeightsFileError for keys that are missing, unexpected, misshapen or of a wrong dtype, and for numbers in the
     metadata that disagree: it names three and counts the rest, and the log has all at level DEBUG.
     """
     sites: dict[str, dict[str, TensorInfo]] = {}
@@ -107,7 +103,9 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
         problems += _site_problems(path, sites[path], dim, max_frames, wanted)
     if problems:
         logging.debug("a temporal adapter does not hold together: %s", "; ".join(problems))
-        raise AdapterError(f"does not hold together: {listed(problems, '; ')}. Export or download the adapter again.")
+        raise WeightsFileError(
+            f"does not hold together: {listed(problems, '; ')}. Export or download the adapter again."
+        )
     return AdapterConfig({path: (dim, dim // head_dim) for path, dim in dims.items()}, max_frames, norm, pos_value)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from .adapter_file import assemble_adapter, save_adapter
-from .adapter_format import AdapterError, check_tensors, is_adapter_key, reject_other_files, split_key
-from .header import TensorInfo, WeightsFileError
+from .adapter_format import check_tensors, is_adapter_key, reject_other_files, split_key
+from .header import TensorInfo, WeightsFileError, naming
 from .torch_file import OpenWeights, open_weights
 from .values import TORCH_DTYPES, dtype_named, require_finite
 
@@ -33,11 +33,11 @@ def convert_adapter(
     wrappers. No code in it is ever run. Values such as `trained_frames` beside the state dict become metadata.
     dtype: F32, F16 or BF16; None keeps the file's own.
 
-    Raises AdapterError.
+    Raises WeightsFileError.
     """
     source, target = Path(source), Path(target)
     wanted = dtype_named(dtype)
-    try:
+    with naming(source):
         opened = open_weights(source, is_adapter_key)
         weights = _adapter_tensors(opened)
         if wanted is not None:
@@ -48,8 +48,6 @@ def convert_adapter(
         reject_other_files(infos or opened.shapes)
         config = check_tensors(infos, said)
         require_finite(weights)
-    except (AdapterError, WeightsFileError) as error:
-        raise AdapterError(f"{source.name} {error}") from None
     adapter = assemble_adapter(config, said, weights)
     save_adapter(adapter, target)
     return adapter.describe()
@@ -63,6 +61,6 @@ def _adapter_tensors(opened: OpenWeights) -> dict[str, torch.Tensor]:
         if split_key(name) is None:
             continue
         if name in weights:
-            raise AdapterError(f"holds {name} more than once. Save one state dict, not a collection.")
+            raise WeightsFileError(f"holds {name} more than once. Save one state dict, not a collection.")
         weights[name] = opened.read(key).detach().clone()
     return weights

@@ -11,7 +11,8 @@ import json
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,31 @@ _SIGNATURES = (
 
 
 class WeightsFileError(ValueError):
-    """The file is no sound safetensors file. pickle: whether torch.save or pickle wrote it."""
+    """A file of weights is damaged or of another kind. The message says what to do.
+
+    pickle: whether torch.save or pickle wrote a file that should be safetensors
+    """
 
     def __init__(self, message: str, pickle: bool = False):
         super().__init__(message)
         self.pickle = pickle
+
+
+@contextmanager
+def naming(path: Path, pickle_remedy: str = "") -> Iterator[None]:
+    """Put the file's name in front of each WeightsFileError raised inside, and raise one if the file cannot be read.
+
+    pickle_remedy: a sentence to add for a file that torch.save or pickle wrote.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except WeightsFileError as error:
+        remedy = f" {pickle_remedy}" if error.pickle and pickle_remedy else ""
+        raise WeightsFileError(f"{path.name} {error}{remedy}", error.pickle) from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsFileError(f"{path.name} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from ..layers.motion_module import MotionModule, Site
-from .header import WeightsFileError
+from .header import WeightsFileError, naming
 from .listing import listed, quoted
-from .motion_module_keys import MotionModuleError, another_kind
+from .motion_module_keys import another_kind
 from .peft_scaling import Settings, read_settings, scaling
 from .torch_file import open_weights
 
@@ -80,18 +79,14 @@ class MotionLora:
 def load_motion_lora(path: str | os.PathLike) -> MotionLora:
     """Return the motion LoRA of a file in any of the four namings; no code in it is run. Warn if it changes nothing.
 
-    Raises MotionModuleError, naming the file, for any other file and for a motion LoRA of Stable Diffusion 1.5.
+    Raises WeightsFileError, naming the file, for any other file and for a motion LoRA of Stable Diffusion 1.5.
     """
     path = Path(path)
-    try:
+    with naming(path):
         opened = open_weights(path, is_motion_lora_key)
         _refuse_sd15(opened.shapes, opened.metadata)
         state = {key: opened.read(key).clone() for key in opened.shapes}
         lora = MotionLora(path.stem, _changes(state, read_settings(path, opened.metadata)))
-    except (WeightsFileError, MotionModuleError) as error:
-        raise MotionModuleError(f"{path.name} {error}") from None
-    except (SafetensorError, OSError) as error:
-        raise MotionModuleError(f"{path.name} cannot be read: {error}") from error
     if all(change.silent for change in lora.changes.values()):
         logging.warning("%s: every alpha or matrix in it is zero, so this motion LoRA changes nothing.", path.name)
     return lora
@@ -106,7 +101,7 @@ def is_motion_lora_key(key: str) -> bool:
 def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> dict[str, tuple[torch.Tensor]]:
     """Return name of a weight -> (sum of its changes times their weights,), the form of ComfyUI's add_patches.
 
-    Raises MotionModuleError for keys of a LoRA that the module lacks or has in another shape.
+    Raises WeightsFileError for keys of a LoRA that the module lacks or has in another shape.
     """
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found: dict[str, tuple[torch.Tensor]] = {}
@@ -119,7 +114,7 @@ def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> 
             elif shape != shapes[key]:
                 problems.append(f"{key} is for {list(shape)} and the module has {list(shapes[key])}")
         if problems:
-            raise MotionModuleError(
+            raise WeightsFileError(
                 f"The motion LoRA {lora.name} does not fit {module.name}: {listed(problems, '; ')}. Use it with the "
                 "motion module that it was trained on."
             )
@@ -134,7 +129,7 @@ def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> 
 def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> MotionModule:
     """Return a module with the changes added. It shares all other tensors with `module`, which stays unchanged.
 
-    Raises MotionModuleError as `patches` does.
+    Raises WeightsFileError as `patches` does.
     """
     state = module.state_dict()
     for key, (delta,) in patches(module, loras).items():
@@ -160,7 +155,7 @@ def _changes(state: Mapping[str, torch.Tensor], settings: Settings) -> dict[str,
             parts.setdefault(ours, {})[part] = value.flatten(1) if value.ndim > 2 else value  # a 1x1 convolution's
             layers[ours] = layer
     if not any(map(is_motion_lora_key, state)) and (kind := another_kind(state, "a motion LoRA")):
-        raise MotionModuleError(kind)
+        raise WeightsFileError(kind)
     changes = {}
     for ours, found in parts.items():
         down, up = found.get("down"), found.get("up")
@@ -173,7 +168,7 @@ def _changes(state: Mapping[str, torch.Tensor], settings: Settings) -> dict[str,
             scale = float(found["alpha"]) / rank if "alpha" in found else scaling(settings, layers[ours], rank)
             changes[ours] = Change(down, up, scale)
     if problems or not changes:
-        raise MotionModuleError(f"is no motion LoRA that can be read whole: {listed(problems, '; ') or 'it is empty'}.")
+        raise WeightsFileError(f"is no motion LoRA that can be read whole: {listed(problems, '; ') or 'it is empty'}.")
     return changes
 
 
@@ -218,7 +213,7 @@ def _site(match: re.Match[str]) -> Site:
 
 
 def _refuse_sd15(keys: Iterable[str], metadata: Mapping[str, str]) -> None:
-    """Raise MotionModuleError for a LoRA of Stable Diffusion 1.5, by a fourth UNet level or by its metadata."""
+    """Raise WeightsFileError for a LoRA of Stable Diffusion 1.5, by a fourth UNet level or by its metadata."""
     sites = {_site(match) for key in keys if (match := _layer(_split(key)[0]))}
     if any(site.block == 3 for site in sites):
         why = "it changes a fourth level, and SDXL's UNet has three"
@@ -227,4 +222,4 @@ def _refuse_sd15(keys: Iterable[str], metadata: Mapping[str, str]) -> None:
         if not re.search(r"sd_v[12]|sd1|stable-diffusion-v[12]", said):
             return
         why = f"its metadata say {quoted(said.strip())}"
-    raise MotionModuleError(f"is a motion LoRA for Stable Diffusion 1.5: {why}. {SD15}")
+    raise WeightsFileError(f"is a motion LoRA for Stable Diffusion 1.5: {why}. {SD15}")

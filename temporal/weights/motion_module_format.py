@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ..layers.motion_module import MotionModule
-from .header import WeightsFileError
+from .header import WeightsFileError, naming
 from .listing import quoted
-from .motion_module_keys import MotionModuleError, read_contents, split_key
+from .motion_module_keys import read_contents, split_key
 from .torch_file import open_weights
 from .values import TORCH_DTYPES, dtype_named, require_finite, write_finite
 
@@ -38,10 +37,10 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     path: a .safetensors or torch.save file (.ckpt, .pt, .pth, .bin; no code in it is ever run), or a folder of
     diffusers' MotionAdapter. operations: as for MotionModule.
 
-    Raises MotionModuleError, naming the file, if it is anything but a sound motion module for SDXL.
+    Raises WeightsFileError, naming the file, if it is anything but a sound motion module for SDXL.
     """
     path = Path(path)
-    try:
+    with naming(path):
         file, settings = _from_folder(path) if path.is_dir() else (path, _beside(path))
         opened = open_weights(file, split_key)
         metadata = opened.metadata
@@ -52,10 +51,6 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
                 "%s: %d tensors of a UNet beside the motion module are not loaded.", path.name, len(contents.aside)
             )
         weights = _weights(contents.names, opened.read, dtype)
-    except (WeightsFileError, MotionModuleError) as error:
-        raise MotionModuleError(f"{path.name} {error}") from None
-    except (SafetensorError, OSError) as error:
-        raise MotionModuleError(f"{path.name} cannot be read: {error}") from error
     module = MotionModule.around(
         contents.config, weights, metadata=metadata, operations=operations, name=contents.layout.title
     )
@@ -71,22 +66,19 @@ def save_motion_module(
 
     metadata: added to the module's own; the betas of the training, heads and groups are always there.
 
-    Raises MotionModuleError for a tensor that is not finite and where the file cannot be written.
+    Raises WeightsFileError for a tensor that is not finite and where the file cannot be written.
     """
     weights = {published_name(module.format, key): value for key, value in module.state_dict().items()}
     start, end = module.beta_schedule
     said = {**module.metadata, **(metadata or {}), "beta_start": repr(float(start)), "beta_end": repr(float(end))}
     said |= {"heads": str(module.config.heads), "groups": str(module.config.groups)}  # no tensor tells these
-    try:
-        write_finite(Path(path), weights, said)
-    except WeightsFileError as error:
-        raise MotionModuleError(str(error)) from error
+    write_finite(Path(path), weights, said)
 
 
 def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None) -> str:
     """Write a motion module of any layout as safetensors and describe it. dtype: F32, F16, BF16; None keeps the file's.
 
-    Raises MotionModuleError.
+    Raises WeightsFileError.
     """
     module = load_motion_module(source, dtype=dtype_named(dtype))
     save_motion_module(module, target)
@@ -112,7 +104,7 @@ def _weights(
     for key, ours in names.items():
         found = read(key)
         if found.dtype not in (*TORCH_DTYPES.values(), torch.float64):
-            raise MotionModuleError(
+            raise WeightsFileError(
                 f"has values of {found.dtype} in {key}; weights are float32, float16 or bfloat16. Export it again."
             )
         read_values[key] = value = found.detach().to(dtype or found.dtype, copy=True).contiguous()
@@ -122,7 +114,7 @@ def _weights(
 
 
 def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
-    """Return the schedule in the metadata, None without one. Raises MotionModuleError if it is impossible."""
+    """Return the schedule in the metadata, None without one. Raises WeightsFileError if it is impossible."""
     if "beta_start" not in metadata and "beta_end" not in metadata:
         return None
     try:
@@ -130,7 +122,7 @@ def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
     except (KeyError, ValueError):
         start, end = 1.0, 0.0
     if not 0 < start < end < 1:
-        raise MotionModuleError(
+        raise WeightsFileError(
             f"has beta_start={metadata.get('beta_start')!r} and beta_end={metadata.get('beta_end')!r} in its metadata; "
             "a noise schedule has 0 < beta_start < beta_end < 1. Export it again."
         )
@@ -142,15 +134,15 @@ def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError:
-        raise MotionModuleError("is a folder without a config.json. Choose the file of the motion module.") from None
+        raise WeightsFileError("is a folder without a config.json. Choose the file of the motion module.") from None
     except (ValueError, RecursionError) as error:
-        raise MotionModuleError(f"has a config.json that is no JSON ({error}). Download it again.") from None
+        raise WeightsFileError(f"has a config.json that is no JSON ({error}). Download it again.") from None
     if not isinstance(config, dict) or config.get("_class_name") != "MotionAdapter":
-        raise MotionModuleError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
+        raise WeightsFileError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
     settings = _settings(config)
     file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if file is None:
-        raise MotionModuleError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
+        raise WeightsFileError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
     return file, settings
 
 
@@ -166,24 +158,24 @@ def _beside(file: Path) -> dict[str, Any]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return heads and groups of a MotionAdapter. Raises MotionModuleError for one that cannot be run here."""
+    """Return heads and groups of a MotionAdapter. Raises WeightsFileError for one that cannot be run here."""
     if config.get("conv_in_channels"):
-        raise MotionModuleError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
+        raise WeightsFileError("is a MotionAdapter with an input layer of its own (as PIA), which is not for SDXL.")
     heads = config.get("motion_num_attention_heads", 8)
     if isinstance(heads, list):
         if len({str(one) for one in heads}) != 1:
-            raise MotionModuleError(f"has {heads} attention heads at its UNet levels; they must be the same at each.")
+            raise WeightsFileError(f"has {heads} attention heads at its UNet levels; they must be the same at each.")
         heads = heads[0]
     return {"heads": heads, "groups": config.get("motion_norm_num_groups", 32)}
 
 
 def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
-    """Return heads and groups as numbers. Raises MotionModuleError for other values."""
+    """Return heads and groups as numbers. Raises WeightsFileError for other values."""
     counts = {}
     for name, value in settings.items():
         number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value) else value
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise MotionModuleError(
+            raise WeightsFileError(
                 f"has {name} = {quoted(value)}, which must be a positive whole number. Export it again."
             )
         counts[name] = number

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..layers.motion_module import MotionConfig, MotionModule, Site
 from .adapter_format import is_adapter_key
+from .header import WeightsFileError
 from .known_files import recognise
 from .listing import listed
 
@@ -33,10 +34,6 @@ _UNET = re.compile(
     r"(conv_in|conv_out|conv_norm_out|time_embedding|add_embedding)\.\w"
     r"|((down|up)_blocks\.\d+|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.\d"
 )
-
-
-class MotionModuleError(ValueError):
-    """A file is no sound motion module for SDXL, or a module does not fit. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +108,21 @@ def read_contents(
 ) -> Contents:
     """Return the layout of these keys and the module that they make. heads, groups, betas: as for MotionConfig.
 
-    Raises MotionModuleError, naming the problem, for anything but a whole motion module of SDXL's family.
+    Raises WeightsFileError, naming the problem, for anything but a whole motion module of SDXL's family.
     """
     split = {key: place for key in shapes if (place := split_key(key))}
     others = [key for key in shapes if key not in split]
     if not split:
         kind = another_kind(others, "a motion module")
-        raise MotionModuleError(
+        raise WeightsFileError(
             kind or f"has no key of a motion module (its keys: {listed(others) or 'none at all'}). {SD15}"
         )
     kinds = Counter(kind for kind, _, _ in split.values())
     if len(kinds) > 1 or next(iter(kinds)) not in LAYOUTS:
-        raise MotionModuleError(f"mixes the names of several layouts: {listed(split)}. Download or export it again.")
+        raise WeightsFileError(f"mixes the names of several layouts: {listed(split)}. Download or export it again.")
     layout = LAYOUTS[next(iter(kinds))]
     if any("lora" in part for _, _, part in split.values()):
-        raise MotionModuleError("is a motion LoRA, not a motion module. Load it with Motion LoRA.")
+        raise WeightsFileError("is a motion LoRA, not a motion module. Load it with Motion LoRA.")
 
     names: dict[str, tuple[str, ...]] = {}
     found: dict[str, tuple[int, ...]] = {}
@@ -142,7 +139,7 @@ def read_contents(
     problems += _differences(config, found, {ours: key for key, all_ours in names.items() for ours in all_ours})
     if problems:
         logging.debug("a motion module does not hold together: %s", "; ".join(problems))
-        raise MotionModuleError(
+        raise WeightsFileError(
             f"is {layout.title}, but does not hold together: {listed(problems, '; ')}. Download or export it again."
         )
     return Contents(config, layout, names, tuple(key for key in others))
@@ -160,14 +157,14 @@ def another_kind(keys: Collection[str], wanted: str) -> str | None:
 
 
 def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise MotionModuleError for a module of Stable Diffusion 1.5, whose UNet has a fourth level."""
+    """Raise WeightsFileError for a module of Stable Diffusion 1.5, whose UNet has a fourth level."""
     down = {site.block: width for site, width in widths.items() if site.direction == "down"}
     if down != SD15_WIDTHS:
         return
     length = max((shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3), default=0)
     middle = any(site.direction == "mid" for site in widths)
     which = "mm_sd_v15_v2" if middle else "mm_sd_v14 and mm_sd_v15" if length == 24 else "v3_sd15_mm"
-    raise MotionModuleError(
+    raise WeightsFileError(
         f"is a motion module for Stable Diffusion 1.5 (four levels of 320, 640, 1280 and 1280 channels, as {which}), "
         f"which does not fit SDXL's UNet of three. {SD15}"
     )
@@ -198,12 +195,12 @@ def _config(
     lengths = Counter(shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3)
     odd = [f"{site.path} of {width}" for site, width in widths.items() if not width or width % heads or width % groups]
     if odd:
-        raise MotionModuleError(
+        raise WeightsFileError(
             f"is {layout.title} with channels that {heads} heads and {groups} groups of the norm do not divide: "
             f"{listed(odd)}. Download or export it again."
         )
     if lengths and not all(lengths):
-        raise MotionModuleError(f"is {layout.title} whose position tables are empty. Download or export it again.")
+        raise WeightsFileError(f"is {layout.title} whose position tables are empty. Download or export it again.")
     return MotionConfig(
         sites=dict(widths),
         format=layout.format,

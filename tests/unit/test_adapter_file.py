@@ -13,9 +13,9 @@ from torch import nn
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter, save_adapter
-from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 from sdxl_anime_video.temporal.weights.convert import convert_adapter
 from sdxl_anime_video.temporal.weights.formats import inspect_weights
+from sdxl_anime_video.temporal.weights.header import WeightsFileError
 
 SITES = {
     "down_blocks.1.attentions.0.transformer_blocks.0": (64, 1),
@@ -112,7 +112,7 @@ def test_saving_keeps_the_old_file_when_it_cannot_be_done(tmp_path):
     broken = adapter()
     with torch.no_grad():
         broken.site("mid_block.attentions.0.transformer_blocks.1").gate.fill_(float("nan"))
-    with pytest.raises(AdapterError, match=r"not written.*mid_block\S+\.gate"):
+    with pytest.raises(WeightsFileError, match=r"not written.*mid_block\S+\.gate"):
         save_adapter(broken, path)
     with pytest.raises(Exception, match="int"):
         save_adapter(adapter(), path, {"trained_steps": 3})  # safetensors takes only texts
@@ -175,7 +175,7 @@ def test_convert_torch_save(tmp_path, legacy, wrap, whole_unet, norm):
 def test_convert_safetensors_without_metadata(tmp_path):
     made = adapter()
     save_file(dict(made.state_dict()), tmp_path / "bare.safetensors")
-    with pytest.raises(AdapterError, match=r"not marked as format=sdxl-temporal-adapter.*convert"):
+    with pytest.raises(WeightsFileError, match=r"not marked as format=sdxl-temporal-adapter.*convert"):
         load_adapter(tmp_path / "bare.safetensors")
     convert_adapter(tmp_path / "bare.safetensors", tmp_path / "a.safetensors")
     assert load_adapter(tmp_path / "a.safetensors").config == made.config
@@ -214,7 +214,7 @@ class Mischief:
 )
 def test_convert_errors(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(AdapterError, match=rf"a\.pt.*{message}"):
+    with pytest.raises(WeightsFileError, match=rf"a\.pt.*{message}"):
         convert_adapter(tmp_path / "a.pt", tmp_path / "a.safetensors")
     assert not Mischief.ran
     assert not (tmp_path / "a.safetensors").exists()
@@ -224,7 +224,7 @@ def test_convert_of_a_damaged_torch_file(tmp_path):
     torch.save(adapter().state_dict(), tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(AdapterError, match=r"a\.pt.*cut off or damaged"):
+    with pytest.raises(WeightsFileError, match=r"a\.pt.*cut off or damaged"):
         convert_adapter(tmp_path / "a.pt", tmp_path / "a.safetensors")
 
 
@@ -291,7 +291,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
     try:
-        with pytest.raises(AdapterError, match=r"a\.safetensors cannot be written.*on a disk with room"):
+        with pytest.raises(WeightsFileError, match=r"a\.safetensors cannot be written.*on a disk with room"):
             save_adapter(adapter(), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -302,5 +302,5 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
 
 def test_the_toon_base_is_a_checkpoint(repository):
     base = repository / "demo" / "weights" / "toon_base.safetensors"
-    with pytest.raises(AdapterError, match="is a full checkpoint of UNet, text encoders and VAE"):
+    with pytest.raises(WeightsFileError, match="is a full checkpoint of UNet, text encoders and VAE"):
         inspect_weights(base)

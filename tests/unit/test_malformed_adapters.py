@@ -15,7 +15,7 @@ from safetensors.torch import save as to_safetensors
 
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
-from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
+from sdxl_anime_video.temporal.weights.header import WeightsFileError
 
 SITE = "mid_block.attentions.0.transformer_blocks.0"
 OTHER = "down_blocks.2.attentions.0.transformer_blocks.1"
@@ -211,7 +211,7 @@ def test_malformed(tmp_path, name):
     content, phrases = FILES[name]
     path = tmp_path / "wrong.safetensors"
     path.write_bytes(content)
-    with pytest.raises(AdapterError) as caught:
+    with pytest.raises(WeightsFileError) as caught:
         load_adapter(path)
     message = str(caught.value)
     assert message.startswith("wrong.safetensors ")
@@ -223,9 +223,9 @@ def test_malformed(tmp_path, name):
 
 def test_folder_and_missing_file(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(AdapterError, match=r"folder is a folder\. Choose"):
+    with pytest.raises(WeightsFileError, match=r"folder is a folder\. Choose"):
         load_adapter(tmp_path / "folder")
-    with pytest.raises(AdapterError, match=r"gone\.safetensors does not exist\. Check"):
+    with pytest.raises(WeightsFileError, match=r"gone\.safetensors does not exist\. Check"):
         load_adapter(tmp_path / "gone.safetensors")
 
 
@@ -235,7 +235,7 @@ def test_many_wrong_keys_are_counted(tmp_path):
     path = tmp_path / "many.safetensors"
     path.write_bytes(raw({"__metadata__": METADATA, **keys}, bytes(4)))
     with pytest.raises(
-        AdapterError, match=r"unexpected key x0; unexpected key x1; unexpected key x2 and 10,003 more\. Export"
+        WeightsFileError, match=r"unexpected key x0; unexpected key x1; unexpected key x2 and 10,003 more\. Export"
     ) as caught:
         load_adapter(path)
     assert len(str(caught.value)) < 2000
@@ -247,7 +247,7 @@ def test_a_name_written_twice_is_found_in_no_time(tmp_path, name):
     path = tmp_path / "twice.safetensors"
     path.write_bytes(raw(b"{" + b",".join(b'"%s":0' % each.encode() for each in names) + b"}"))
     start = time.process_time()
-    with pytest.raises(AdapterError, match=r"is written twice\)\. Download") as caught:
+    with pytest.raises(WeightsFileError, match=r"is written twice\)\. Download") as caught:
         load_adapter(path)
     assert time.process_time() - start < 5 and len(str(caught.value)) < 2000
 
@@ -277,9 +277,9 @@ def test_no_memory_is_spent(tmp_path, caplog):
     start = raw(entries)
     sparse(tmp_path / "tensor", start, len(start) + 192 * 64 * 4 + 99999 * 16384)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(AdapterError, match="exhaust memory"):
+    with pytest.raises(WeightsFileError, match="exhaust memory"):
         load_adapter(tmp_path / "header")
-    with pytest.raises(AdapterError, match=r"missing key .*proj\.weight"), caplog.at_level("DEBUG"):
+    with pytest.raises(WeightsFileError, match=r"missing key .*proj\.weight"), caplog.at_level("DEBUG"):
         load_adapter(tmp_path / "tensor")
     assert "wrong shape [99999, 4096]" in caplog.text
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.weights.header import WeightsFileError
 from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora, patches
-from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError
 
 CHANNELS = {Site("down", 0, 1): 64, Site("mid", 0, 0): 96, Site("up", 1, 2): 64}
 RANK = 3
@@ -142,7 +142,7 @@ SETTINGS = {
 @pytest.mark.parametrize("message", SETTINGS)
 def test_settings_of_peft_that_cannot_be_read(tmp_path, module, message):
     write(tmp_path / "a.safetensors", module, "peft", metadata={"lora_adapter_metadata": SETTINGS[message]})
-    with pytest.raises(MotionModuleError, match=f"a.safetensors has settings of PEFT {message}"):
+    with pytest.raises(WeightsFileError, match=f"a.safetensors has settings of PEFT {message}"):
         load_motion_lora(tmp_path / "a.safetensors")
 
 
@@ -198,10 +198,10 @@ SD15_KEY = (
 
 def test_stable_diffusion_15(tmp_path, module):
     save_file({f"{SD15_KEY}.down.weight": torch.zeros(2, 1280)}, tmp_path / "v2_lora_PanLeft.safetensors")
-    with pytest.raises(MotionModuleError, match=r"PanLeft.* Stable Diffusion 1\.5: it changes a fourth level"):
+    with pytest.raises(WeightsFileError, match=r"PanLeft.* Stable Diffusion 1\.5: it changes a fourth level"):
         load_motion_lora(tmp_path / "v2_lora_PanLeft.safetensors")
     write(tmp_path / "a.safetensors", module, "kohya", metadata={"ss_base_model_version": "sd_v1"})
-    with pytest.raises(MotionModuleError, match=r"1\.5: its metadata say 'sd_v1'"):
+    with pytest.raises(WeightsFileError, match=r"1\.5: its metadata say 'sd_v1'"):
         load_motion_lora(tmp_path / "a.safetensors")
 
 
@@ -229,7 +229,7 @@ def test_unmatched_keys_are_listed(tmp_path, module, message):
 
     write(tmp_path / "a.safetensors", module, "diffusers")
     save_file({**load_file(tmp_path / "a.safetensors"), **PROBLEMS[message]}, tmp_path / "a.safetensors")
-    with pytest.raises(MotionModuleError, match=f"a.safetensors .*{message}") as caught:
+    with pytest.raises(WeightsFileError, match=f"a.safetensors .*{message}") as caught:
         load_motion_lora(tmp_path / "a.safetensors")
     assert "\n" not in str(caught.value)
 
@@ -237,7 +237,7 @@ def test_unmatched_keys_are_listed(tmp_path, module, message):
 def test_misfit(tmp_path, module):
     write(tmp_path / "a.safetensors", module, "diffusers")
     other = MotionModule(MotionConfig({Site("down", 0, 1): 64, Site("mid", 0, 0): 128}, max_frames=8))
-    with pytest.raises(MotionModuleError) as caught:
+    with pytest.raises(WeightsFileError) as caught:
         fuse(other, [(load_motion_lora(tmp_path / "a.safetensors"), 1.0)])
     assert "up_blocks.1.motion_modules.2.proj_in.weight is not in the module" in str(caught.value)
     assert "to_out.0.weight is for [96, 96] and the module has [128, 128]" in str(caught.value)
@@ -245,7 +245,7 @@ def test_misfit(tmp_path, module):
 
 def test_other_files(tmp_path):
     save_file({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
-    with pytest.raises(MotionModuleError, match=r"is a LoRA, not a motion LoRA\. Move it to models/loras"):
+    with pytest.raises(WeightsFileError, match=r"is a LoRA, not a motion LoRA\. Move it to models/loras"):
         load_motion_lora(tmp_path / "a.safetensors")
     lora = f"down_blocks.0.motion_modules.1.{BLOCK}.attn1.to_q.lora_A.weight"
     for keys, message in {
@@ -256,7 +256,7 @@ def test_other_files(tmp_path):
         (lora, "proj_in.weight"): "is no motion LoRA that can be read whole: unknown key proj_in.weight",
     }.items():
         save_file({key: torch.zeros(2, 2) for key in keys}, tmp_path / "a.safetensors")
-        with pytest.raises(MotionModuleError, match=message):
+        with pytest.raises(WeightsFileError, match=message):
             load_motion_lora(tmp_path / "a.safetensors")
 
 
@@ -266,7 +266,7 @@ def test_tensors_without_plain_values(tmp_path, module, spoil):
 
     write(tmp_path / "a.safetensors", module, "peft")
     torch.save({k: spoil(v) for k, v in load_file(tmp_path / "a.safetensors").items()}, tmp_path / "a.ckpt")
-    with pytest.raises(MotionModuleError, match=r"a\.ckpt holds .* without plain values"):
+    with pytest.raises(WeightsFileError, match=r"a\.ckpt holds .* without plain values"):
         load_motion_lora(tmp_path / "a.ckpt")
 
 

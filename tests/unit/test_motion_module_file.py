@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
+from sdxl_anime_video.temporal.weights.header import WeightsFileError
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
-from sdxl_anime_video.temporal.weights.motion_module_keys import MotionModuleError, read_contents
+from sdxl_anime_video.temporal.weights.motion_module_keys import read_contents
 
 CHANNELS = {Site("down", 0, 0): 64, Site("mid", 0, 0): 128, Site("up", 1, 2): 96}
 # of the real files: https://huggingface.co/guoyww/animatediff (mm_sdxl_v10_beta.ckpt), hotshotco/Hotshot-XL
@@ -110,13 +111,13 @@ def test_motion_adapters_of_diffusers(tmp_path):
     file = tmp_path / "folder/diffusion_pytorch_model.safetensors"
     assert load_motion_module(file).config.heads == 4  # what ComfyUI's list offers
     (tmp_path / "folder/config.json").unlink()
-    with pytest.raises(MotionModuleError, match=r"folder is a folder without a config\.json"):
+    with pytest.raises(WeightsFileError, match=r"folder is a folder without a config\.json"):
         load_motion_module(tmp_path / "folder")
     assert load_motion_module(file).config.heads == 8
     for other in ("[" * 100_000, "[]", '{"_class_name": "UNet2DConditionModel", "motion_num_attention_heads": 4}'):
         (tmp_path / "folder/config.json").write_text(other)
         assert load_motion_module(file).config.heads == 8
-        with pytest.raises(MotionModuleError, match=r"folder (has a|is a folder whose) config\.json"):
+        with pytest.raises(WeightsFileError, match=r"folder (has a|is a folder whose) config\.json"):
             load_motion_module(tmp_path / "folder")
 
 
@@ -128,7 +129,7 @@ def test_dtypes(tmp_path, state):
     state[next(iter(state))][0] = 1e6
     save_file(state, tmp_path / "m.safetensors")
     assert load_motion_module(tmp_path / "m.safetensors")
-    with pytest.raises(MotionModuleError, match=r"NaN or infinity in down_blocks.*as torch\.float16.*too large"):
+    with pytest.raises(WeightsFileError, match=r"NaN or infinity in down_blocks.*as torch\.float16.*too large"):
         load_motion_module(tmp_path / "m.safetensors", dtype=torch.float16)
 
 
@@ -198,7 +199,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("message", PROBLEMS)
 def test_what_does_not_hold_together(tmp_path, state, message):
     save_file(wrong(state, PROBLEMS[message]), tmp_path / "m.safetensors")
-    with pytest.raises(MotionModuleError, match=f"m.safetensors .*{message}") as caught:
+    with pytest.raises(WeightsFileError, match=f"m.safetensors .*{message}") as caught:
         load_motion_module(tmp_path / "m.safetensors")
     assert "\n" not in str(caught.value)
 
@@ -224,7 +225,7 @@ def sd15(middle, length):
     "middle, length, which", [(False, 24, "mm_sd_v14"), (True, 32, "mm_sd_v15_v2"), (False, 32, "v3_sd15_mm")]
 )
 def test_modules_of_stable_diffusion_15(middle, length, which):
-    with pytest.raises(MotionModuleError, match=rf"Stable Diffusion 1\.5 .*{which}.*mm_sdxl_v10_beta"):
+    with pytest.raises(WeightsFileError, match=rf"Stable Diffusion 1\.5 .*{which}.*mm_sdxl_v10_beta"):
         read_contents(sd15(middle, length))
 
 
@@ -246,7 +247,7 @@ def test_other_files(tmp_path, message):
     if "checkpoint" in message:
         keys["first_stage_model.encoder.conv_in.weight"] = torch.zeros(2)
     save_file(keys, tmp_path / "m.safetensors")
-    with pytest.raises(MotionModuleError, match=f"m.safetensors {message}"):
+    with pytest.raises(WeightsFileError, match=f"m.safetensors {message}"):
         load_motion_module(tmp_path / "m.safetensors")
 
 
@@ -264,7 +265,7 @@ def test_files_that_are_nothing(tmp_path):
         "page.safetensors": "is a web page",
         "none.ckpt": "does not exist",
     }.items():
-        with pytest.raises(MotionModuleError, match=f"{name} {message}"):
+        with pytest.raises(WeightsFileError, match=f"{name} {message}"):
             load_motion_module(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
@@ -272,7 +273,7 @@ def test_files_that_are_nothing(tmp_path):
 def test_schedules_in_metadata(tmp_path, state):
     for said in ({"beta_end": "0.02"}, {"beta_start": "0.1", "beta_end": "0.01"}, {"beta_start": "x", "beta_end": "1"}):
         save_file(state, tmp_path / "m.safetensors", said)
-        with pytest.raises(MotionModuleError, match="a noise schedule has 0 < beta_start"):
+        with pytest.raises(WeightsFileError, match="a noise schedule has 0 < beta_start"):
             load_motion_module(tmp_path / "m.safetensors")
     save_file(state, tmp_path / "m.safetensors", {"beta_start": "0.00085", "beta_end": "0.012"})
     assert load_motion_module(tmp_path / "m.safetensors").beta_schedule == (0.00085, 0.012)
@@ -283,9 +284,9 @@ def test_nothing_half_written(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"before")
     with torch.no_grad():
         made.site(next(iter(made.sites))).proj_in.bias[0] = torch.inf
-    with pytest.raises(MotionModuleError, match="not written: it holds NaN or infinity"):
+    with pytest.raises(WeightsFileError, match="not written: it holds NaN or infinity"):
         save_motion_module(made, tmp_path / "m.safetensors")
-    with pytest.raises(MotionModuleError, match="cannot be written"):
+    with pytest.raises(WeightsFileError, match="cannot be written"):
         save_motion_module(module(), tmp_path / "none" / "m.safetensors")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
@@ -315,7 +316,7 @@ SETTINGS = {
 @pytest.mark.parametrize("message", SETTINGS)
 def test_folders_that_are_no_motion_adapter(tmp_path, message):
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS[message]))
-    with pytest.raises(MotionModuleError, match=message):
+    with pytest.raises(WeightsFileError, match=message):
         load_motion_module(tmp_path)
 
 
@@ -344,7 +345,7 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, spoil, message)
     made.reset_parameters()
     save_motion_module(made, tmp_path / "good.safetensors")
     torch.save(spoil(load_file(tmp_path / "good.safetensors")), tmp_path / "odd.ckpt")
-    with pytest.raises(MotionModuleError, match=f"odd.ckpt .*{message}"):
+    with pytest.raises(WeightsFileError, match=f"odd.ckpt .*{message}"):
         load_motion_module(tmp_path / "odd.ckpt")
 
 
@@ -358,7 +359,7 @@ def test_a_folder_with_odd_numbers_of_heads_is_refused(tmp_path, heads):
     if heads == "8":
         assert load_motion_module(tmp_path).config.heads == 8
         return
-    with pytest.raises(MotionModuleError, match=r"has heads = .*, which must be a positive whole number"):
+    with pytest.raises(WeightsFileError, match=r"has heads = .*, which must be a positive whole number"):
         load_motion_module(tmp_path)
 
 
@@ -381,5 +382,5 @@ def test_empty_tables_of_positions_are_refused(tmp_path):
     named = {key: value[:, :0].contiguous() if key.endswith(".pe") else value for key, value in load_file(path).items()}
     assert len(named) == len(state)
     save_file(named, path)
-    with pytest.raises(MotionModuleError, match="position tables are empty"):
+    with pytest.raises(WeightsFileError, match="position tables are empty"):
         load_motion_module(path)

@@ -8,8 +8,8 @@ from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video import __main__ as command
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, on_schedule_of
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.weights.adapter_format import AdapterError
 from sdxl_anime_video.temporal.weights.formats import load_layers
+from sdxl_anime_video.temporal.weights.header import WeightsFileError
 from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.train import TrainConfig
@@ -230,5 +230,5 @@ def test_files_are_told_apart_and_converted(tmp_path, capsys):
     for target, message in ((half, "is there already"), (tmp_path / "x.ckpt", "does not end in .safetensors")):
         assert command.main(["convert", str(whole), str(target)]) == 1
         assert message in capsys.readouterr().err
-    with pytest.raises(AdapterError, match=r"nothing\.safetensors does not exist"):
+    with pytest.raises(WeightsFileError, match=r"nothing\.safetensors does not exist"):
         load_layers(tmp_path / "nothing.safetensors")

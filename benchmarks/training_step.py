@@ -99,7 +99,7 @@ def ours(options: argparse.Namespace) -> tuple[Step, int]:
         base,
         clips,
     )
-    return trainer.train_step, sum(p.numel() for p in trainer.adapter.parameters())
+    return trainer.train_step, sum(p.numel() for p in trainer.layers.parameters())
 
 
 def import_hotshot(folder: Path) -> Any:

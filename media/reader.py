@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,11 +45,32 @@ def probe_clip(path: str | Path) -> ClipInfo:
 
 def iter_clip(path: str | Path) -> Iterator[np.ndarray]:
     """Yield frames, uint8 RGB `[H, W, 3]`; one is in memory at a time. Raises as `probe_clip` does."""
-    with _open(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            # Only with the range given does PyAV before 17 use the file's colour matrix, and not BT.601 for all.
-            yield frame.reformat(format="rgb24", dst_color_range=FULL_RANGE).to_ndarray()
+    return (_pixels(frame) for _, frame in iter_timed(path))
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    # Only with the range given does PyAV before 17 use the file's colour matrix, and not BT.601 for all.
+    return frame.reformat(format="rgb24", dst_color_range=FULL_RANGE).to_ndarray()
+
+
+def read_frames(path: str | Path, places: Sequence[int]) -> np.ndarray:
+    """Return the frames at these places, uint8 RGB `[K, H, W, 3]`. Raises as `probe_clip` does.
+
+    Frames after the last place are not decoded, and only these frames are converted. Raises ValueError for a place
+    beyond the end.
+    """
+    wanted, pictures = set(places), {}
+    for place, (_, frame) in enumerate(islice(iter_timed(path), max(wanted) + 1)):
+        if place in wanted:
+            pictures[place] = _pixels(frame)
+    if missing := wanted - set(pictures):
+        raise ValueError(f"{path} ends before frame {min(missing)}")
+    return np.stack([pictures[place] for place in places])
+
+
+def count_frames(path: str | Path) -> int:
+    """Return the number of frames that are shown, by decoding them all. Raises as `probe_clip` does."""
+    return sum(1 for _ in iter_timed(path))
 
 
 def iter_timed(path: str | Path) -> Iterator[tuple[float, av.VideoFrame]]:

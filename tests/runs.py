@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sdxl_anime_video.benchmarks.making import paint_clips
-from sdxl_anime_video.training.run.progress import Eta
 
 SMALL = {"resolution": 64, "frames": [4], "clips_per_step": 1, "warmup_steps": 0, "device": "cpu", "threads": 1}
 
@@ -28,12 +27,3 @@ def write_config(folder: Path, **fields: Any) -> Path:
 def events(folder: Path) -> list[dict[str, Any]]:
     """What a run has logged, steps that were done twice included."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-class NoBars:
-    """Takes what the bars on the screen would be told."""
-
-    eta = Eta(4)
-
-    def encoded(self, done: int, total: int) -> None:
-        pass

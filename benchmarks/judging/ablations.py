@@ -97,7 +97,7 @@ class HeldOut:
         trainer = Trainer(config, self.base, self.clips)
         try:
             if adapter:
-                trainer.adapter.load_state_dict(load_layers(adapter).state_dict())
+                trainer.layers.load_state_dict(load_layers(adapter).state_dict())
             return trainer.validate()["validation"]
         finally:
             trainer.unet.detach()

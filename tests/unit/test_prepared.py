@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prepared import content, latents, run
-from runs import NoBars, events
+from runs import events
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
@@ -16,6 +16,7 @@ from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.clips.store import Store
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.progress import Bars
 from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer
 
@@ -116,6 +117,6 @@ def test_a_cache_that_changes_under_a_run_is_noticed_and_the_steps_are_kept(cach
             Store(changing).remove([clips.names[2].split("#")[0]])
 
     with pytest.raises(DataError, match=r"cache has been changed since this run opened it; .*--resume latest"):
-        Run(trainer, NoBars(), report).to_the_end()
+        Run(trainer, Bars(trainer.config, quiet=True), report).to_the_end()
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
     trainer.unet.detach()

@@ -12,11 +12,14 @@ import torch
 from runs import SMALL, events, painted_clips, write_config
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
-from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.clips.folder import fit, load_clips, read_caption
+from sdxl_anime_video.training.clips.source import Clips, DataError
 from sdxl_anime_video.training.config.schedule import describe_noise, last_noise
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
+from sdxl_anime_video.training.step.average import Average
+from sdxl_anime_video.training.step.batch import draw_clips, longest_draw
 from sdxl_anime_video.training.step.draws import draw_noise
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
@@ -44,7 +47,7 @@ def trainer(toon, clips_folder, tmp_path):
         settings = {**SMALL, "clips_per_step": 2, **fields}
         config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **settings)
         config.output.mkdir(exist_ok=True)
-        return Trainer(config, toon, data.load_clips(clips_folder, toon, 64))
+        return Trainer(config, toon, load_clips(clips_folder, toon, 64))
 
     return make
 
@@ -74,9 +77,10 @@ def test_the_command_trains_an_adapter_that_loads_and_says_how_it_was_made(confi
     assert "trained_steps: 4" in inspected.stdout
 
 
-def test_too_many_clips_kept_out_are_refused_before_any_is_encoded(config_file, capsys, monkeypatch):
-    monkeypatch.setattr(data, "load_clips", lambda *_: pytest.fail("clips were encoded"))
-    assert cli.main([str(config_file), "--validation-clips", "3"]) == 1
+def test_too_many_clips_kept_out_are_refused_before_any_is_encoded(config_file, clips_folder, capsys):
+    before = set(clips_folder.iterdir())
+    assert cli.main([str(config_file), "--validation-clips", "3", "--resolution", "80"]) == 1
+    assert set(clips_folder.iterdir()) == before
     assert "validation_clips: 3 leaves none of 3 clips to train on" in capsys.readouterr().err
 
 
@@ -145,15 +149,15 @@ def test_a_refused_command_leaves_the_run_as_it_was(config_file, tmp_path, capsy
 def test_only_the_adapter_gets_gradients(trainer, toon):
     run = trainer(precision="fp32")
     before = {name: value.clone() for name, value in toon.unet.state_dict().items()}
-    silent = {name: value.clone() for name, value in run.adapter.state_dict().items()}
+    silent = {name: value.clone() for name, value in run.layers.state_dict().items()}
     for _ in range(2):
         run.train_step()
     assert all(p.grad is None and not p.requires_grad for p in toon.unet.parameters())
     assert set(before) == set(toon.unet.state_dict())
     assert all(torch.equal(before[name], value) for name, value in toon.unet.state_dict().items())
-    moved = {name for name, value in run.adapter.state_dict().items() if not torch.equal(silent[name], value)}
+    moved = {name for name, value in run.layers.state_dict().items() if not torch.equal(silent[name], value)}
     assert moved == set(silent)  # after two steps even what sits behind the zero projection
-    assert {value.dtype for value in run.adapter.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in run.layers.state_dict().values()} == {torch.float32}
     run.unet.detach()
 
 
@@ -167,7 +171,7 @@ def test_an_untrained_adapter_has_the_base_loss(trainer, toon):
 
 def test_training_lowers_the_loss_of_what_it_saw(trainer):
     run = trainer(steps=12, learning_rate=3e-3, precision="fp32", caption_dropout=0, random_positions=False)
-    run.held_out = [0, 1]
+    run.data.held_out = [0, 1]
     before = run.validate()["validation"]
     while not run.finished():
         run.train_step()
@@ -190,27 +194,27 @@ def test_gradient_checkpointing_changes_no_loss(trainer, toon):
 
 def test_what_is_validated_and_saved_is_the_moving_average(trainer, tmp_path):
     run = trainer(ema=0.9, learning_rate=1e-2, validation_clips=1, precision="fp32")
-    follow = {name: value.clone() for name, value in run.ema.items()}
+    follow = {name: value.clone() for name, value in run.average.values.items()}
     for step in range(3):
         run.train_step()
         rate = 1 - min(0.9, (1 + step) / (10 + step))
-        follow = {name: value + rate * (run.adapter.state_dict()[name] - value) for name, value in follow.items()}
-    current = {name: value.clone() for name, value in run.adapter.state_dict().items()}
+        follow = {name: value + rate * (run.layers.state_dict()[name] - value) for name, value in follow.items()}
+    current = {name: value.clone() for name, value in run.layers.state_dict().items()}
     averaged = run.validate()["validation"]
     run.save(tmp_path / "a.safetensors", {})
-    assert all(torch.equal(current[name], value) for name, value in run.adapter.state_dict().items())
+    assert all(torch.equal(current[name], value) for name, value in run.layers.state_dict().items())
     saved = load_adapter(tmp_path / "a.safetensors").state_dict()
     for name, value in saved.items():
         torch.testing.assert_close(value, follow[name], rtol=1e-4, atol=1e-6)
     assert not all(torch.equal(current[name], saved[name]) for name in saved)
-    run.ema = {}
+    run.average = Average(run.layers, 0)
     assert run.validate()["validation"] != averaged
     run.unet.detach()
 
 
 def test_learning_rates_by_part(trainer):
     run = trainer(learning_rate=1e-3, gate_learning_rate=1e-2, position_learning_rate=3e-3, weight_decay=0.1)
-    names = {id(p): name for name, p in run.adapter.named_parameters()}
+    names = {id(p): name for name, p in run.layers.named_parameters()}
     found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in run.optimizer.param_groups for p in g["params"]}
     assert len(found) == len(names)
     for name, settings in found.items():
@@ -238,20 +242,20 @@ def test_noise_of_a_clip_is_correlated_as_asked(trainer):
 def test_a_loss_that_is_not_finite_stops_and_names_the_clips(trainer):
     run = trainer()
     with torch.no_grad():
-        run.adapter.site(next(iter(run.adapter.config.sites))).proj.bias.fill_(float("nan"))
+        run.layers.site(next(iter(run.layers.config.sites))).proj.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"step 0, clips .*\.mp4"):
         run.train_step()
     run.unet.detach()
 
 
 def test_latents_are_encoded_once(toon, clips_folder):
-    data.load_clips(clips_folder, toon, 64)
+    load_clips(clips_folder, toon, 64)
     calls = []
-    again = data.load_clips(clips_folder, toon, 64, "fp32", lambda done, total: calls.append(done))
+    again = load_clips(clips_folder, toon, 64, "fp32", lambda done, total: calls.append(done))
     assert calls == []
     assert [latent.shape for latent in again.latents] == [(5, 4, 8, 8)] * 3
     assert again.fps == 12
-    data.load_clips(clips_folder, toon, 48, "fp32", lambda done, total: calls.append(done))
+    load_clips(clips_folder, toon, 48, "fp32", lambda done, total: calls.append(done))
     assert calls == [1, 2, 3]  # another size, other latents
 
 
@@ -259,49 +263,48 @@ def test_batches_are_cut_from_clips_of_one_size():
     latents = [
         torch.full((length, 4, h, 8), float(i)) for i, (length, h) in enumerate([(9, 8), (5, 8), (9, 4), (9, 8)])
     ]
-    clips = data.Clips(latents, [1, 2, 3, 4], torch.zeros(5, 1, 1), torch.zeros(5, 1), ["a", "b", "c", "d"], 12)
+    clips = Clips(latents, [1, 2, 3, 4], torch.zeros(5, 1, 1), torch.zeros(5, 1), ["a", "b", "c", "d"], 12)
     assert clips.buckets() == [[2], [0, 1, 3]]
     seen = set()
     for seed in range(40):
-        batch, captions, chosen, starts = data.draw_batch(
-            clips, clips.buckets(), 2, [4, 8], torch.Generator().manual_seed(seed)
-        )
-        assert batch[:, 0, 0, 0, 0].tolist() == chosen
-        assert captions.tolist() == [i + 1 for i in chosen]
-        assert all(0 <= start <= clips.lengths[i] - batch.shape[1] for i, start in zip(chosen, starts, strict=True))
-        assert batch.shape[1] == 4 or (batch.shape[1] == 8 and 1 not in chosen)
-        seen |= set(chosen)
+        drawn = draw_clips(clips, clips.buckets(), 2, [4, 8], torch.Generator().manual_seed(seed))
+        (frames,) = {len(clip.latents) for clip in drawn}
+        numbers = {clip.number for clip in drawn}
+        assert all((clip.latents == clip.number).all() for clip in drawn)
+        assert all(0 <= clip.start <= clips.lengths[clip.number] - frames for clip in drawn)
+        assert frames == 4 or (frames == 8 and 1 not in numbers)
+        seen |= numbers
     assert seen == {0, 1, 2, 3}
 
 
 def test_the_longest_draw_is_of_what_can_be_drawn():
     lengths = [9, 5, 12]
-    clips = data.Clips(
+    clips = Clips(
         [torch.zeros(n, 4, 8, 8) for n in lengths], [0] * 3, torch.zeros(1, 1, 1), torch.zeros(1, 1), ["a"] * 3, 12
     )
-    assert data.longest_draw(clips, [[0, 1, 2]], 1, [4, 8, 12, 16]) == 12
-    assert data.longest_draw(clips, [[0, 1, 2]], 2, [4, 8, 12, 16]) == 8  # a batch of two has one clip of 9 at best
-    assert data.longest_draw(clips, [[0, 1], [2]], 2, [4, 8, 12, 16]) == 12  # a lone clip comes twice
-    assert data.longest_draw(clips, [[1]], 2, [4, 8]) == 4
+    assert longest_draw(clips, [[0, 1, 2]], 1, [4, 8, 12, 16]) == 12
+    assert longest_draw(clips, [[0, 1, 2]], 2, [4, 8, 12, 16]) == 8  # a batch of two has one clip of 9 at best
+    assert longest_draw(clips, [[0, 1], [2]], 2, [4, 8, 12, 16]) == 12  # a lone clip comes twice
+    assert longest_draw(clips, [[1]], 2, [4, 8]) == 4
 
 
 def test_pictures_are_scaled_and_cropped():
     frames = np.zeros((2, 100, 210, 3), np.uint8)
-    assert data.fit(frames, None, 16).shape == (2, 96, 208, 3)
-    assert data.fit(frames, 48, 16).shape == (2, 48, 96, 3)
+    assert fit(frames, None, 16).shape == (2, 96, 208, 3)
+    assert fit(frames, 48, 16).shape == (2, 48, 96, 3)
 
 
 def test_captions_come_from_json_or_text(tmp_path):
     video = tmp_path / "a.mp4"
-    with pytest.raises(data.DataError, match=r"a.txt beside the video"):
-        data.read_caption(video)
+    with pytest.raises(DataError, match=r"a.txt beside the video"):
+        read_caption(video)
     video.with_suffix(".txt").write_text(" from text\n")
-    assert data.read_caption(video) == "from text"
+    assert read_caption(video) == "from text"
     video.with_suffix(".json").write_text(json.dumps({"caption": "from json"}))
-    assert data.read_caption(video) == "from json"
+    assert read_caption(video) == "from json"
     video.with_suffix(".json").write_text("[1]")
-    with pytest.raises(data.DataError, match="not a JSON object"):
-        data.read_caption(video)
+    with pytest.raises(DataError, match="not a JSON object"):
+        read_caption(video)
 
 
 def spoil_video(folder: Path) -> None:

@@ -16,7 +16,8 @@ from runs import events, write_config
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands import interrupts
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
-from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.clips.folder import load_clips, read_caption
+from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.run import verb as cli
 
 
@@ -73,17 +74,17 @@ def test_damaged_latents_are_encoded_again(clips, content, caplog):
     from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 
     toon, folder = load_base("toon"), clips(2)
-    first = data.load_clips(folder, toon, 64)
+    first = load_clips(folder, toon, 64)
     (cache,) = folder.glob(".latents-*.npz")
     sound = cache.read_bytes()
     middle = len(sound) // 2
     spoiled = {"half": sound[:middle], "spoiled": sound[:middle] + b"?" * 50 + sound[middle + 50 :]}
     cache.write_bytes(spoiled.get(content, content))
-    again = data.load_clips(folder, toon, 64)
+    again = load_clips(folder, toon, 64)
     assert f"{cache} is damaged" in caplog.text
     assert torch.equal(first.latents[0], again.latents[0])
     caplog.clear()
-    data.load_clips(folder, toon, 64)
+    load_clips(folder, toon, 64)
     assert not caplog.text
 
 
@@ -142,10 +143,10 @@ def test_an_average_that_begins_at_a_resume_begins_with_the_weights(clips, confi
 def test_a_caption_that_is_not_utf8_is_named(tmp_path):
     video = tmp_path / "a.mp4"
     video.with_suffix(".txt").write_bytes(b"caf\xe9")
-    with pytest.raises(data.DataError, match=r"a\.txt: not UTF-8 text.*save it as UTF-8"):
-        data.read_caption(video)
+    with pytest.raises(DataError, match=r"a\.txt: not UTF-8 text.*save it as UTF-8"):
+        read_caption(video)
     video.with_suffix(".txt").write_bytes(b"\xef\xbb\xbfa girl")  # as Windows' editor saves it
-    assert data.read_caption(video) == "a girl"
+    assert read_caption(video) == "a girl"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])

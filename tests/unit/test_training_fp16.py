@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from runs import SMALL, NoBars
+from runs import SMALL
 from sdxl_anime_video.commands.precision import arithmetic, vae_arithmetic
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.training.clips.source import Clips
 from sdxl_anime_video.training.config.train import TrainConfig
+from sdxl_anime_video.training.run.progress import Bars
 from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer
 
@@ -40,19 +41,19 @@ def test_the_base_is_in_fp16_the_adapter_in_fp32_and_the_losses_are_near_those_o
     expected = [exact.train_step() for _ in range(2)]
     assert [run.train_step() for _ in range(2)] == pytest.approx(expected, rel=0.01)
     assert {p.dtype for p in run.base.unet.parameters()} == {torch.float16}
-    assert {p.dtype for p in run.adapter.parameters()} == {torch.float32}
+    assert {p.dtype for p in run.layers.parameters()} == {torch.float32}
     assert not exact.scaler.is_enabled() and run.scaler.get_scale() == 65536
 
 
 def test_a_gradient_that_overflows_is_computed_again_and_the_step_counts_once(trainer, tmp_path):
     run, plain, events = with_scale(trainer(steps=1), 2.0**40), with_scale(trainer(steps=1), 2.0**12), []
     plain.train_step()
-    Run(run, NoBars(), events.append).to_the_end()
+    Run(run, Bars(run.config, quiet=True), events.append).to_the_end()
     (event,) = events
     assert event["step"] == 1 and event["loss_scale"] < 2.0**40
     assert event["loss_scale"] == run.scaler.get_scale()
-    for name, value in run.adapter.state_dict().items():  # AdamW's first step has the size of the rate everywhere
-        torch.testing.assert_close(value, plain.adapter.state_dict()[name], rtol=0, atol=2.1e-3)
+    for name, value in run.layers.state_dict().items():  # AdamW's first step has the size of the rate everywhere
+        torch.testing.assert_close(value, plain.layers.state_dict()[name], rtol=0, atol=2.1e-3)
     saved = json.loads(json.dumps(run.scaler.state_dict()))
     again = trainer(steps=1, resume="latest")
     assert again.scaler.state_dict() == saved and again.step == 1
@@ -65,14 +66,14 @@ def test_a_resumed_run_in_fp16_is_the_uninterrupted_one(trainer):
     again = trainer(resume="latest")
     assert again.scaler.get_scale() == run.scaler.get_scale()
     assert again.train_step() == run.train_step()
-    assert all(torch.equal(value, again.adapter.state_dict()[name]) for name, value in run.adapter.state_dict().items())
+    assert all(torch.equal(value, again.layers.state_dict()[name]) for name, value in run.layers.state_dict().items())
 
 
 def test_a_loss_that_is_no_number_stops_and_no_scale_is_tried(trainer):
     run = trainer()
     before = run.scaler.get_scale()
     with torch.no_grad():
-        run.adapter.site(next(iter(run.adapter.config.sites))).proj.bias.fill_(float("nan"))
+        run.layers.site(next(iter(run.layers.config.sites))).proj.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"loss is nan .* at step 0, clips"):
         run.train_step()
     assert run.scaler.get_scale() == before
@@ -80,7 +81,7 @@ def test_a_loss_that_is_no_number_stops_and_no_scale_is_tried(trainer):
 
 def test_gradients_that_overflow_at_any_scale_stop(trainer):
     run = trainer()
-    run.adapter.site(next(iter(run.adapter.config.sites))).proj.bias.register_hook(lambda grad: grad * float("inf"))
+    run.layers.site(next(iter(run.layers.config.sites))).proj.bias.register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(FloatingPointError, match=r"gradient's norm (inf|nan)"):
         run.train_step()
     assert run.step == 0

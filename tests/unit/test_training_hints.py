@@ -14,13 +14,15 @@ from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
-from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.clips.identity import NAME as IDENTITY
+from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.config.schedule import config_at
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
-from sdxl_anime_video.training.step import hints as hinted
+from sdxl_anime_video.training.step import controlnet, hint_files
+from sdxl_anime_video.training.step.batch import Batch, Clip
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -50,7 +52,7 @@ def trainer(toon, clips_folder, hints_folder, tmp_path):
         hints = {"controlnet": "toon", "hints": hints_folder, "keyframes": "0,100%"} | fields
         config = TrainConfig(clips=clips_folder, output=tmp_path / "run", precision="fp32", **{**SMALL, **hints})
         config.output.mkdir(exist_ok=True)
-        made.append(Trainer(config, toon, data.load_clips(clips_folder, toon, 64)))
+        made.append(Trainer(config, toon, load_clips(clips_folder, toon, 64)))
         return made[-1]
 
     yield make
@@ -61,12 +63,12 @@ def trainer(toon, clips_folder, hints_folder, tmp_path):
 def predicted(run: Trainer, rows: list[int] | None) -> torch.Tensor:
     """The output for clip 1 from its second frame on, with hints of some of four frames."""
     noisy = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    steered = None
+    hinted = None
     if rows is not None:
-        assert run.hints is not None
-        steered = run.hints.show([1], [1], torch.arange(4), torch.tensor(rows))
+        hinted = run.data.hints.show([Clip(1, 1, noisy[0])], torch.arange(4), torch.tensor(rows))
+    text, time_ids = run.data.clips.text(torch.tensor([1])), run.data.clips.time_ids(1)[None]
     with torch.no_grad():
-        return run.predict(noisy, torch.tensor([700]), torch.tensor([1]), None, [1], steered)[0]
+        return run.loss.predict(noisy, Batch([1], noisy, noisy, torch.tensor([700]), text, time_ids, hinted=hinted))[0]
 
 
 def test_only_frames_with_a_hint_are_steered(trainer):
@@ -86,19 +88,19 @@ def test_a_hint_is_the_picture_of_its_own_frame(trainer, clips_folder, toon):
     from sdxl_anime_video.demo.hints import hint_pictures
 
     run = trainer()
-    truth = json.loads((clips_folder / run.clips.names[1]).with_suffix(".json").read_text())
+    truth = json.loads((clips_folder / run.data.clips.names[1]).with_suffix(".json").read_text())
     drawn = hint_pictures(
         SimpleNamespace(joints=truth["joints"], pose=np.array(truth["pose"]), part=np.zeros((1, 64, 64))), "pose"
     )
-    shown = run.hints.pictures(1, torch.tensor([2, 4]))
+    shown = run.data.hints.pictures(1, torch.tensor([2, 4]))
     painted = torch.from_numpy(drawn[[2, 4]]).permute(0, 3, 1, 2) / 255
     assert (shown - painted).abs().mean() < 0.03 < (shown - painted.flip(0)).abs().mean()
 
     noisy = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    tokens, pooled = (part.repeat_interleave(4, 0) for part in run.clips.text(torch.tensor([1])))
-    added = {"text_embeds": pooled, "time_ids": run.clips.time_ids(1).repeat(4, 1)}
-    pictures = run.hints.pictures(1, torch.arange(1, 5))
-    down, middle = hinted.load_controlnet("toon")(
+    tokens, pooled = (part.repeat_interleave(4, 0) for part in run.data.clips.text(torch.tensor([1])))
+    added = {"text_embeds": pooled, "time_ids": run.data.clips.time_ids(1).repeat(4, 1)}
+    pictures = run.data.hints.pictures(1, torch.arange(1, 5))
+    down, middle = controlnet.load_controlnet("toon")(
         noisy, torch.tensor(700), tokens, controlnet_cond=pictures, return_dict=False
     )
     expected = toon.unet(
@@ -114,10 +116,10 @@ def test_a_hint_is_the_picture_of_its_own_frame(trainer, clips_folder, toon):
 
 def test_draws_follow_the_share_the_keyframes_and_the_seed(trainer):
     run = trainer(hinted_share=0.6, keyframes="100%,0,50%")
-    seen = []
+    clip, seen = Clip(1, 1, torch.zeros(4, 4, 8, 8)), []
     for seed in range(200):
-        steered = run.hints.draw([1], [1], torch.arange(4), torch.Generator().manual_seed(seed))
-        again = run.hints.draw([1], [1], torch.arange(4), torch.Generator().manual_seed(seed))
+        steered = run.data.hints.draw([clip], torch.arange(4), torch.Generator().manual_seed(seed))
+        again = run.data.hints.draw([clip], torch.arange(4), torch.Generator().manual_seed(seed))
         assert (steered is None) == (again is None)
         if steered is not None:
             assert torch.equal(steered.rows, again.rows) and torch.equal(steered.pictures, again.pictures)
@@ -138,23 +140,17 @@ def test_a_share_of_zero_trains_as_without_hints(trainer):
     assert losses[0] == losses[1]
 
 
-def test_clips_of_noise_alone_show_nothing_of_themselves(trainer, monkeypatch):
+def test_clips_of_noise_alone_show_nothing_of_themselves(trainer):
     run = trainer(pure_noise_share=1.0, clips_per_step=2, hinted_share=0)
     seen = []
-    predict = run.predict
-
-    def look(noisy, timestep, *rest):
-        seen.append((noisy, timestep))
-        return predict(noisy, timestep, *rest)
-
-    monkeypatch.setattr(run, "predict", look)
+    run.unet.register_forward_pre_hook(lambda module, args: seen.append(args))
     shown = []
     for fill in (-1.0, 1.0):  # other clips, the same seed
-        for latents in run.clips.latents:
+        for latents in run.data.clips.latents:
             latents.fill_(fill)
         run.step = 5
         shown.append(run.train_step())
-    assert torch.allclose(seen[0][0], seen[1][0], atol=1e-5) and seen[0][1].tolist() == [999, 999]
+    assert torch.allclose(seen[0][0], seen[1][0], atol=1e-5) and set(seen[0][1].tolist()) == {999}
     assert shown[0] != shown[1]
 
 
@@ -242,14 +238,14 @@ def test_a_controlnet_for_another_base_is_refused(tmp_path, toon, clips_folder, 
         clips=clips_folder, output=tmp_path, controlnet=str(tmp_path), hints=hints_folder, frames=[5], steps=1
     )
     with pytest.raises(ConfigError, match=r"another kind of base \(block_out_channels \[64, 64\], not \[128, 128\]\)"):
-        hinted.require(config, toon)
+        hint_files.require(config, toon)
 
 
 def test_a_folder_of_diffusers_is_read(tmp_path, toon):
-    hinted.load_controlnet("toon").save_pretrained(tmp_path)
-    one, other = hinted.load_controlnet("toon"), hinted.load_controlnet(str(tmp_path))
+    controlnet.load_controlnet("toon").save_pretrained(tmp_path)
+    one, other = controlnet.load_controlnet("toon"), controlnet.load_controlnet(str(tmp_path))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
-    assert hinted.controlnet_config(str(tmp_path))["cross_attention_dim"] == toon.unet.config["cross_attention_dim"]
+    assert controlnet.controlnet_config(str(tmp_path))["cross_attention_dim"] == toon.unet.config["cross_attention_dim"]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +277,7 @@ def test_folders_that_do_not_go_together_are_refused(
     if hints != "clips/below":
         shutil.rmtree("clips/below")
     with pytest.raises(ValueError, match=message):
-        hinted.require(config_with("toon", Path(hints), Path(clips)), toon)
+        hint_files.require(config_with("toon", Path(hints), Path(clips)), toon)
 
 
 def config_with(controlnet: str, hints: Path, clips: Path) -> TrainConfig:
@@ -295,11 +291,11 @@ def test_a_video_of_hints_that_is_spoilt_in_the_run_is_named(trainer, clips_fold
     shutil.copytree(hints_folder, hints)
     run = trainer(hints=hints)
     paint_again(hints, "--frames", "4")
-    with pytest.raises(data.DataError, match=r"00001\.mp4 has 4 frames, its clip 5"):
-        run.hints.pictures(1, torch.tensor([4]))
+    with pytest.raises(DataError, match=r"00001\.mp4 has 4 frames, its clip 5"):
+        run.data.hints.pictures(1, torch.tensor([4]))
     (hints / "00001.mp4").unlink()
-    with pytest.raises(data.DataError, match=r"hints: .*00001\.mp4 does not exist"):
-        run.hints.pictures(1, torch.tensor([0]))
+    with pytest.raises(DataError, match=r"hints: .*00001\.mp4 does not exist"):
+        run.data.hints.pictures(1, torch.tensor([0]))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +317,7 @@ def test_a_video_of_hints_that_is_spoilt_in_the_run_is_named(trainer, clips_fold
     ],
 )
 def test_a_damaged_controlnet_is_named(tmp_path, toon, file, content, message):
-    hinted.load_controlnet("toon").save_pretrained(tmp_path)
+    controlnet.load_controlnet("toon").save_pretrained(tmp_path)
     path = tmp_path / file
     if content is None:
         path.unlink()
@@ -334,8 +330,8 @@ def test_a_damaged_controlnet_is_named(tmp_path, toon, file, content, message):
     else:
         path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
     with pytest.raises(ConfigError, match=message):
-        hinted.require_fit(str(tmp_path), toon.unet.config)
-        hinted.load_controlnet(str(tmp_path))
+        controlnet.require_fit(str(tmp_path), toon.unet.config)
+        controlnet.load_controlnet(str(tmp_path))
 
 
 def test_keyframes_are_read_as_yaml_has_them(hints_folder, clips_folder):
@@ -346,12 +342,12 @@ def test_keyframes_are_read_as_yaml_has_them(hints_folder, clips_folder):
     assert [read(given) for given in (0, [0, "50%", -1], "all")] == ["0", "0,50%,-1", "all"]
 
 
-def test_stages_keep_the_controlnet_and_show_hints_in_their_size(trainer, toon, clips_folder):
+def test_phases_keep_the_controlnet_and_show_hints_in_their_size(trainer, toon, clips_folder):
     run = trainer(hinted_share=1.0, stages=[{"until": 0.5, "frames": 3, "resolution": 128}])
-    network = run.hints.network
-    run.enter(config_at(run.config, 0), data.load_clips(clips_folder, toon, 128))
-    assert run.hints.show([1], [0], torch.arange(3), torch.tensor([0, 2])).pictures.shape == (1, 2, 3, 128, 128)
+    network = run.loss.controlnet
+    run.enter(config_at(run.config, 0), load_clips(clips_folder, toon, 128))
+    assert run.data.hints.pictures(1, torch.tensor([0, 2])).shape == (2, 3, 128, 128)
     run.train_step()
-    run.enter(config_at(run.config, 0.6), data.load_clips(clips_folder, toon, 64))
-    assert run.hints.network is network
+    run.enter(config_at(run.config, 0.6), load_clips(clips_folder, toon, 64))
+    assert run.loss.controlnet is network
     run.train_step()

@@ -101,14 +101,14 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path
 def test_the_module_alone_is_trained(trainer, toon):
     run = trainer(kind="animatediff", learning_rate=1e-2)
     base = {name: value.clone() for name, value in toon.unet.state_dict().items()}
-    new = {name: value.clone() for name, value in run.adapter.named_parameters()}
-    positions = {name: value.clone() for name, value in run.adapter.named_buffers()}
+    new = {name: value.clone() for name, value in run.layers.named_parameters()}
+    positions = {name: value.clone() for name, value in run.layers.named_buffers()}
     for _ in range(2):
         run.train_step()
     assert all(p.grad is None and not p.requires_grad for p in toon.unet.parameters())
     assert all(torch.equal(base[name], value) for name, value in toon.unet.state_dict().items())
-    assert all(not torch.equal(new[name], value) for name, value in run.adapter.named_parameters())
-    assert positions and all(torch.equal(positions[name], value) for name, value in run.adapter.named_buffers())
+    assert all(not torch.equal(new[name], value) for name, value in run.layers.named_parameters())
+    assert positions and all(torch.equal(positions[name], value) for name, value in run.layers.named_buffers())
 
 
 def test_a_new_module_has_the_base_loss(trainer):

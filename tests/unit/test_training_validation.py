@@ -8,7 +8,7 @@ from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.training.clips.source import Clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run.trainer import Trainer
-from sdxl_anime_video.training.run.validation import hold_out
+from sdxl_anime_video.training.step.data import hold_out
 
 
 def test_every_bucket_gives_its_share_and_its_first_clips():
@@ -43,15 +43,15 @@ def trainer(toon, clips, folder, **fields) -> Trainer:
 def test_the_loss_is_the_mean_over_clips_of_every_size(toon, tmp_path):
     clips = clips_of([(3, 4, 8), (3, 8, 4), (3, 4, 8), (3, 8, 4), (4, 4, 8)], toon)
     run = trainer(toon, clips, tmp_path, validation_clips=3)
-    assert {clips.sizes[i] for i in run.held_out} == {(4, 8), (8, 4)} and len(run.held_out) == 3
-    assert not {i for bucket in run.buckets for i in bucket} & set(run.held_out)
+    assert {clips.sizes[i] for i in run.data.held_out} == {(4, 8), (8, 4)} and len(run.data.held_out) == 3
+    assert not {i for bucket in run.data.buckets for i in bucket} & set(run.data.held_out)
     found = run.validate()
     assert found == run.validate()
-    (lone,) = (i for i in run.held_out if clips.sizes[i] == (8, 4))
-    pair = [i for i in run.held_out if i != lone]
+    (lone,) = (i for i in run.data.held_out if clips.sizes[i] == (8, 4))
+    pair = [i for i in run.data.held_out if i != lone]
     parts = {}
     for chosen in ([lone], pair):
-        run.held_out = chosen
+        run.data.held_out = chosen
         parts[len(chosen)] = run.validate()
     # alone the tall clip's noise is that of the first size, so only the pair's loss is the very same
     others = 3 * found["validation_0.5"] - 2 * parts[2]["validation_0.5"]
@@ -65,10 +65,10 @@ def test_a_resumed_run_validates_as_the_uninterrupted_one(toon, tmp_path):
     run.train_step()
     run.checkpoint()
     expected = run.validate()
-    held_out = run.held_out
+    held_out = run.data.held_out
     run.unet.detach()
     again = trainer(toon, clips, tmp_path, validation_clips=2, resume="latest")
-    assert (again.held_out, again.validate()) == (held_out, expected)
+    assert (again.data.held_out, again.validate()) == (held_out, expected)
     again.unet.detach()
 
 

@@ -1,10 +1,10 @@
-"""What changes in the course of a run: the noise from stage to stage, and the size of the pictures."""
+"""Training phases: overrides of the noise and of other config fields for a part of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -18,8 +18,8 @@ FrameChoices = Annotated[
 ]
 
 
-class NoiseStage(BaseModel):
-    """Noise of the frames of a clip, until a share of the run is done."""
+class NoisePhase(BaseModel):
+    """Noise of the frames of a clip, in force until the fraction `until` of the run."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     until: Until | Literal[1] = 1
@@ -28,8 +28,8 @@ class NoiseStage(BaseModel):
     probability: Share = 1.0
 
 
-class Stage(BaseModel):
-    """Fields of the config that are others until a share of the run is done; None keeps the config's own."""
+class Phase(BaseModel):
+    """Overrides of config fields, in force until the fraction `until` of the run; None keeps the config's own."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     until: Until
@@ -41,14 +41,11 @@ class Stage(BaseModel):
     learning_rate: PositiveFloat | None = None
 
 
-_Some = TypeVar("_Some", NoiseStage, Stage)
-
-
-def require_rising(stages: Sequence[_Some], name: str) -> None:
-    """Raises ValueError unless each stage ends after the one before."""
-    ends = [stage.until for stage in stages]
+def require_rising(phases: Sequence[NoisePhase] | Sequence[Phase], name: str) -> None:
+    """Raise ValueError unless each phase ends after the one before, and the last of them before the run."""
+    ends = [phase.until for phase in phases]
     if ends != sorted(set(ends)) or 1 in ends:
         raise ValueError(
-            f"{name}: the stages end at {ends}; let each `until` lie between the one before it and 1, for after the "
-            "last of them the config's own fields hold"
+            f"{name}: the phases end at {ends}; let each `until` lie between the one before it and 1, because "
+            "after the last phase the config's own fields hold"
         )

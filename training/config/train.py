@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from ...commands.config import Config, Decay, Device, Folder, NonNegative, Precision, Share, at_field, named
-from .phases import FrameChoices, NoiseStage, Stage, require_rising
+from .phases import FrameChoices, NoisePhase, Phase, require_rising
 
 
 def _places(value: Any) -> Any:
@@ -42,7 +42,7 @@ class TrainConfig(Config):
     kind: Literal["adapter", "animatediff", "hotshot"] = "adapter"
     """What is trained: the temporal adapter, or a motion module that computes as AnimateDiff's or as Hotshot-XL's."""
     motion_places: Annotated[list[str], Field(min_length=1)] | None = None
-    """Where a motion module has transformers: stage.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None
+    """Where a motion module has transformers: level.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None
     for every place on the way down and up, as the published ones have them."""
     motion_attentions: Annotated[int, Field(ge=1, le=16)] = 2
     """Temporal attentions in each transformer of a motion module."""
@@ -73,8 +73,8 @@ class TrainConfig(Config):
     """Clips in one forward pass; all share size and number of frames."""
     accumulation: PositiveInt = 1
     """Forward passes of each process to one optimizer step; N processes see N times as many clips."""
-    stages: list[Stage] = []
-    """Earlier stages of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
+    stages: list[Phase] = []
+    """Earlier phases of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
     clips_per_step, accumulation, learning_rate. After them the config's own fields hold; the optimizer goes on."""
     optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     """AdamW; the same with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices: for small and middling
@@ -111,8 +111,8 @@ class TrainConfig(Config):
     """Correlation of neighbouring frames' noise; 0 for independent noise."""
     noise_probability: Share = 1.0
     """Share of clips that get correlated noise; the others get independent noise."""
-    noise_curriculum: list[NoiseStage] = []
-    """Earlier stages of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
+    noise_curriculum: list[NoisePhase] = []
+    """Earlier phases of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
     (1). After them noise_mode, noise_correlation and noise_probability hold: let clips be sampled with these."""
     caption_dropout: Share = 0.1
     """Share of clips that are trained without their caption, for classifier-free guidance."""
@@ -185,10 +185,10 @@ class TrainConfig(Config):
         self._consistent_hints()
         require_rising(self.stages, "stages")
         require_rising(self.noise_curriculum, "noise_curriculum")
-        for stage in self.stages:
-            if max(stage.frames or [0]) > self.max_frames:
+        for phase in self.stages:
+            if max(phase.frames or [0]) > self.max_frames:
                 raise ValueError(
-                    f"stages: frames {stage.frames} go beyond max_frames {self.max_frames}; raise max_frames"
+                    f"stages: frames {phase.frames} go beyond max_frames {self.max_frames}; raise max_frames"
                 )
         return self
 
@@ -205,11 +205,11 @@ class TrainConfig(Config):
                     f"{', '.join(given)}: of no use without a ControlNet; give controlnet and hints, or leave that out"
                 )
             return
-        if self.temporal_dropout or any(stage.clips for stage in self.stages):
-            raise ValueError("controlnet: does not go with temporal_dropout, nor with stages of other clips")
+        if self.temporal_dropout or any(phase.clips for phase in self.stages):
+            raise ValueError("controlnet: does not go with temporal_dropout, nor with phases of other clips")
         from ...temporal.clip.keyframes import keyframe_rows  # torch takes seconds to load
 
-        lengths = {*self.frames, *(count for stage in self.stages for count in stage.frames or [])}
+        lengths = {*self.frames, *(count for phase in self.stages for count in phase.frames or [])}
         if self.validation_clips:  # a held-out clip is measured at its own length, if that lies between
             lengths = set(range(min(lengths), max(lengths) + 1))
         for frames in sorted(lengths):

@@ -24,10 +24,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ...temporal.hosts.diffusers.base import Base, sigmas_of
 from ...temporal.hosts.diffusers.unet import TemporalUNet
 from ..config.train import TrainConfig
-from ..step.hints import controlnet_config
+from ..step.batch import Batch, HintedFrames
+from ..step.controlnet import controlnet_config
 from ..step.layers import create
+from ..step.loss import Loss
 
 OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
@@ -148,27 +151,34 @@ def _step_of_shapes(
             "matrices": matrices,
             "rest": sum(p.numel() for p in adapter.parameters()) - matrices,
         }
+        precision = config.model_copy(update={"precision": "bf16" if half else "fp32"})
+        loss = Loss(precision, _base(unet), model, torch.device("cpu"), network)
         with Live(before) as live:
-            latents = torch.empty(frames, 4, side, side)
-            pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
-            added = {"text_embeds": torch.empty(frames, pooled), "time_ids": torch.empty(frames, 6)}
-            text = torch.empty(frames, 77, unet_config["cross_attention_dim"])
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                told = (latents, torch.zeros(frames, dtype=torch.long), text)
-                more = _residuals(network, told, added) if network else {}
-                out = model(*told, added_cond_kwargs=added, num_frames=frames, **more)
-            error = (out.sample.float() - torch.empty_like(latents)).square().mean()
-            error.backward()
+            noisy = torch.empty(1, frames, 4, side, side)
+            predicted = loss.predict(noisy, _batch(noisy, unet_config, bool(network)))
+            (predicted - torch.empty_like(noisy)).square().mean().backward()
         return live.history, counts
 
 
-def _residuals(network: Any, told: tuple[torch.Tensor, ...], added: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """What the ControlNet gives the UNet, made of as many pictures as there are frames."""
-    frames, _, height, width = told[0].shape
-    hints = torch.empty(frames, 3, 8 * height, 8 * width)
-    with torch.no_grad():
-        down, middle = network(*told, controlnet_cond=hints, added_cond_kwargs=added, return_dict=False)
-    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+def _base(unet: Any) -> Base:
+    """A base of this UNet alone."""
+    return Base(unet, None, lambda captions: None, sigmas_of({}), "epsilon", {})
+
+
+def _batch(noisy: torch.Tensor, unet_config: Mapping[str, Any], hinted: bool) -> Batch:
+    """A batch of one clip without values; every frame has a hint where `hinted`."""
+    _, frames, _, height, width = noisy.shape
+    pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
+    hints = HintedFrames(torch.arange(frames), torch.empty(1, frames, 3, 8 * height, 8 * width))
+    return Batch(
+        numbers=[0],
+        latents=noisy,
+        noise=noisy,
+        timestep=torch.zeros(1, dtype=torch.long),
+        text=(torch.empty(1, 77, unet_config["cross_attention_dim"]), torch.empty(1, pooled)),
+        time_ids=torch.empty(1, 6),
+        hinted=hints if hinted else None,
+    )
 
 
 def _compute_norms_in_fp32(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ...files import whole_or_nothing
+from ..config.train import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,30 @@ def read_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+# Fields that a run keeps when it goes on.
+FIXED = ("kind", "start", "max_frames", "norm", "pos_value", "motion_places", "motion_attentions", "optimizer")
+
+
+def require_same(checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """Raise CheckpointError if the checkpoint was made with other values of the fields that a run keeps."""
+    made, now = {"optimizer": "adamw", **checkpoint.progress["config"]}, json.loads(config.model_dump_json())
+    others = [f"{name} {made[name]}, not {now[name]}" for name in FIXED if made.get(name, now[name]) != now[name]]
+    if others:
+        raise CheckpointError(
+            f"resume: {checkpoint.path} was made with {'; '.join(others)}; give the same, or begin anew"
+        )
+
+
+def require_last(folder: Path, step: int) -> None:
+    """Raise CheckpointError if the folder holds checkpoints of later steps."""
+    here = checkpoint_path(folder, step)
+    if later := [path.name for path in checkpoints(folder) if path > here]:
+        raise CheckpointError(
+            f"resume: {folder} holds later checkpoints ({', '.join(later)}), which a run from step {step} would get in "
+            "the way of; give another --output, or remove them"
+        )
+
+
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Put a checkpoint into model and optimizer; returns the moving average.
 
@@ -122,8 +147,14 @@ def _as_it_was(key: str, value: torch.Tensor, device: torch.device) -> Any:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a run, oldest first."""
+    """Return the checkpoints of a run, by step."""
     return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the `keep` newest by age: damaged ones that were skipped may be of later steps."""
+    for path in sorted(checkpoints(folder), key=lambda path: path.stat().st_mtime_ns)[:-keep]:
+        path.unlink()
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

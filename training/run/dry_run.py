@@ -13,12 +13,12 @@ import torch
 
 from ...commands.config import ConfigError
 from ...commands.overrides import parse_overrides, read_config
-from ...commands.precision import arithmetic, base_dtype
+from ...commands.precision import arithmetic
 from ...temporal.hosts.diffusers.single_file import CONFIGS
 from ..config.train import SHAPES_ONLY, TrainConfig
 from ..estimate.advice import Size, gigabytes, largest_clip, savings
 from ..estimate.memory import Live, Memory, estimate
-from ..step.hints import require, require_fit
+from ..step.controlnet import require_fit
 from .progress import clock
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
     else:
         unet_config, factor = trainer.base.unet.config, trainer.base.factor
         dtype, gpu = arithmetic(trainer.device, config.precision), trainer.device.type == "cuda"
-        size = (config.clips_per_step, *largest_clip(trainer.clips, max(config.frames)))
+        size = (config.clips_per_step, *largest_clip(trainer.data.clips, max(config.frames)))
         if gpu and limit is None:
             limit = float(torch.cuda.get_device_properties(trainer.device).total_memory)
     half = dtype != torch.float32
@@ -101,22 +101,12 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
 
 
 def _trainer(config: TrainConfig) -> Trainer:
-    from ...temporal.hosts.diffusers.base import load_base
-    from ..config.schedule import config_at
     from .processes import Processes
     from .progress import Bars
-    from .run import load_stage, require_clips
-    from .trainer import Trainer
+    from .run import set_up
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    require_clips(config)
-    processes = Processes(config.device)
-    base = load_base(config.base, base_dtype(processes.device, config.precision))
     with Bars(config) as bars:
-        require(config, base, bars.checked)
-        clips = load_stage(config_at(config, 0), base, processes, bars)
-    return Trainer(config.model_copy(update={"resume": None}), base, clips, processes)
+        return set_up(config.model_copy(update={"resume": None}), Processes(config.device), bars)
 
 
 def _estimate(unet_config: Any, config: TrainConfig, half: bool, gpu: bool) -> Memory:
@@ -152,11 +142,11 @@ def _speed(trainer: Trainer) -> list[str]:
         peak = torch.cuda.max_memory_allocated()
         measured = f"memory, measured: {gigabytes(peak)} of tensors at the peak of these steps"
     else:
-        with Live((*trainer.adapter.parameters(), *trainer.base.unet.parameters())) as live:
+        with Live((*trainer.layers.parameters(), *trainer.base.unet.parameters())) as live:
             trainer.train_step()
         measured = f"memory, measured: {gigabytes(live.peak)} at the peak of one step, beside weights and moments"
     total = config.steps * seconds
-    if trainer.held_out:
+    if trainer.data.held_out:
         began = time.monotonic()
         trainer.validate()
         total += (time.monotonic() - began) * (config.steps // config.validation_steps)

@@ -17,6 +17,7 @@ from ..config.train import TrainConfig
 if TYPE_CHECKING:
     from ...temporal.hosts.diffusers.base import Base
     from ..clips.source import ClipSource
+    from ..step.data import Data
     from .journal import Tracker
     from .processes import Processes
     from .progress import Bars
@@ -27,65 +28,72 @@ log = logging.getLogger(__name__)
 
 def train(config: TrainConfig) -> Path:
     """Train to the end into `config.output`; returns the file of weights there. Every process of a run calls it."""
-    import torch
-
-    from ...commands.precision import base_dtype
-    from ...temporal.hosts.diffusers.base import load_base
-    from ..step import hints as hinted
-    from ..step import layers
-    from .checkpoint import checkpoints
+    from ..step.layers import file_name
     from .processes import Processes
     from .progress import Bars
     from .run_folder import alone, begin, write_config
-    from .trainer import Trainer
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
     revision = git_revision()  # of the code that runs, whatever is checked out when it ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
-        adapter = config.output / layers.file_name(config)
-        begin(config, adapter, processes)
+        weights = config.output / file_name(config)
+        begin(config, weights, processes)
         with alone(config.output, processes):
-            require_clips(config)
-            base = load_base(config.base, base_dtype(processes.device, config.precision))
-            layers.require(
-                config, base, resumed=config.resume not in (None, "latest") or bool(checkpoints(config.output))
-            )
-            hinted.require(config, base, bars.checked)
-            trainer = Trainer(config, base, load_stage(config_at(config, 0), base, processes, bars), processes)
+            trainer = set_up(config, processes, bars)
             if processes.main:
                 write_config(config)
             with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
                 Run(trainer, bars, report).to_the_end()
             if processes.main:
-                trainer.save(adapter, training_record(trainer.stage, base, trainer.clips, revision))
-                bars.say(f"{adapter}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
-    return adapter
+                trainer.save(weights, training_record(trainer.data, trainer.base, revision))
+                bars.say(f"{weights}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
+    return weights
+
+
+def set_up(config: TrainConfig, processes: Processes, bars: Bars) -> Trainer:
+    """Return the trainer of a run, after all that can be checked before its first step."""
+    import torch
+
+    from ...commands.precision import base_dtype
+    from ...temporal.hosts.diffusers.base import load_base
+    from ..step import hint_files, layers
+    from .checkpoint import checkpoints
+    from .trainer import Trainer
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    require_clips(config)
+    base = load_base(config.base, base_dtype(processes.device, config.precision))
+    resumed = config.resume not in (None, "latest") or (bool(config.resume) and bool(checkpoints(config.output)))
+    layers.require(config, base, resumed)
+    hint_files.require(config, base, bars.checked)
+    clips = load_phase(config_at(config, 0), base, processes, bars)
+    return Trainer(config, base, clips, processes)
 
 
 def require_clips(config: TrainConfig) -> None:
-    """Raises ValueError where the clips of a stage are not there, or none of them would be left to train on.
+    """Raise ValueError where the clips of a training phase are missing, or none of them would be left to train on.
 
-    That is said now, not after a day of the stage before it.
+    The clips of later phases are checked too, so that no run fails after a day.
     """
     from ..clips.folder import find_clips
     from ..clips.prepared import is_cache, require_resolution
-    from .validation import none_left
+    from ..step.data import none_left
 
-    for stage in (config_at(config, began) for began in (0.0, *(earlier.until for earlier in config.stages))):
-        if is_cache(stage.clips):
-            require_resolution(stage.clips, stage.resolution)
-        elif (count := len(find_clips(stage.clips))) <= stage.validation_clips:
-            raise none_left(stage.validation_clips, count)
+    for began in (0.0, *(phase.until for phase in config.stages)):
+        phase = config_at(config, began)
+        if is_cache(phase.clips):
+            require_resolution(phase.clips, phase.resolution)
+        elif (count := len(find_clips(phase.clips))) <= phase.validation_clips:
+            raise none_left(phase.validation_clips, count)
 
 
-def load_stage(stage: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
-    """The clips of a stage. The first process encodes those that are not encoded yet."""
+def load_phase(phase: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
+    """Return the clips of a training phase. The first process encodes those that are not encoded yet."""
     from ..clips.folder import load_clips
 
     with processes.main_first():
         clips = load_clips(
-            stage.clips, base, stage.resolution, stage.precision, bars.encoded, shortest=min(stage.frames)
+            phase.clips, base, phase.resolution, phase.precision, bars.encoded, shortest=min(phase.frames)
         )
     bars.encoded(len(clips), len(clips))
     return clips
@@ -123,15 +131,20 @@ def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        stage = trainer.stage
-        size = stage.clips_per_step, *largest_clip(trainer.clips, max(stage.frames))
-        half = arithmetic(trainer.device, stage.precision).itemsize == 2
+        phase = trainer.data.config
+        size = phase.clips_per_step, *largest_clip(trainer.data.clips, max(phase.frames))
+        half = arithmetic(trainer.device, phase.precision).itemsize == 2
         gpu = trainer.device.type == "cuda"
         unet_config = trainer.base.unet.config
     # Only here are the tensors of the step gone, which the error's traceback held.
     trainer.optimizer.zero_grad(set_to_none=True)
     bars.say("out of memory; estimating what would help")
-    raise OutOfMemory(explain(stage, unet_config, size, half, gpu, trainer.step))
+    raise OutOfMemory(explain(phase, unet_config, size, half, gpu, trainer.step))
+
+
+def _clips_of(phase: TrainConfig) -> tuple[Any, ...]:
+    """The fields that choose a phase's clips."""
+    return phase.clips, phase.resolution, min(phase.frames)
 
 
 class Run:
@@ -152,14 +165,14 @@ class Run:
         from ..clips.source import DataError
 
         trainer, config = self.trainer, self.config
-        self._enter_stage()
-        if trainer.held_out and trainer.step == 0:
+        self._enter_phase()
+        if trainer.data.held_out and trainer.step == 0:
             self.report({"step": 0, **trainer.validate()})
         many = self.processes.count > 1
         with held_back() if many else nullcontext([]) as signals:
             try:
                 while not trainer.finished():
-                    self._enter_stage()
+                    self._enter_phase()
                     with held_back():
                         self._step()
                     if self.processes.sum(len(signals))[0]:
@@ -175,17 +188,14 @@ class Run:
                 raise
             self._checkpoint()
 
-    def _enter_stage(self) -> None:
-        stage = config_at(self.config, self.trainer.progress())
-        if stage != self.trainer.stage:
-            clips = self.trainer.clips
-            if (stage.clips, stage.resolution, min(stage.frames)) != (
-                self.trainer.stage.clips,
-                self.trainer.stage.resolution,
-                min(self.trainer.stage.frames),
-            ):
-                clips = load_stage(stage, self.trainer.base, self.processes, self.bars)
-            self.trainer.enter(stage, clips)
+    def _enter_phase(self) -> None:
+        phase, before = config_at(self.config, self.trainer.progress()), self.trainer.data
+        if phase == before.config:
+            return
+        clips = before.clips
+        if _clips_of(phase) != _clips_of(before.config):
+            clips = load_phase(phase, self.trainer.base, self.processes, self.bars)
+        self.trainer.enter(phase, clips)
 
     def _took(self, began: float) -> float:
         """Seconds since `began` by the first process's clock, which the run's own time counts."""
@@ -201,7 +211,7 @@ class Run:
         event: dict[str, Any] = {"step": trainer.step, "loss": loss, "lr": trainer.optimizer.param_groups[0]["lr"]}
         if trainer.scaler.is_enabled():
             event["loss_scale"] = trainer.scaler.get_scale()
-        if trainer.held_out and (trainer.step % config.validation_steps == 0 or trainer.step == config.steps):
+        if trainer.data.held_out and (trainer.step % config.validation_steps == 0 or trainer.step == config.steps):
             began = time.monotonic()
             event |= trainer.validate()
             self.bars.eta.other("validation", self._took(began))
@@ -212,9 +222,10 @@ class Run:
 
         began = time.monotonic()
         name = f"samples/step-{self.trainer.step:08d}"
-        found = sample(self.trainer, self.config.output / name)
+        with self.trainer.average.in_place():
+            figures = sample(self.trainer.loss, self.trainer.data, self.processes, self.config.output / name)
         self.bars.eta.other("samples", self._took(began))
-        self.report({"step": self.trainer.step, "samples": name, **found})
+        self.report({"step": self.trainer.step, "samples": name, **figures})
 
     def _checkpoint_due(self) -> bool:
         config, trainer = self.config, self.trainer
@@ -239,8 +250,9 @@ class Run:
             self.saved = self.trainer.step, self.trainer.seconds
 
 
-def training_record(config: TrainConfig, base: Base, clips: ClipSource, revision: str) -> dict[str, str]:
-    """Metadata of an adapter: what it was trained on, and by which revision of this program."""
+def training_record(data: Data, base: Base, revision: str) -> dict[str, str]:
+    """Return the metadata of weights: the clips they were trained on, and the revision of this program."""
+    config, clips = data.config, data.clips
     sizes = {f"{width * base.factor}x{height * base.factor}" for height, width in clips.sizes}
     return {
         "trained_base": Path(config.base).name,

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 
 from ...files import whole_or_nothing
+from ...temporal.hosts.diffusers.base import Base
 from ...temporal.hosts.diffusers.sampling import sample_clip
 from ...temporal.measure.figures import figures, mean_figures
 from ..config.schedule import last_noise
+from ..step.data import Data
 from ..step.draws import draw_noise, step_generator
-from .trainer import Trainer
+from ..step.loss import Loss
+from .processes import Processes
 
 _SAMPLE_STEP = -2  # takes the place of the step in seeds
 
@@ -30,53 +33,51 @@ class Scene:
     real: torch.Tensor | None = None
 
 
-def scenes(trainer: Trainer) -> list[Scene]:
-    """The config's captions, or those of the held-out clips, at the length and size of a training clip."""
-    config, clips = trainer.stage, trainer.clips
+def scenes(base: Base, data: Data) -> list[Scene]:
+    """Return the config's captions, or those of the held-out clips, at the length and size of a training clip."""
+    config, clips = data.config, data.clips
     longest = max(config.frames)
     if config.validation_captions:
-        size = next(clips.sizes[i] for bucket in trainer.buckets for i in bucket)
-        text = trainer.base.encode_text(["", *config.validation_captions])
+        size = next(clips.sizes[i] for bucket in data.buckets for i in bucket)
+        text = base.encode_text(["", *config.validation_captions])
         tokens, pooled = (rows.cpu() for rows in text)
         return [
             Scene(caption, tokens[[0, i]], pooled[[0, i]], torch.Size((longest, 4, *size)))
             for i, caption in enumerate(config.validation_captions, 1)
         ]
     found = []
-    for i in trainer.held_out[: config.sample_clips]:
+    for i in data.held_out[: config.sample_clips]:
         real = clips.frames(i, 0, min(longest, clips.lengths[i]))
         tokens, pooled = clips.text(torch.tensor([0, clips.caption[i]]))
         found.append(Scene(clips.names[i], tokens, pooled, real.shape, real))
     return found
 
 
-def render(trainer: Trainer, scene: Scene, number: int) -> torch.Tensor:
-    """Latents `[F, 4, h, w]` of a scene by the adapter as it would be saved; the seed is the scene's number."""
-    config, device = trainer.config, trainer.device
-    noise_stage = last_noise(config).model_copy(update={"probability": 1.0})
+def render(loss: Loss, scene: Scene, number: int) -> torch.Tensor:
+    """Return latents `[F, 4, h, w]` of a scene by the UNet that trains; the seed is the scene's number."""
+    config, device = loss.config, loss.device
+    noise_phase = last_noise(config).model_copy(update={"probability": 1.0})
     generator = step_generator(config.seed, _SAMPLE_STEP, number)
-    noise = draw_noise(torch.Size((1, *scene.shape)), generator, noise_stage)[0]
-    with trainer.averaged():
-        return sample_clip(
-            trainer.base,
-            trainer.unet,
-            noise.to(device),
-            (scene.tokens.to(device), scene.pooled.to(device)),
-            steps=config.sampler_steps,
-            cfg=config.sampler_cfg,
-            precision=config.precision,
-        )
+    noise = draw_noise(torch.Size((1, *scene.shape)), generator, noise_phase)[0]
+    return sample_clip(
+        loss.base,
+        loss.unet,
+        noise.to(device),
+        (scene.tokens.to(device), scene.pooled.to(device)),
+        steps=config.sampler_steps,
+        cfg=config.sampler_cfg,
+        precision=config.precision,
+    )
 
 
-def decoded(trainer: Trainer, latents: torch.Tensor) -> np.ndarray:
-    """Pictures uint8 `[F, H, W, 3]`. The VAE visits the run's device and goes back to where it was."""
-    vae = trainer.base.vae
-    home = vae.device
-    vae.to(trainer.device)
+def decoded(base: Base, device: torch.device, latents: torch.Tensor) -> np.ndarray:
+    """Return pictures uint8 `[F, H, W, 3]`. The VAE visits the run's device and goes back to where it was."""
+    home = base.vae.device
+    base.vae.to(device)
     try:
-        return (trainer.base.decode(latents, batch=1) * 255).round().byte().numpy()
+        return (base.decode(latents, batch=1) * 255).round().byte().numpy()
     finally:
-        vae.to(home)
+        base.vae.to(home)
 
 
 def _logged(clip: np.ndarray) -> dict[str, float]:
@@ -84,21 +85,22 @@ def _logged(clip: np.ndarray) -> dict[str, float]:
     return {name: found[name] for name in ("flicker", "warp_error", "coverage", "motion")}
 
 
-def sample(trainer: Trainer, folder: Path) -> dict[str, Any]:
+def sample(loss: Loss, data: Data, processes: Processes, folder: Path) -> dict[str, Any]:
     """Render every scene into `folder`; returns mean figures, beside those of the real clips where there are some.
 
     The processes share the scenes and the first one writes: `0.mp4`, `1.mp4`, ... and `contact_sheet.png`. The folder
     appears when it is whole. Raises OSError where it cannot be written.
     """
+    base, device = loss.base, loss.device
     made = []
-    for number, scene in trainer.processes.share(scenes(trainer)):
-        clip = decoded(trainer, render(trainer, scene, number))
-        real = None if scene.real is None else decoded(trainer, scene.real)
+    for number, scene in processes.share(scenes(base, data)):
+        clip = decoded(base, device, render(loss, scene, number))
+        real = None if scene.real is None else decoded(base, device, scene.real)
         made.append((number, scene.title, clip, real))
-    everything = sorted((one for some in trainer.processes.gather(made) for one in some), key=lambda one: one[0])
-    if not trainer.processes.main:
+    everything = sorted((one for some in processes.gather(made) for one in some), key=lambda one: one[0])
+    if not processes.main:
         return {}
-    _write(everything, folder, trainer.clips.fps)
+    _write(everything, folder, data.clips.fps)
     means = mean_figures([_logged(clip) for _, _, clip, _ in everything])
     truth = mean_figures([_logged(real) for *_, real in everything if real is not None])
     return {**means, **{f"real_{name}": value for name, value in truth.items()}}

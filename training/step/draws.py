@@ -1,4 +1,4 @@
-"""What is random in a step besides the clips: from a seed and the step's number alone."""
+"""The random draws of a step besides its clips, by the seed and the number of the step alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import hashlib
 import torch
 
 from ...temporal.clip.noise import mix_frames
-from ..config.phases import NoiseStage
+from ..config.phases import NoisePhase
 
 
 def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
-    """Everything random in a step comes from here, so a resumed run draws what an uninterrupted one would."""
+    """Return the generator of all draws in a part of a step, so that a resumed run draws as an uninterrupted one."""
     digest = hashlib.sha256(f"{seed}/{step}/{part}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def kept_frames(frames: int, dropout: float, generator: torch.Generator) -> torch.Tensor:
-    """Which of `frames` frames a step uses, rising: each is left out with chance `dropout`, two at least are kept."""
+    """Return the frames of `frames` that a step uses, rising: each is dropped with chance `dropout`, two are kept."""
     if not dropout:
         return torch.arange(frames)
     chance = torch.rand(frames, generator=generator)
@@ -25,13 +25,13 @@ def kept_frames(frames: int, dropout: float, generator: torch.Generator) -> torc
     return chance.topk(kept).indices.sort().values
 
 
-def draw_noise(shape: torch.Size, generator: torch.Generator, stage: NoiseStage) -> torch.Tensor:
-    """Noise `[B, F, 4, h, w]`, correlated over frames in the stage's share of clips."""
+def draw_noise(shape: torch.Size, generator: torch.Generator, phase: NoisePhase) -> torch.Tensor:
+    """Return noise `[B, F, 4, h, w]`, correlated over frames with the phase's probability for each clip."""
     noise = torch.randn(shape, generator=generator)
-    if stage.correlation:
+    if phase.correlation:
         chance = torch.rand(len(noise), generator=generator)
         for i in range(len(noise)):
             base = torch.randn(shape[2:], generator=generator)
-            if chance[i] < stage.probability:
-                noise[i] = mix_frames(noise[i], base, stage.mode, stage.correlation)
+            if chance[i] < phase.probability:
+                noise[i] = mix_frames(noise[i], base, phase.mode, phase.correlation)
     return noise

@@ -1,17 +1,17 @@
-"""What changes in a run: noise and sizes by stage, frames that are left out, and what the adapter says of it."""
+"""What changes in a run: noise and sizes by phase, frames that are left out, and what the adapter says of it."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from runs import SMALL, NoBars, painted_clips
+from runs import SMALL, painted_clips
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
-from sdxl_anime_video.training.clips import folder as data
+from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.schedule import config_at, describe_noise, noise_at
 from sdxl_anime_video.training.config.train import TrainConfig
-from sdxl_anime_video.training.run import trainer as loop
+from sdxl_anime_video.training.run.progress import Bars
 from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.step import optimizers
@@ -35,7 +35,7 @@ def trainer(toon, clips_folder, tmp_path):
     def make(base=toon, **fields) -> Trainer:
         config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **{**SMALL, **fields})
         config.output.mkdir(exist_ok=True)
-        clips = data.load_clips(clips_folder, base, config_at(config, 0).resolution)
+        clips = load_clips(clips_folder, base, config_at(config, 0).resolution)
         for before in made:  # they share the base
             before.unet.detach()
         made.append(Trainer(config, base, clips))
@@ -88,8 +88,8 @@ def test_noise_follows_the_curriculum_and_ends_as_clips_are_sampled(trainer):
     ).config
 
     def correlation(progress: float) -> float:
-        stage = noise_at(config, progress).model_copy(update={"probability": 1.0})
-        noise = draw_noise(torch.Size((1, 2, 4, 128, 128)), torch.Generator().manual_seed(1), stage)[0].flatten(1)
+        phase = noise_at(config, progress).model_copy(update={"probability": 1.0})
+        noise = draw_noise(torch.Size((1, 2, 4, 128, 128)), torch.Generator().manual_seed(1), phase)[0].flatten(1)
         return float(torch.corrcoef(noise)[0, 1])
 
     assert [correlation(p) for p in (0, 0.3, 0.6, 1)] == pytest.approx([0.9, 0.6, 0.3, 0.3], abs=0.02)
@@ -98,31 +98,33 @@ def test_noise_follows_the_curriculum_and_ends_as_clips_are_sampled(trainer):
     assert describe_noise(config) == "shared 0.3 in 50% of clips, else independent"
 
 
-def test_a_step_takes_the_noise_of_its_stage(trainer, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(loop, "draw_noise", lambda *a, draw=loop.draw_noise: drawn.append(a[2].correlation) or draw(*a))
-    run = trainer(steps=4, noise_curriculum=[{"until": 0.5, "correlation": 0.8}], noise_correlation=0.2)
+def test_a_step_takes_the_noise_of_its_phase(trainer):
+    noises = {"noise_curriculum": [{"until": 0.5, "correlation": 1}], "noise_correlation": 0.2}
+    run = trainer(steps=4, pure_noise_share=1, **noises)  # so the UNet is given nothing but noise
+    seen = []
+    run.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(1)))
     for _ in range(4):
         run.train_step()
-    assert drawn == [0.8, 0.8, 0.2, 0.2]
+    found = [torch.corrcoef(noise)[0, 1].item() for noise in seen]
+    assert found[:2] == pytest.approx([1, 1], abs=1e-3) and found[2:] == pytest.approx([0.2, 0.2], abs=0.2)
 
 
-def test_a_stage_changes_size_batch_and_rate_while_the_optimizer_goes_on(trainer):
-    stage = {"until": 0.5, "resolution": 48, "clips_per_step": 2, "learning_rate": 1e-4}
-    run = trainer(steps=4, learning_rate=1e-3, stages=[stage], validation_clips=1, checkpoint_minutes=None)
+def test_a_phase_changes_size_batch_and_rate_while_the_optimizer_goes_on(trainer):
+    phase = {"until": 0.5, "resolution": 48, "clips_per_step": 2, "learning_rate": 1e-4}
+    run = trainer(steps=4, learning_rate=1e-3, stages=[phase], validation_clips=1, checkpoint_minutes=None)
     shapes, counted, events = [], [], []
     run.unet.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
     steps = run.optimizer.register_step_post_hook(
         lambda optimizer, *_: counted.append(next(iter(optimizer.state.values()))["step"].item())
     )
-    Run(run, NoBars(), events.append).to_the_end()
+    Run(run, Bars(run.config, quiet=True), events.append).to_the_end()
     steps.remove()
     trained = [shape for shape in shapes if shape[0] in (4, 8)]
     assert (8, 4, 6, 6) in trained and (4, 4, 8, 8) in trained
     assert counted == [1, 2, 3, 4]  # the moments are those of one run
     rates = [event["lr"] for event in events if "loss" in event]
     assert rates[0] == pytest.approx(1e-4) and rates[2] == pytest.approx(0.5e-3)  # cosine of half the run
-    assert run.clips.latents[0].shape[-1] == 8
+    assert run.data.clips.latents[0].shape[-1] == 8
 
 
 def test_a_base_that_predicts_v_trains(trainer, toon):

@@ -41,8 +41,7 @@ class Base(nn.Module):
 def averaged(run: Optimisation) -> Base:
     """A copy of what is trained, with the averaged weights."""
     base = Base()
-    base.load_state_dict(run.module.state_dict())
-    run.average.copy_to(base)
+    base.load_state_dict(run.average.values)
     return base.eval()
 
 

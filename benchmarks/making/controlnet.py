@@ -137,7 +137,7 @@ def train_controlnet(
 def averaged(run: Optimisation) -> Any:
     """A copy of the ControlNet in training, with the averaged weights."""
     network = copy.deepcopy(run.module)
-    run.average.copy_to(network)
+    network.load_state_dict(run.average.values)
     return network.eval().requires_grad_(False)
 
 

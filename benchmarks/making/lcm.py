@@ -124,7 +124,7 @@ def train_lcm(
 def averaged(unet: Any, run: Optimisation) -> Any:
     """A copy of the UNet in training, with the averaged LoRA."""
     unet, trained = copy.deepcopy((unet, run.module))  # together, so that the copies share what they shared
-    run.average.copy_to(trained)
+    trained.load_state_dict(run.average.values)
     return unet.eval().requires_grad_(False)
 
 

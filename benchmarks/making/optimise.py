@@ -11,24 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...files import whole_or_nothing
-
-
-class Average:
-    """Exponential moving average of a module's parameters, with a warm-up."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.values = {name: p.detach().clone() for name, p in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, p in module.named_parameters():
-            self.values[name].lerp_(p, 1 - decay)
-
-    def copy_to(self, module: nn.Module) -> None:
-        module.load_state_dict(self.values, strict=False)
+from ...training.step.average import Average
 
 
 class Clock:
@@ -66,7 +49,7 @@ class Optimisation:
             state = torch.load(checkpoint, weights_only=True)
             module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.average.values, self.average.steps = state["average"], state["step"]
+            self.average.restart(state["average"])
             clock.step, clock.spent = state["step"], state["seconds"]
             self.random = np.random.default_rng((seed, clock.step))
 
@@ -76,8 +59,8 @@ class Optimisation:
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
-        self.average.update(self.module)
         self.clock.step += 1
+        self.average.update(self.clock.step)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""

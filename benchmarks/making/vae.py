@@ -94,7 +94,7 @@ def train_vae(
             say(f"vae step {clock.step} ({done}): loss {loss:.4f}, error {plain:.4f}")
         if clock.step % 200 == 0 or clock.progress >= 1:
             run.save()
-    run.average.copy_to(vae)
+    vae.load_state_dict(run.average.values)
     normalise_latents(vae, frames[: len(frames) - 256][:1024])
     error = mean_error(vae, frames[-256:])
     say(f"vae: mean absolute error {error:.4f} (pictures in -1..1) on 256 frames not trained on")

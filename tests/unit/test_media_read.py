@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clips import painted
-from sdxl_anime_video.media.reader import iter_clip, probe_clip, read_clip
+from sdxl_anime_video.media.reader import count_frames, iter_clip, probe_clip, read_clip, read_frames
 from sdxl_anime_video.media.writer import write_clip
 
 
@@ -116,3 +116,12 @@ def test_clips_from_elsewhere(path, name, frames, fps):
     back, rate = read_clip(path)
     difference = (back.astype(int) - clip).reshape(4, clip.shape[1] // 8, 8, clip.shape[2] // 8, 8, 3).mean((2, 4))
     assert rate == fps and np.abs(difference).mean() < 2
+
+
+def test_frames_are_read_by_their_places_in_any_order(path):
+    write_clip(path, painted(frames=9), Fraction(12))
+    every = read_clip(path)[0]
+    assert np.array_equal(read_frames(path, [7, 2, 2]), every[[7, 2, 2]])
+    assert count_frames(path) == 9
+    with pytest.raises(ValueError, match="ends before frame 9"):
+        read_frames(path, [3, 9])

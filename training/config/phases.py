@@ -46,6 +46,6 @@ def require_rising(phases: Sequence[NoisePhase] | Sequence[Phase], name: str) ->
     ends = [phase.until for phase in phases]
     if ends != sorted(set(ends)) or 1 in ends:
         raise ValueError(
-            f"{name}: the phases end at {ends}; let each `until` lie between the one before it and 1, because "
-            "after the last phase the config's own fields hold"
+            f"{name}: the phases end at {ends}; set each `until` above the one before and the last below 1, because "
+            "the config's own fields hold after it"
         )

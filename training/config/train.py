@@ -1,4 +1,4 @@
-"""What a training run is told: every field of its config, typed and documented."""
+"""The config of a training run: every field, typed and documented."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .phases import FrameChoices, NoisePhase, Phase, require_rising
 
 
 def _places(value: Any) -> Any:
-    """Keyframes as text: YAML reads a lone 0 as a number, and brackets as a list."""
+    """Return keyframes as text: YAML reads a lone 0 as a number, and brackets as a list."""
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value) if type(value) is int else value
@@ -28,10 +28,10 @@ class TrainConfig(Config):
     """Settings of `sdxl-anime-video train`."""
 
     clips: Folder
-    """What `sdxl-anime-video prepare` made, or a folder of video files, each with its caption in a .txt or .json file
+    """A cache made by `sdxl-anime-video prepare`, or a folder of videos, each with its caption in a .txt or .json file
     of the same name beside it."""
     output: Folder
-    """Run folder: config, log, checkpoints and adapter.safetensors go here."""
+    """Run folder: for the config, the log, checkpoints and adapter.safetensors."""
     base: str = "toon"
     """`toon`, an SDXL checkpoint file (.safetensors), or a diffusers folder of one."""
     resolution: PositiveInt | None = None
@@ -40,134 +40,136 @@ class TrainConfig(Config):
     """Name of the clips, recorded in the adapter's metadata."""
 
     kind: Literal["adapter", "animatediff", "hotshot"] = "adapter"
-    """What is trained: the temporal adapter, or a motion module that computes as AnimateDiff's or as Hotshot-XL's."""
+    """Temporal layers to train: the adapter, or a motion module like AnimateDiff's or like Hotshot-XL's."""
     motion_places: Annotated[list[str], Field(min_length=1)] | None = None
-    """Where a motion module has transformers: level.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None
-    for every place on the way down and up, as the published ones have them."""
+    """Sites of a motion module, direction.block.layer as diffusers counts, such as [down.1.0, up.0.2]. None for every
+    site on the way down and up, as in the published motion modules."""
     motion_attentions: Annotated[int, Field(ge=1, le=16)] = 2
     """Temporal attentions in each transformer of a motion module."""
     start: Annotated[Path | None, BeforeValidator(lambda path: named(path, "file"))] = None
-    """Adapter or motion module to begin with, such as a published one; None begins with a silent one. max_frames and
-    the other fields that make it what it is are to be set as the file has them."""
+    """Adapter or motion module to start from, such as a published one; None starts from a silent one. Set kind,
+    max_frames and the other fields of its architecture as in the file."""
     max_frames: Annotated[int, Field(ge=1, le=4096)] = 24
-    """Frame positions that the adapter or the motion module has."""
+    """Frame positions of the adapter or the motion module."""
     frames: FrameChoices = [8, 12, 16]
-    """Frames a clip has in a step; each step takes one of these. Clips shorter than all of them are skipped."""
+    """Frames of a clip in a step; each step takes one of these numbers. Clips shorter than all of them are skipped."""
     random_positions: bool = True
-    """Place the frames of a step anywhere within max_frames, so that every position is trained. The positions of a
-    motion module are not trained, and the published ones were used from the first on."""
+    """Place the frames of a step anywhere within max_frames, so that every position is trained. Motion modules have
+    positions that are not trained; the published ones were trained with frames from the first position on."""
     temporal_dropout: Decay = 0.0
-    """Chance of each frame to be left out of a step. The others keep their places; two at least are left."""
+    """Probability of each frame to be left out of a step. The others keep their positions; at least two remain."""
     norm: bool = True
     """LayerNorm before the adapter's attention."""
     pos_value: bool = True
-    """Learned positions on the values too, so that a frame can tell its place in the clip."""
+    """Learned positions on the values too, so that a frame knows its place in the clip."""
     init: Literal["proj", "gate"] = "proj"
-    """What keeps a new adapter silent: a zero output projection, or a zero gate (then raise gate_learning_rate)."""
+    """Initialisation that silences a new adapter: a zero output projection, or a zero gate (then raise
+    gate_learning_rate)."""
 
     steps: PositiveInt = 10000
     """Optimizer steps."""
     minutes: PositiveFloat | None = None
-    """Time limit. The learning rate then follows steps or minutes, whichever is further along."""
+    """Time limit. The learning rate follows steps or minutes, whichever is further along."""
     clips_per_step: PositiveInt = 2
     """Clips in one forward pass; all share size and number of frames."""
     accumulation: PositiveInt = 1
-    """Forward passes of each process to one optimizer step; N processes see N times as many clips."""
+    """Forward passes of each process for one optimizer step; N processes see N times as many clips."""
     stages: list[Phase] = []
-    """Earlier phases of the run, each with `until` (a share of the run) and any of clips, resolution, frames,
-    clips_per_step, accumulation, learning_rate. After them the config's own fields hold; the optimizer goes on."""
+    """Training phases: overrides of clips, resolution, frames, clips_per_step, accumulation or learning_rate, in force
+    until the fraction `until` of the run. After the last phase the config's own fields hold; the optimizer goes on."""
     optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
-    """AdamW; the same with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices: for small and middling
-    adapters it needs a third of the steps."""
+    """AdamW; AdamW with 8-bit moments (bitsandbytes, on a GPU); or Muon for the matrices, which needs a third of the
+    steps for small and medium adapters."""
     learning_rate: PositiveFloat = 1e-4
-    """Peak learning rate; Muon wants three to five times AdamW's."""
+    """Peak learning rate; Muon needs three to five times that of AdamW."""
     gate_learning_rate: PositiveFloat | None = None
-    """Peak rate of the gates; None takes learning_rate."""
+    """Peak learning rate of the gates; None takes learning_rate."""
     position_learning_rate: PositiveFloat | None = None
-    """Peak rate of the learned positions; None takes learning_rate."""
+    """Peak learning rate of the learned positions; None takes learning_rate."""
     weight_decay: NonNegative = 1e-4
-    """Decay of matrices; gates, positions, norms and biases have none."""
+    """Weight decay of matrices; gates, positions, norms and biases have none."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """AdamW's decay rates of its first and second moment."""
+    """Decay rates of AdamW's first and second moment."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Steps over which the learning rate rises; after them it falls to zero along a cosine."""
+    """Steps over which the learning rate rises; afterwards it falls to zero along a cosine."""
     clip_norm: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     ema: Decay = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is saved; 0 for none."""
+    """Decay of an exponential moving average of the weights, which is saved in their place; 0 for none."""
 
     min_snr_gamma: PositiveFloat | None = 5.0
-    """Min-SNR: the weight of a clip's x0 error is its SNR, at most this. None for no bound."""
+    """Min-SNR: a clip's error of x0 is weighted by its SNR, at most by this number. None for no bound."""
     snr_floor: NonNegative = 0.0
-    """The weight of x0 error is at least this; lifts the high noise levels, where motion is decided. 0 for none."""
+    """Least weight of the error of x0; it lifts the high noise levels, where motion is decided. 0 for none."""
     high_noise_bias: NonNegative = 0.0
     """0 draws noise levels evenly; b > 0 draws timesteps with density rising as t^b."""
     pure_noise_share: Share = 0.0
-    """Share of clips at the last noise level that are noise alone, as sampling begins. Elsewhere noise leaves a trace
-    of a clip, and layers that trust it take their poses from the noise of a clip that is made, not from hints."""
+    """Share of clips that are pure noise at the last noise level, as sampling begins. At every other noise level the
+    training clip is faintly visible in the input. Layers trained only there read poses from the noise at inference and
+    ignore the hints."""
     noise_mode: Literal["shared", "progressive"] = "shared"
-    """How the noise of a clip's frames is correlated, where it is."""
+    """Kind of correlation between the noise of a clip's frames."""
     noise_correlation: Share = 0.0
     """Correlation of neighbouring frames' noise; 0 for independent noise."""
     noise_probability: Share = 1.0
-    """Share of clips that get correlated noise; the others get independent noise."""
+    """Share of clips with correlated noise; the others have independent noise."""
     noise_curriculum: list[NoisePhase] = []
-    """Earlier phases of the noise, each with `until` (a share of the run), correlation, mode (shared) and probability
-    (1). After them noise_mode, noise_correlation and noise_probability hold: let clips be sampled with these."""
+    """Training phases of the noise: correlation, mode (shared) and probability (1), in force until the fraction `until`
+    of the run. Afterwards noise_mode, noise_correlation and noise_probability hold: sample clips with these."""
     caption_dropout: Share = 0.1
-    """Share of clips that are trained without their caption, for classifier-free guidance."""
+    """Share of clips trained without their caption, for classifier-free guidance."""
 
     controlnet: Annotated[str | None, Field(min_length=1)] = None
-    """ControlNet that steers keyframes of some batches, so that the frames between learn to follow them: a diffusers
-    folder, or `toon`. It stays as it is. None for no such batches."""
+    """Frozen ControlNet that steers the keyframes of some batches, so that the frames between learn to follow them: a
+    diffusers folder, or `toon`. None for no such batches."""
     hints: Annotated[Path | None, BeforeValidator(named)] = None
     """Folder with a video of hint pictures for each clip, of the same name, size and number of frames."""
     hinted_share: Share = 0.5
-    """Share of batches that have hints at keyframes; the others have none, as without a ControlNet."""
+    """Share of batches with hints at keyframes; the others have none, as without a ControlNet."""
     keyframes: Annotated[str, BeforeValidator(_places)] = "0,25%,50%,75%,100%"
-    """Frames that have a hint in half of those batches; in the other half it is as many or fewer at random places."""
+    """Frames with a hint in half of those batches; the other half has as many or fewer hints at random frames."""
 
     precision: Precision = "auto"
-    """Arithmetic of the forward pass; the adapter's own weights are always fp32. `auto` is bf16 where the device
-    computes in it, else fp16 on a GPU and fp32 on a CPU: most CPUs only imitate bf16, a hundred times slower. In fp16
-    the loss is scaled up, so that small gradients are not lost; `loss_scale` in the log is by how much."""
+    """Arithmetic of the forward pass; the trained weights are always fp32. `auto` is bf16 where the device computes in
+    it, else fp16 on a GPU and fp32 on a CPU, because most CPUs only imitate bf16, a hundred times slower. In fp16 the
+    loss is multiplied by `loss_scale` (in the log), so that small gradients are not lost."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: saves memory, takes about a third more time."""
     device: Device = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     threads: PositiveInt | None = None
-    """CPU threads; None leaves PyTorch's choice."""
+    """CPU threads; None leaves the choice to PyTorch."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    """Seed of everything random in the run."""
+    """Seed of all random draws of the run."""
 
     checkpoint_steps: PositiveInt | None = 1000
-    """Save a checkpoint every so many steps."""
+    """Steps between two checkpoints."""
     checkpoint_minutes: PositiveFloat | None = 10.0
-    """Save a checkpoint every so many minutes."""
+    """Minutes between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Older checkpoints are removed."""
+    """Number of checkpoints to keep; older ones are removed."""
     resume: Annotated[str | None, Field(min_length=1)] = None
-    """`latest`, or a checkpoint file to go on from. `latest` starts afresh where there is none."""
+    """`latest`, or a checkpoint file to go on from. `latest` starts a new run where there is no checkpoint."""
     validation_clips: Annotated[int, Field(ge=0)] = 0
-    """Clips kept out of training for the validation loss."""
+    """Clips held out of training for the validation loss."""
     validation_steps: PositiveInt = 500
-    """Measure the validation loss every so many steps."""
+    """Steps between two measurements of the validation loss."""
     validation_levels: Annotated[list[Decay], Field(min_length=1)] = [0.3, 0.5, 0.7, 0.8, 0.9, 0.97]
-    """Noise levels of the validation loss, as shares of the training timesteps."""
+    """Noise levels of the validation loss, as fractions of the training timesteps."""
     sample_steps: PositiveInt | None = None
-    """Render clips every so many steps, and at the end; None renders none."""
+    """Steps between two renderings of clips, with one more at the end; None renders none."""
     sample_clips: PositiveInt = 2
-    """Held-out clips whose captions are rendered, at most."""
+    """Largest number of held-out clips whose captions are rendered."""
     validation_captions: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
-    """Captions to render instead of those of held-out clips."""
+    """Captions to render in place of those of held-out clips."""
     sampler_steps: PositiveInt = 20
-    """Denoising steps of a rendered clip."""
+    """Sampling steps of a rendered clip."""
     sampler_cfg: NonNegative = 5.0
     """Classifier-free guidance of a rendered clip."""
     tensorboard: bool = True
-    """Write the curves as TensorBoard event files too: `tensorboard --logdir RUN_FOLDER`."""
+    """Write the curves as TensorBoard event files too; `tensorboard --logdir RUN_FOLDER` shows them."""
     report_megabytes: NonNegative = 20.0
-    """The newest clips, up to this size, are put into report.html itself; it links to the others."""
+    """Size of the newest clips that report.html contains; it links to the others."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -193,7 +195,7 @@ class TrainConfig(Config):
         return self
 
     def _changed(self, names: tuple[str, ...]) -> list[str]:
-        """Those of the fields that are not at their defaults."""
+        """Return those of the fields that are not at their defaults."""
         return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     def _consistent_hints(self) -> None:
@@ -210,7 +212,7 @@ class TrainConfig(Config):
         from ...temporal.clip.keyframes import keyframe_rows  # torch takes seconds to load
 
         lengths = {*self.frames, *(count for phase in self.stages for count in phase.frames or [])}
-        if self.validation_clips:  # a held-out clip is measured at its own length, if that lies between
+        if self.validation_clips:  # held-out clips may have any length between
             lengths = set(range(min(lengths), max(lengths) + 1))
         for frames in sorted(lengths):
             with at_field(f"keyframes, in clips of {frames} frames"):

@@ -1,4 +1,4 @@
-"""What to change where memory does not suffice, and by how much it helps."""
+"""Settings to change where memory does not suffice, with the memory that each saves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Size = tuple[int, int, int, int]
 
 
 class OutOfMemory(MemoryError):
-    """A step did not fit; the message names three settings to change and what each is worth."""
+    """A step did not fit; the message names three settings to change and the memory that each saves."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or the machine itself had no memory left: PyTorch raises a RuntimeError for the latter."""
+    """Return whether a GPU or the machine had no memory left: PyTorch raises a RuntimeError for the machine."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
@@ -32,7 +32,7 @@ def gigabytes(size: float) -> str:
 
 
 def savings(memory: Memory, unet_config: Any, config: TrainConfig, size: Size, half: bool, gpu: bool) -> list[str]:
-    """Settings that lower the estimate, each with what it saves; the best first."""
+    """Return settings that lower the estimate, each with the memory that it saves; the best first."""
     clips, frames, height, width = size
     now = memory.total(*size)
     found: list[tuple[float, str]] = []
@@ -59,7 +59,7 @@ def savings(memory: Memory, unet_config: Any, config: TrainConfig, size: Size, h
 
 
 def explain(config: TrainConfig, unet_config: Any, size: Size, half: bool, gpu: bool, step: int) -> str:
-    """The message for a step that did not fit."""
+    """Return the message for a step that did not fit."""
     memory = estimate(unet_config, config, half, gpu)
     clips, frames, height, width = size
     return (
@@ -71,7 +71,7 @@ def explain(config: TrainConfig, unet_config: Any, size: Size, half: bool, gpu: 
 
 
 def largest_clip(clips: ClipSource, frames: int) -> tuple[int, int, int]:
-    """Frames, height and width of the largest batch that these clips make."""
+    """Return frames, height and width of the largest batch of these clips."""
     return max(
         ((min(frames, length), *size) for length, size in zip(clips.lengths, clips.sizes, strict=True)), key=math.prod
     )

@@ -1,14 +1,14 @@
-"""How much memory a run takes, without running it: shapes alone go through a step, and every byte is counted.
+"""The memory of a training run, estimated by a step of shapes without data in which every byte is counted.
 
     total = base + ControlNet + adapter + gradients + optimizer + EMA + step
     step  = max over the operations of a step of (a + (b * latent pixels of a frame + c) * frames * clips)
 
-A step of FakeTensors (shapes without data, Python's part of PyTorch's compiler) allocates and frees what a real one
-does. After each of its operations the bytes alive are noted, for three small sizes; between sizes they differ by a, b
-and c only, for no operation is of higher order: fused attention keeps no matrix of scores. So the peak at any size
+A step of FakeTensors (shapes without data, from PyTorch's compiler) allocates and frees as many bytes as a real step.
+The bytes alive after each of its operations are recorded for three small sizes. Between sizes they differ by a, b and c
+only, because no operation is of higher order: fused attention keeps no matrix of scores. So the peak at any size
 follows, wherever in the step it lies. Gradients count all the time, as in the second part of an accumulated step, and a
-ControlNet as if every frame had a hint. Not counted are the driver, what the allocator cannot use, and the VAE and text
-encoders, which stay in the machine's own memory; `OVERHEAD` stands for the first two on a GPU.
+ControlNet counts as if every frame had a hint. Not counted are the driver, memory that the allocator cannot use, and
+the VAE and text encoders, which stay in the machine's own memory; `OVERHEAD` stands for the first two on a GPU.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ from ..step.controlnet import controlnet_config
 from ..step.layers import create
 from ..step.loss import Loss
 
-OVERHEAD = 1e9  # bytes on a GPU beside the tensors; a round figure
+OVERHEAD = 1e9  # bytes on a GPU beside the tensors, about
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
-BYTES = {"adamw": (8, 8), "adamw8bit": (2.03, 8), "muon": (4, 8)}  # of moments, a number of matrices and of the rest
+BYTES = {
+    "adamw": (8, 8),
+    "adamw8bit": (2.03, 8),
+    "muon": (4, 8),
+}  # of the moments of a number in a matrix, and of any other
 
 
 class Live(TorchDispatchMode):
-    """Inside, notes how many bytes are alive beyond those that were there before, after every operation."""
+    """Records inside it the bytes alive after every operation, beyond those of the tensors `before`."""
 
     def __init__(self, before: Iterator[torch.Tensor] | tuple[torch.Tensor, ...] = ()):
         super().__init__()
@@ -70,15 +74,15 @@ class Live(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a run takes; `total` at any size of its clips."""
+    """Bytes of a run; `total` at any size of its clips."""
 
     base_parameters: int
     adapter_parameters: int
-    parts: dict[str, float]  # bytes of base, ControlNet, adapter, gradients, optimizer, EMA, and on a GPU what else is
+    parts: dict[str, float]  # bytes of base, ControlNet, layers, gradients, optimizer, EMA, and the overhead on a GPU
     fit: np.ndarray  # [operations, 3]: a, b, c
 
     def step(self, clips: int, frames: int, height: int, width: int) -> float:
-        """Bytes of activations and temporary values at their peak, for latents `[clips, frames, 4, height, width]`."""
+        """Return the peak bytes of activations and temporary values for latents `[clips, frames, 4, height, width]`."""
         count = clips * frames
         return float((self.fit @ np.array([1.0, count * height * width, count])).max())
 
@@ -93,10 +97,10 @@ def estimate(
     gpu: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Memory:
-    """What a run by `config` takes with a base whose UNet has this diffusers config; needs no weights.
+    """Return the memory of a run by `config` with a base whose UNet has this diffusers config; needs no weights.
 
-    half: whether the base and the arithmetic are bf16 or fp16. gpu: whether it runs on one. progress: told how many of
-    the steps of shapes are done; a full-size SDXL needs some ten seconds for each.
+    half: whether the base and the arithmetic are bf16 or fp16. gpu: whether the run is on a GPU. progress: called with
+    the number of finished steps of shapes; each takes about ten seconds for a full-size SDXL.
     """
     rows = []
     for done, (frames, side) in enumerate(SIZES):
@@ -122,7 +126,7 @@ def estimate(
 def _step_of_shapes(
     unet_config: Mapping[str, Any], config: TrainConfig, half: bool, frames: int, side: int
 ) -> tuple[list[int], dict[str, int]]:
-    """Bytes alive after each operation of a step, and how many parameters there are."""
+    """Return the bytes alive after each operation of a step, and the numbers of parameters."""
     from diffusers import ControlNetModel, UNet2DConditionModel
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -161,12 +165,12 @@ def _step_of_shapes(
 
 
 def _base(unet: Any) -> Base:
-    """A base of this UNet alone."""
+    """Return a base of this UNet alone."""
     return Base(unet, None, lambda captions: None, sigmas_of({}), "epsilon", {})
 
 
 def _batch(noisy: torch.Tensor, unet_config: Mapping[str, Any], hinted: bool) -> Batch:
-    """A batch of one clip without values; every frame has a hint where `hinted`."""
+    """Return a batch of one clip without values; every frame has a hint where `hinted`."""
     _, frames, _, height, width = noisy.shape
     pooled = unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"]
     hints = HintedFrames(torch.arange(frames), torch.empty(1, frames, 3, 8 * height, 8 * width))
@@ -182,7 +186,7 @@ def _batch(noisy: torch.Tensor, unet_config: Mapping[str, Any], hinted: bool) ->
 
 
 def _compute_norms_in_fp32(model: nn.Module) -> None:
-    """As autocast does it on a GPU: the estimate runs under a CPU's, which leaves norms in bf16."""
+    """Compute norms in fp32 as autocast does on a GPU; the estimate runs under a CPU's, which leaves them in bf16."""
     for module in model.modules():
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
             for name, value in list(module.named_parameters(recurse=False)):
@@ -193,7 +197,7 @@ def _compute_norms_in_fp32(model: nn.Module) -> None:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New modules in this dtype: one of FakeTensors cannot be converted."""
+    """Make new modules in this dtype, because a module of FakeTensors cannot be converted."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

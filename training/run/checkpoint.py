@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with the adapter, its moving average and the optimizer's moments."""
+"""Checkpoints: one safetensors file with the temporal layers, their moving average and the optimizer's moments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_checkpoint(
     ema: dict[str, torch.Tensor],
     progress: dict[str, Any],
 ) -> None:
-    """Write everything that later steps depend on; the file appears whole or not at all. Raises CheckpointError."""
+    """Write all that later steps depend on; the file appears whole or not at all. Raises CheckpointError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -53,7 +53,7 @@ def save_checkpoint(
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds."""
+    """The contents of a checkpoint file."""
 
     path: Path
     tensors: dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises CheckpointError if the file is missing, damaged, or no checkpoint."""
+    """Return the contents of a file. Raises CheckpointError if it is missing, damaged, or no checkpoint."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
@@ -77,9 +77,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run that can be read, with a warning for each that cannot; None if there is none yet.
+    """Return the newest readable checkpoint of a run, with a warning for each damaged one; None if there is none yet.
 
-    Raises CheckpointError if there are some and none can be read.
+    Raises CheckpointError if all of them are damaged.
     """
     found = checkpoints(folder)
     for path in reversed(found):
@@ -119,7 +119,7 @@ def require_last(folder: Path, step: int) -> None:
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Put a checkpoint into model and optimizer; returns the moving average.
 
-    Raises CheckpointError if it is one of another adapter.
+    Raises CheckpointError if it belongs to other temporal layers.
     """
     path, tensors = checkpoint.path, checkpoint.tensors
 
@@ -129,7 +129,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     try:
         model.load_state_dict(part("adapter."))
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()  # of as many lines as there are tensors
+        first = str(error).splitlines()[1].strip()  # the message has a line for each tensor
         raise CheckpointError(f"resume: {path} belongs to another adapter or base: {shorten(first, 200)}") from None
     stored = {tuple(key.split(".", 2)[1:]): value for key, value in tensors.items() if key.startswith("optimizer.")}
     for name, parameter in model.named_parameters():
@@ -140,7 +140,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def _as_it_was(key: str, value: torch.Tensor, device: torch.device) -> Any:
-    """One entry of an optimizer's state: 8-bit AdamW counts its steps in an int, and keeps moments in uint8."""
+    """Return one entry of an optimizer's state: 8-bit AdamW counts steps in an int and keeps moments in uint8."""
     if key == "step":
         return value if value.is_floating_point() else int(value)
     return value.to(device)

@@ -1,4 +1,4 @@
-"""`sdxl-anime-video train ... --dry-run`: what a run would take, and what would fit."""
+"""`sdxl-anime-video train ... --dry-run`: memory and time of a run, and the sizes that fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SDXL = CONFIGS / "unet" / "config.json"
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-STEPS = 3  # that are timed, after one that is not
+STEPS = 3  # timed, after one untimed step
 
 
 def main(path: Path, words: list[str]) -> None:
@@ -36,14 +36,14 @@ def main(path: Path, words: list[str]) -> None:
     """
     limit = take_memory(words)
     overrides = parse_overrides(words, TrainConfig)
-    shapes_only = {"clips": "clips", "output": "output"}  # neither is looked at then
+    shapes_only = {"clips": "clips", "output": "output"}  # a dry run of shapes reads neither
     defaults = shapes_only if _base(path, overrides) == SHAPES_ONLY else None
     config = read_config(path, overrides, TrainConfig, defaults)
     sys.stdout.write("\n".join(_lines(config, limit)) + "\n")
 
 
 def take_memory(words: list[str]) -> float | None:
-    """Take `--memory 20GB` out of the words; bytes, or None. Raises ConfigError for what is no size."""
+    """Take `--memory 20GB` out of the words; returns bytes, or None. Raises ConfigError for a value that is no size."""
     place = next((i for i, word in enumerate(words) if word.split("=")[0] == "--memory"), None)
     if place is None:
         return None
@@ -65,7 +65,7 @@ def _base(path: Path, overrides: dict[str, Any]) -> Any:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return None  # read_config says what is wrong
+        return None  # read_config raises the error
     return values.get("base") if isinstance(values, dict) else None
 
 
@@ -93,7 +93,7 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
         f"{what}: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
         *_memory_lines(memory, size, factor),
     ]
-    lines += ["speed: not measured, for there are no weights"] if trainer is None else _speed(trainer)
+    lines += ["speed: not measured, because there are no weights"] if trainer is None else _speed(trainer)
     lines += _fitting(memory, config, size, factor, limit)
     if limit is not None and memory.total(*size) > limit:
         lines.append("to fit, change: " + "; ".join(savings(memory, unet_config, config, size, half, gpu)[:3]))
@@ -128,7 +128,7 @@ def _memory_lines(memory: Memory, size: Size, factor: int) -> list[str]:
 
 
 def _speed(trainer: Trainer) -> list[str]:
-    """Times a few real steps, which are thrown away."""
+    """Return the speed of a few real steps, whose result is thrown away."""
     config = trainer.config
     trainer.train_step()
     if trainer.device.type == "cuda":
@@ -159,7 +159,7 @@ def _speed(trainer: Trainer) -> list[str]:
 
 
 def _fitting(memory: Memory, config: TrainConfig, size: Size, factor: int, limit: float | None) -> list[str]:
-    """The most clips of one pass for each resolution and number of frames, and the largest of all of them."""
+    """Return a table of the most clips in one pass by resolution and number of frames, and the largest that fits."""
     if limit is None:
         return ["give --memory, such as --memory 20GB, to see which sizes fit"]
     lengths = sorted({length for length in (8, 12, 16, 24) if length <= config.max_frames} | set(config.frames))

@@ -1,4 +1,4 @@
-"""Where the events of a run go: its log, TensorBoard, the bars on the screen."""
+"""The log of a run, as a file and as TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from ...commands.config import ConfigError
 
 Tracker = Callable[[dict[str, Any]], None]
-"""Takes an event: a step with `loss`, `lr` and `seconds`, and whatever figures were measured after it."""
+"""Takes an event: a step with `loss`, `lr` and `seconds`, and the figures that were measured after it."""
 
 
 def figures(event: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an event that make curves."""
+    """Return the numbers of an event that make curves."""
     return {
         name: value
         for name, value in event.items()
@@ -25,8 +25,8 @@ def figures(event: dict[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[Tracker]:
-    """Every event as a line of JSON, after those of an earlier start. What raises OSError says what to do."""
-    # Unbuffered: a full disk is met when a line is written, and not once more when the file is closed.
+    """Append every event as a line of JSON. Raises OSError with a remedy."""
+    # Unbuffered, so that a full disk raises once, when a line is written, and not again when the file is closed.
     with path.open("ab", buffering=0) as file:
 
         def write(event: dict[str, Any]) -> None:
@@ -40,9 +40,9 @@ def log_file(path: Path) -> Iterator[Tracker]:
 
 @contextmanager
 def tensorboard(folder: Path, first_step: int) -> Iterator[Tracker]:
-    """Curves as event files. Of an earlier start, those from `first_step` on are hidden.
+    """Write curves as event files; points of an earlier start from `first_step` on are hidden.
 
-    Raises ConfigError if TensorBoard is not installed, and OSError that says what to do on a full disk.
+    Raises ConfigError if TensorBoard is not installed, and OSError with a remedy on a full disk.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -67,7 +67,7 @@ def tensorboard(folder: Path, first_step: int) -> Iterator[Tracker]:
     try:
         yield write
     finally:
-        with suppress(OSError):  # what could not be written has been told at the event
+        with suppress(OSError):  # the event has raised it already
             writer.close()
 
 
@@ -77,9 +77,9 @@ def _disk(error: OSError, path: Path) -> OSError:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events of a run, in the order of their steps; of steps done twice after a kill, the later ones.
+    """Return the events of a run by step; where a step was repeated after a kill, the later one.
 
-    A line that a kill has cut off is left out.
+    Incomplete lines are left out.
     """
     steps: dict[tuple[int, bool], dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,7 +1,7 @@
 """The processes of a run: one as a rule, one a GPU under `accelerate launch`.
 
-The adapter is small beside the frozen base, so what the processes exchange is its gradients, once an optimizer step.
-Each draws its clips by its number; nothing else differs between them, and only the first one writes.
+The temporal layers are small beside the frozen base, so the processes exchange only their gradients, once an optimizer
+step. Each draws its clips by its number; nothing else differs between them, and only the first process writes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ...commands.precision import chosen_device
 
 
 class Processes:
-    """This process among those of the run, as a context manager; alone it talks to nobody.
+    """This process among those of the run, as a context manager; alone it does not communicate.
 
-    device: `auto`, `cpu`, `cuda`, or for a process alone `cuda:N`. Raises ValueError for a GPU by number among many
-    processes, of which each takes its own.
+    device: `auto`, `cpu`, `cuda`, or `cuda:N` for a process alone. Raises ValueError for `cuda:N` among several
+    processes, because each takes a GPU of its own.
     """
 
     def __init__(self, device: str = "auto"):
@@ -33,7 +33,7 @@ class Processes:
             raise ValueError(f"device: {device} is one GPU for {self.count} processes; take auto, and each has its own")
         from accelerate import PartialState
 
-        # The others wait while the first one encodes clips or writes a file.
+        # The timeout covers the time in which the first process encodes clips or writes a file.
         self._state = PartialState(cpu=self.device.type == "cpu", timeout=timedelta(hours=24))
         self.rank, self.count = self._state.process_index, self._state.num_processes
         if self.device.type != "cpu":
@@ -48,11 +48,11 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if self.count > 1 and kind is None:  # after an error the others may be waiting for this one
+        if self.count > 1 and kind is None:  # after an error the others may wait for this one
             self._state.destroy_process_group()
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over the processes, in double precision."""
+        """Return each value summed over the processes, in double precision."""
         if self.count == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -67,7 +67,7 @@ class Processes:
                     torch.distributed.all_reduce(parameter.grad)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, in their order."""
+        """Return the values of all processes, in their order."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
@@ -75,12 +75,12 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         self.sum(0.0)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process runs the block before the others, which find what it has left on the disk."""
+        """Run the block in the first process before the others, which find its files on the disk."""
         if not self.main:
             self.wait()
         yield
@@ -88,5 +88,5 @@ class Processes:
             self.wait()
 
     def share(self, things: Sequence[Any]) -> list[tuple[int, Any]]:
-        """The part of a list that this process does, with the places in it."""
+        """Return this process's part of a list, as (index, element)."""
         return list(enumerate(things))[self.rank :: self.count]

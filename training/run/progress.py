@@ -1,4 +1,4 @@
-"""What a person watches while an adapter trains, and how long it will still take."""
+"""Progress bars of a run, and the time it still takes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..config.train import TrainConfig
 
 
 class Eta:
-    """Seconds that a run still takes: steps as fast as the last 50, and what else it does every so many steps.
+    """Estimates the seconds that a run still takes, from its last 50 steps and the pauses between steps.
 
-    limit: seconds that the run may take in all. every: name of each thing that it does beside its steps -> steps
-    between two of them. What has not happened yet is not counted, for nobody knows how long it takes.
+    limit: seconds of the whole run. every: name of each kind of pause (validation, samples, checkpoint) -> steps
+    between two of them. A kind is counted once it has happened, because its duration is unknown before.
     """
 
     def __init__(self, total: int, limit: float | None = None, every: dict[str, int] | None = None):
@@ -32,7 +32,7 @@ class Eta:
         self.durations[name] = seconds
 
     def remaining(self, done: int, spent: float) -> float | None:
-        """Seconds after `done` steps, on which `spent` seconds went; None before the first."""
+        """Return the seconds left after `done` steps, which took `spent` seconds; None before the first step."""
         if not self.recent:
             return None
         left = self.total - done
@@ -44,7 +44,7 @@ class Eta:
 
 
 def clock(seconds: float | None) -> str:
-    """Such as `2:03:04`; dashes where nobody knows."""
+    """Return seconds such as `2:03:04`; dashes where they are unknown."""
     if seconds is None:
         return "-:--:--"
     minutes, rest = divmod(round(seconds), 60)
@@ -56,9 +56,9 @@ LOG_SECONDS = 60.0
 
 
 class Bars:
-    """A bar for encoding, a bar for training, and lines above them, on stderr; nothing where `quiet`.
+    """Bars for checking, encoding and training, and lines above them, on stderr; nothing where `quiet`.
 
-    Where stderr is a file, which shows bars only at the end, a line a minute says where the run is.
+    A file shows bars only at the end, so where stderr is a file, a line a minute tells the progress.
     """
 
     def __init__(self, config: TrainConfig, quiet: bool = False):
@@ -93,7 +93,7 @@ class Bars:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def log(self, line: str) -> None:
-        """A line for a log file, at most one in LOG_SECONDS."""
+        """Print a line where stderr is a file, at most one in LOG_SECONDS."""
         if not self.console.is_terminal and time.monotonic() - self.logged >= LOG_SECONDS:
             self.logged = time.monotonic()
             self.say(line)
@@ -107,7 +107,7 @@ class Bars:
         self.log(f"encode clips: {done} of {total}")
 
     def event(self, event: dict[str, Any]) -> None:
-        """One line of the log: a step with its loss, a validation, or rendered clips."""
+        """Show an event of the log: a step with its loss, a validation, or rendered clips."""
         if "loss" in event:
             self.losses.append(event["loss"])
             mean = sum(self.losses) / len(self.losses)

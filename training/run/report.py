@@ -1,4 +1,4 @@
-"""`report.html` of a run folder: curves, contact sheets and clips in one file that asks nothing of the network."""
+"""`report.html` of a run folder: curves, contact sheets and clips in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ pre{background:#f5f5f5;padding:1em;overflow:auto}"""
 
 
 def write_report(folder: Path, megabytes: float) -> Path:
-    """Write the report of what is in a run folder; returns its path.
+    """Write the report of a run folder; returns its path.
 
-    megabytes: how much of clips and contact sheets is put into the file, the newest first; it links to the others.
+    megabytes: limit of the clips and contact sheets inside the file, the newest first; it links to the others.
     Raises OSError where it cannot be written.
     """
 
@@ -60,7 +60,7 @@ Curve = list[tuple[int, float]]
 
 
 def _plots(events: list[dict[str, Any]]) -> list[tuple[str, dict[str, Curve]]]:
-    """Title and curves of each plot: loss, rate, validation, and one for each figure of the rendered clips."""
+    """Return title and curves of each plot: loss, rate, validation, and one for each figure of the rendered clips."""
     curves: dict[str, Curve] = {}
     for event in events:
         for name, value in figures(event).items():
@@ -78,14 +78,14 @@ def _plots(events: list[dict[str, Any]]) -> list[tuple[str, dict[str, Curve]]]:
 
 
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
-    """At most so many points, each the mean of its neighbourhood."""
+    """Return at most `points` points of a curve, each the mean of its neighbours."""
     size = -(-len(curve) // points)
     groups = [curve[i : i + size] for i in range(0, len(curve), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 def plot(title: str, curves: dict[str, Curve]) -> str:
-    """A figure with an SVG of the curves over steps; values that are not finite are left out."""
+    """Return a figure with an SVG of the curves over steps; values that are not finite are left out."""
     curves = {name: [p for p in thinned(curve) if abs(p[1]) < float("inf")] for name, curve in curves.items()}
     values = [value for curve in curves.values() for _, value in curve]
     if not values:
@@ -117,7 +117,7 @@ def plot(title: str, curves: dict[str, Curve]) -> str:
 
 
 def _samples(folder: Path, events: list[dict[str, Any]], room: int) -> list[str]:
-    """A section for every rendering, the newest first; embedded while there is room (bytes), linked to after that."""
+    """Return a section for every rendering, the newest first: embedded within `room` bytes, then as links."""
     parts = []
     for event in reversed([event for event in events if "samples" in event]):
         place = folder / event["samples"]

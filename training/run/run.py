@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> Path:
-    """Train to the end into `config.output`; returns the file of weights there. Every process of a run calls it."""
+    """Train to the end; returns the file of weights in `config.output`. Every process of a run calls it."""
     from ..step.layers import file_name
     from .processes import Processes
     from .progress import Bars
     from .run_folder import alone, begin, write_config
 
-    revision = git_revision()  # of the code that runs, whatever is checked out when it ends
+    revision = git_revision()  # read now, because another one may be checked out when the run ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
         weights = config.output / file_name(config)
         begin(config, weights, processes)
@@ -101,7 +101,7 @@ def load_phase(phase: TrainConfig, base: Base, processes: Processes, bars: Bars)
 
 @contextmanager
 def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) -> Iterator[Tracker]:
-    """What takes the events of the run; nothing where this process does not write."""
+    """Yield the tracker of the run's events, which does nothing in a process that does not write."""
     from .journal import log_file, tensorboard
 
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) 
 
 @contextmanager
 def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
-    """Turn what is raised where memory runs out into a message that helps."""
+    """Replace errors of memory by a message that names settings to change."""
     from ...commands.precision import arithmetic
     from ..estimate.advice import OutOfMemory, explain, is_out_of_memory, largest_clip
 
@@ -136,19 +136,19 @@ def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
         half = arithmetic(trainer.device, phase.precision).itemsize == 2
         gpu = trainer.device.type == "cuda"
         unet_config = trainer.base.unet.config
-    # Only here are the tensors of the step gone, which the error's traceback held.
+    # The error's traceback held the tensors of the step until here.
     trainer.optimizer.zero_grad(set_to_none=True)
     bars.say("out of memory; estimating what would help")
     raise OutOfMemory(explain(phase, unet_config, size, half, gpu, trainer.step))
 
 
 def _clips_of(phase: TrainConfig) -> tuple[Any, ...]:
-    """The fields that choose a phase's clips."""
+    """Return the fields that choose a phase's clips."""
     return phase.clips, phase.resolution, min(phase.frames)
 
 
 class Run:
-    """Steps, and what is due between them. All processes go through it in step."""
+    """The steps of a run, and validation, samples and checkpoints between them. All processes call it together."""
 
     def __init__(self, trainer: Trainer, bars: Bars, report: Tracker):
         self.trainer, self.config, self.processes = trainer, trainer.config, trainer.processes
@@ -158,9 +158,9 @@ class Run:
     def to_the_end(self) -> None:
         """Train until the steps or the minutes are used up.
 
-        An interrupt waits for the step to end, and the last step has its checkpoint; so it has where clips cannot be
-        read any more. Among several processes the first that hears of an interrupt tells the others at the end of the
-        step, and all stop together.
+        An interrupt waits for the end of the step, and the last step gets a checkpoint; it also does where clips cannot
+        be read any more. Among several processes the one that is interrupted tells the others at the end of the step,
+        and all stop together.
         """
         from ..clips.source import DataError
 
@@ -182,7 +182,7 @@ class Run:
                     if self._checkpoint_due():
                         self._checkpoint()
             except (KeyboardInterrupt, DataError) as stop:
-                if isinstance(stop, KeyboardInterrupt) or not many:  # an error may be one process's alone
+                if isinstance(stop, KeyboardInterrupt) or not many:  # an error may concern one process alone
                     with held_back():
                         self._checkpoint()
                 raise
@@ -198,7 +198,7 @@ class Run:
         self.trainer.enter(phase, clips)
 
     def _took(self, began: float) -> float:
-        """Seconds since `began` by the first process's clock, which the run's own time counts."""
+        """Return the seconds since `began` by the first process's clock, and add them to the run's time."""
         (seconds,) = self.processes.sum(time.monotonic() - began if self.processes.main else 0.0)
         self.trainer.seconds += seconds
         return seconds

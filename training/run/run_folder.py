@@ -1,4 +1,4 @@
-"""The folder of a training run: whether it may be written into, by whom, and what the run was told."""
+"""The folder of a training run: made, locked against other runs, and given the config."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
-    """Make the run folder. Raises ConfigError, in every process, without a base or if an earlier run has filled it.
+    """Make the run folder. Raises ConfigError, in every process, for a base without weights or a folder in use.
 
-    adapter: the file of weights that the run will leave.
+    adapter: the file of weights that the run will write.
     """
     from .checkpoint import checkpoints
 
@@ -31,7 +31,7 @@ def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
             f"output: {config.output} holds {found} of an earlier run; go on with --resume latest, or give another "
             "folder"
         )
-    processes.wait()  # each has looked before the first one writes
+    processes.wait()  # every process has checked before the first one writes
     if processes.main:
         try:
             config.output.mkdir(parents=True, exist_ok=True)
@@ -41,20 +41,20 @@ def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
 
 @contextmanager
 def alone(folder: Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other run writes into the folder. Raises ConfigError, in every process, if one does."""
+    """Lock the folder against other runs. Raises ConfigError, in every process, if another run holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / ".lock")
-    said: ConfigError | None = None
+    refusal: ConfigError | None = None
     if processes.main:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            said = ConfigError(f"output: another run is writing into {folder}; wait for it, or give another folder")
+            refusal = ConfigError(f"output: another run is writing into {folder}; wait for it, or give another folder")
         except OSError as error:
-            said = _unwritable(folder, error)
-    if said := processes.gather(said)[0]:
-        raise said
+            refusal = _unwritable(folder, error)
+    if refusal := processes.gather(refusal)[0]:
+        raise refusal
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 def write_config(config: TrainConfig) -> None:
-    """Write config.yaml into the run folder: what the run was told, once nothing speaks against it any more."""
+    """Write config.yaml into the run folder."""
     import yaml
 
     written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)

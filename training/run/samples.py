@@ -1,4 +1,4 @@
-"""Clips that a run renders on its way: mp4 files, a contact sheet, and figures."""
+"""Clips that a run renders between its steps: mp4 files, a contact sheet, and figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAMPLE_STEP = -2  # takes the place of the step in seeds
 
 @dataclass
 class Scene:
-    """What to render: a caption as the text encoders give it, and the latents `[F, 4, h, w]` of the real clip."""
+    """A clip to render: an encoded caption, and the latents `[F, 4, h, w]` of the real clip where there is one."""
 
     title: str  # the caption, or the file of the clip that has it
     tokens: torch.Tensor  # [2, T, C], of the empty caption and this one

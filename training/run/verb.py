@@ -24,7 +24,7 @@ Fields of the config, all of which can be overridden here:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb; returns the exit status. Errors of the user's making are one line on stderr."""
+    """Run the verb; returns the exit status. Errors that the user can mend are one line on stderr."""
     status = answer(arguments, USAGE.format(presets=", ".join(presets())), TrainConfig)
     if status is not None:
         return status
@@ -43,10 +43,10 @@ def _train(config: str, words: list[str]) -> None:
     if any(word.split("=")[0] == "--memory" for word in words):
         raise ConfigError("command line: --memory is for --dry-run; add that, or leave --memory out")
     overrides = parse_overrides(words, TrainConfig)
-    if "clips" in overrides:  # the config's name of the clips is not theirs
+    if "clips" in overrides:  # the config's dataset names other clips
         overrides.setdefault("dataset", "")
     read = read_config(path, overrides, TrainConfig)
-    from .run import train  # only now: PyTorch takes seconds to load, and what is wrong above is said before that
+    from .run import train  # PyTorch takes seconds to load, so the errors above come first
 
     train(read)
 
@@ -57,12 +57,12 @@ def presets() -> list[str]:
 
 
 def preset_or_file(name: str) -> Path:
-    """A config file by its path, or one that comes with the package by its name.
+    """Return a config file by its path, or a preset of the package by its name.
 
     Raises ConfigError that lists the presets if it is neither.
     """
     path = Path(name)
-    if path.is_file() or (path.is_dir() and name not in presets()):  # a folder is refused when it is read
+    if path.is_file() or (path.is_dir() and name not in presets()):  # read_config refuses folders
         return path
     if name in presets():
         return CONFIGS / f"{name}.yaml"

@@ -1,8 +1,9 @@
-"""Muon: matrices move along the orthogonal part of their momentum, so that no direction drowns the others.
+"""Muon: matrices move along the orthogonal part of their momentum, so that no direction dominates the others.
 
 Sources: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the rate in AdamW's terms from
-Liu et al. 2025, "Muon is Scalable for LLM Training". PyTorch has a Muon from 2.9 on. This one runs on every version
-that ComfyUI does, and orthogonalises in fp32, for most CPUs only imitate the bf16 that PyTorch's computes in.
+Liu et al. 2025, "Muon is Scalable for LLM Training". PyTorch has a Muon since 2.9, which computes in bf16 and takes
+matrices alone. This one runs on every PyTorch that ComfyUI runs on, orthogonalises in fp32, because most CPUs only
+imitate bf16, and steps all parameters as one optimizer, so that a checkpoint has one state.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, Jord
 class Muon(torch.optim.Optimizer):
     """Muon for parameter groups with `orthogonal=True`, whose parameters are matrices; AdamW for all others.
 
-    Rates and decay mean the same for both: a step changes a matrix by as much, in root mean square, as AdamW's would.
+    Rates and decay mean the same for both: a step changes a matrix as much, in root mean square, as AdamW's would.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ def _adam_update(gradient: torch.Tensor, state: dict[str, Any], group: dict[str,
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """About U V^T of a matrix U S V^T, by Newton-Schulz iterations: its singular values come to lie near 1."""
+    """Return about U V^T of a matrix U S V^T, by Newton-Schulz iterations: the singular values come to lie near 1."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.float().T if tall else matrix.float()

@@ -8,7 +8,7 @@ import torch
 
 
 def loss_weight(sigma: torch.Tensor, prediction: str, gamma: float | None = 5.0, floor: float = 0.0) -> torch.Tensor:
-    """Weight of a clip's mean squared error at its noise level, of the shape of `sigma`.
+    """Return the weight of a clip's mean squared error at its noise level, in the shape of `sigma`.
 
     In terms of the clean picture the weight is SNR kept within `floor`..`gamma`; the error of epsilon is SNR times that
     of the clean picture, the error of v is SNR + 1 times. So epsilon gets min(SNR, gamma) / SNR and v gets
@@ -27,27 +27,27 @@ def loss_weight(sigma: torch.Tensor, prediction: str, gamma: float | None = 5.0,
 
 
 def timesteps(uniform: torch.Tensor, count: int, high_noise_bias: float = 0.0) -> torch.Tensor:
-    """Training timesteps 0..count-1 from uniform numbers in [0, 1); density proportional to t^bias."""
+    """Return training timesteps 0..count-1 from uniform numbers in [0, 1); density proportional to t^bias."""
     return (uniform.double() ** (1 / (1 + high_noise_bias)) * count).long().clamp(max=count - 1)
 
 
 def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Variance preserving noisy latents `[B, F, C, H, W]` at noise levels sigma `[B]`."""
+    """Return variance preserving noisy latents `[B, F, C, H, W]` at noise levels sigma `[B]`."""
     sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
     return (latents + sigma * noise) / (1 + sigma**2).sqrt()
 
 
 def hide_latents(noise: torch.Tensor, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Noise `[B, F, C, H, W]` that makes `add_noise` of these latents what it makes of none: noise alone.
+    """Return noise `[B, F, C, H, W]` with which `add_noise` gives pure noise: it takes the latents out again.
 
-    At the last noise level a base that was not trained at zero SNR still sees a trace of the clip, and sampling begins
+    At the last noise level a base that was not trained at zero SNR still sees a trace of the clip; sampling begins
     without one (Lin et al., arXiv:2305.08891).
     """
     return noise - latents / sigma.view(-1, *[1] * (latents.ndim - 1))
 
 
 def training_target(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, prediction: str) -> torch.Tensor:
-    """What the model is to predict: the noise, or v = alpha noise - alpha sigma latents (Salimans & Ho 2022)."""
+    """Return the target of the prediction: noise, or v = alpha noise - alpha sigma latents (Salimans & Ho 2022)."""
     if prediction == "epsilon":
         return noise
     sigma = sigma.view(-1, *[1] * (latents.ndim - 1))
@@ -55,6 +55,6 @@ def training_target(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Ten
 
 
 def learning_rate_scale(step: int, warmup: int, progress: float) -> float:
-    """Linear warm-up over `warmup` steps, times a cosine from 1 at progress 0 to 0 at progress 1."""
+    """Return a linear warm-up over `warmup` steps, times a cosine from 1 at progress 0 to 0 at progress 1."""
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     return rise * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

@@ -1,4 +1,4 @@
-"""The optimizers of an adapter or a motion module, and which of its parameters get which rate and decay."""
+"""The optimizers of temporal layers, with the rate and decay of each parameter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...commands.config import ConfigError
 from ..config.train import TrainConfig
 
 
-def parameter_groups(adapter: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """The optimizer's groups: gates and positions at rates of their own, decay on matrices only."""
+def parameter_groups(layers: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: gates and positions with rates of their own, decay on matrices only."""
     rate = config.learning_rate
     groups = {
         "matrix": {"params": [], "peak": rate, "weight_decay": config.weight_decay, "orthogonal": True},
@@ -20,14 +20,14 @@ def parameter_groups(adapter: nn.Module, config: TrainConfig) -> list[dict[str, 
         "gate": {"params": [], "peak": config.gate_learning_rate or rate, "weight_decay": 0.0},
         "position": {"params": [], "peak": config.position_learning_rate or rate, "weight_decay": 0.0},
     }
-    for name, parameter in adapter.named_parameters():
+    for name, parameter in layers.named_parameters():
         kind = {"gate": "gate", "pos_emb": "position", "pos_value": "position"}.get(name.rsplit(".", 1)[-1])
         groups[kind or ("matrix" if parameter.ndim > 1 else "vector")]["params"].append(parameter)
     return [{**group, "lr": group["peak"]} for group in groups.values() if group["params"]]
 
 
 def require_optimizer(config: TrainConfig, device: torch.device) -> None:
-    """Raises ConfigError where the config's optimizer cannot run."""
+    """Raise ConfigError where the config's optimizer cannot run."""
     if config.optimizer != "adamw8bit":
         return
     if device.type == "cpu":
@@ -40,10 +40,10 @@ def require_optimizer(config: TrainConfig, device: torch.device) -> None:
         ) from None
 
 
-def make_optimizer(adapter: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
-    """The config's optimizer over the adapter's parameters. Raises ConfigError where it cannot run."""
+def make_optimizer(layers: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Return the config's optimizer of the layers' parameters. Raises ConfigError where it cannot run."""
     require_optimizer(config, device)
-    groups = parameter_groups(adapter, config)
+    groups = parameter_groups(layers, config)
     if config.optimizer == "muon":
         from .muon import Muon
 
@@ -52,5 +52,5 @@ def make_optimizer(adapter: nn.Module, config: TrainConfig, device: torch.device
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups, betas=config.betas)
-    # Fused: without it a step on a GPU holds copies of all gradients and moments for a moment.
+    # Without `fused`, a step on a GPU briefly holds copies of all gradients and moments.
     return torch.optim.AdamW(groups, betas=config.betas, fused=True if device.type == "cuda" else None)

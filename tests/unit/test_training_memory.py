@@ -9,6 +9,7 @@ import torch
 import tiny
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands.config import ConfigError
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.training.config.train import TrainConfig
@@ -16,6 +17,9 @@ from sdxl_anime_video.training.estimate.advice import savings
 from sdxl_anime_video.training.estimate.memory import Live, estimate
 from sdxl_anime_video.training.run import dry_run
 from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.step.batch import Batch, HintedFrames
+from sdxl_anime_video.training.step.controlnet import load_controlnet
+from sdxl_anime_video.training.step.loss import Loss
 
 
 def config(**fields) -> TrainConfig:
@@ -127,14 +131,20 @@ def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsy
 
 
 def test_a_controlnet_counts_with_its_weights_and_its_output():
-    from sdxl_anime_video.demo.controlnet import load_toon_controlnet
-    from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
-
-    unet_config = load_base("toon").unet.config
-    plain = estimate(unet_config, config(), half=False, gpu=False)
-    steered = estimate(unet_config, config(controlnet="toon", hints="hints"), half=False, gpu=False)
-    assert plain.parts["ControlNet"] == 0
-    assert steered.parts["ControlNet"] == 4 * sum(p.numel() for p in load_toon_controlnet().parameters())
-    # its output lives through the step: two layers at 16 x 16 and three at 8 x 8, of 128 channels
-    more = steered.step(2, 8, 16, 16) - plain.step(2, 8, 16, 16)
-    assert more >= 16 * 128 * 4 * (2 * 256 + 3 * 64)
+    base, network = load_base("toon"), load_controlnet("toon")
+    settings, (frames, side) = config(controlnet="toon", hints="hints", precision="fp32"), (6, 16)
+    memory = estimate(base.unet.config, settings, half=False, gpu=False)
+    assert memory.parts["ControlNet"] == 4 * sum(p.numel() for p in network.parameters())
+    layers = TemporalAdapter.create(unet_sites(base.unet, TemporalAdapter))
+    for parameter in layers.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    known = [*base.unet.parameters(), *network.parameters(), *layers.parameters()]
+    known += [parameter.grad for parameter in layers.parameters()]
+    with TemporalUNet(base.unet, layers) as unet, Live(tuple(known)) as live:
+        latents = torch.randn(1, frames, 4, side, side)
+        pictures = torch.zeros(1, frames, 3, side * base.factor, side * base.factor)
+        text, pooled = torch.zeros(1, 77, base.unet.config.cross_attention_dim), base.encode_text([""])[1]
+        hinted = HintedFrames(torch.arange(frames), pictures)
+        batch = Batch([0], latents, latents, torch.tensor([500]), (text, pooled), torch.zeros(1, 6), hinted=hinted)
+        Loss(settings, base, unet, torch.device("cpu"), network)(batch).sum().backward()
+    assert memory.step(1, frames, side, side) == pytest.approx(live.peak, rel=0.05)

@@ -296,7 +296,7 @@ def test_pictures_are_scaled_and_cropped():
 
 def test_captions_come_from_json_or_text(tmp_path):
     video = tmp_path / "a.mp4"
-    with pytest.raises(DataError, match=r"a.txt beside the video"):
+    with pytest.raises(DataError, match=r"write one to a\.txt beside it"):
         read_caption(video)
     video.with_suffix(".txt").write_text(" from text\n")
     assert read_caption(video) == "from text"

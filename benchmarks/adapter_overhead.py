@@ -80,7 +80,7 @@ def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
     return unet, inputs
 
 
-def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dict[str, torch.nn.Module]:
+def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dict[str, TemporalUNet]:
     """The UNet with each kind of temporal layers; with all of them at once it stays the plain UNet in between."""
     where = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
     if arguments.weights:

@@ -115,7 +115,7 @@ def test_an_adapter_for_another_model_is_refused(config, tmp_path, capsys):
     other = TemporalAdapter.create({"mid_block.attentions.0.transformer_blocks.0": (64, 1)})
     save_adapter(other, tmp_path / "other.safetensors")
     status, _, errors = run(config, *QUICK, "--adapter", str(tmp_path / "other.safetensors"), capsys=capsys)
-    assert status == 1 and "error: render: " in errors and "missing from the adapter" in errors
+    assert status == 1 and "error: render: " in errors and "missing in the adapter" in errors
 
 
 def test_a_frame_that_is_no_picture_leaves_no_file(config, tmp_path):

@@ -24,7 +24,7 @@ from torch import nn
 
 from ..headless.comfyui import import_comfyui
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule, Site
-from ..temporal.weights.motion_module_format import save_motion_module
+from ..temporal.weights.motion.file import save_motion_module
 
 WIDTHS = (320, 640, 1280)
 FRAMES, SIDE = 8, 8  # of a latent

@@ -26,7 +26,7 @@ from ..temporal.hosts.diffusers.motion_module import resnet_norms
 from ..temporal.hosts.diffusers.unet import TemporalUNet
 from ..temporal.layers.clips import clips_as_images, images_as_clips
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
-from ..temporal.weights.motion_module_format import load_motion_module
+from ..temporal.weights.motion.file import load_motion_module
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import motion_references as references

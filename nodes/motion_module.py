@@ -48,7 +48,7 @@ class LoadMotionModule(io.ComfyNode):
     @at_node(LOAD)
     def execute(cls, motion_module_name: str) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.planned import load_patcher
-        from ..temporal.weights.motion_module_format import load_motion_module
+        from ..temporal.weights.motion.file import load_motion_module
 
         return io.NodeOutput(load_patcher(shared.path_of(FOLDER, motion_module_name), load_motion_module))
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import load_motion_module, save_motion_module
 
 FRAMES = 4
 CLIPS = 2

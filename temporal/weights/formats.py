@@ -21,9 +21,9 @@ from .adapter_file import load_adapter, save_adapter
 from .adapter_format import is_adapter_key
 from .convert import convert_adapter
 from .header import WeightsFileError
-from .motion_lora import is_motion_lora_key, load_motion_lora
-from .motion_module_format import convert_motion_module, load_motion_module, save_motion_module
-from .motion_module_keys import split_key
+from .motion.file import convert_motion_module, load_motion_module, save_motion_module
+from .motion.keys import split_key
+from .motion.lora import is_motion_lora_key, load_motion_lora
 from .torch_file import open_weights
 
 

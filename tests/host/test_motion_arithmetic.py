@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
-from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora, patches
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.weights.motion.lora import fuse, load_motion_lora, patches
 
 FRAMES = 4
 CHANNELS = {Site("down", 0, 0): 64, Site("up", 1, 2): 64}

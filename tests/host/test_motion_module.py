@@ -18,7 +18,7 @@ from sdxl_anime_video.temporal.hosts.comfy.layers.in_unet import CrossFrameNorm,
 from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher, load_patcher
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet
-from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import save_motion_module
 
 FRAMES, SIZE = 4, 8  # size of a latent's side
 CONFIG = tiny.ALL_LEVELS

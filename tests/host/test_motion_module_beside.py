@@ -17,8 +17,8 @@ from sdxl_anime_video.nodes.motion_module import FOLDER, LORA_FOLDER, ApplyMotio
 from sdxl_anime_video.temporal.hosts.comfy.layers.in_unet import MotionLayer
 from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
-from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora
-from sdxl_anime_video.temporal.weights.motion_module_format import save_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import save_motion_module
+from sdxl_anime_video.temporal.weights.motion.lora import fuse, load_motion_lora
 
 LENGTH = 7  # frames of a clip, more than the module has positions for
 POSITIONS = 4

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.header import WeightsFileError
-from sdxl_anime_video.temporal.weights.motion_lora import fuse, load_motion_lora, patches
+from sdxl_anime_video.temporal.weights.motion.lora import fuse, load_motion_lora, patches
 
 CHANNELS = {Site("down", 0, 1): 64, Site("mid", 0, 0): 96, Site("up", 1, 2): 64}
 RANK = 3

@@ -8,7 +8,7 @@ from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_si
 from sdxl_anime_video.temporal.layers.clips import cross_frame_group_norm
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.layers.transformer import SEQUENCES
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import load_motion_module
 
 FRAMES = 3
 
@@ -91,7 +91,7 @@ def test_a_transformer_is_that_of_diffusers(width):
 
 def loaded(state, heads=8):
     """A module from tensors under a published layout's names."""
-    from sdxl_anime_video.temporal.weights.motion_module_keys import read_contents
+    from sdxl_anime_video.temporal.weights.motion.keys import read_contents
 
     contents = read_contents({key: tuple(value.shape) for key, value in state.items()}, heads)
     module = MotionModule(contents.config)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.header import WeightsFileError
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
-from sdxl_anime_video.temporal.weights.motion_module_keys import read_contents
+from sdxl_anime_video.temporal.weights.motion.file import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.weights.motion.keys import read_contents
 
 CHANNELS = {Site("down", 0, 0): 64, Site("mid", 0, 0): 128, Site("up", 1, 2): 96}
 # of the real files: https://huggingface.co/guoyww/animatediff (mm_sdxl_v10_beta.ckpt), hotshotco/Hotshot-XL
@@ -69,7 +69,7 @@ def test_layouts_of_the_real_files(layout):
     """Every key and shape of mm_sdxl_v10_beta.ckpt and of Hotshot-XL's temporal layers, from the authors' classes."""
     channels = {Site(stage, i, j): WIDTHS[stage][i] for stage, i, j in SDXL_SITES}
     config = MotionConfig(channels, layout, {"animatediff": 32, "hotshot": 24}[layout])
-    from sdxl_anime_video.temporal.weights.motion_module_format import published_name
+    from sdxl_anime_video.temporal.weights.motion.file import published_name
 
     shapes = {
         published_name(layout, key): tuple(value.shape)
@@ -136,7 +136,7 @@ def test_dtypes(tmp_path, state):
 PEAK = """
 import sys, threading, torch
 from pathlib import Path
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import load_motion_module
 def anonymous():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssAnon"))
 load_motion_module(sys.argv[2], dtype=torch.float16)  # what the first load of a process imports and starts
@@ -215,7 +215,7 @@ def sd15(middle, length):
     }
     if middle:
         channels[Site("mid", 0, 0)] = 1280
-    from sdxl_anime_video.temporal.weights.motion_module_format import published_name
+    from sdxl_anime_video.temporal.weights.motion.file import published_name
 
     made = MotionModule(MotionConfig(channels, max_frames=length), device="meta")
     return {published_name("animatediff", key): tuple(v.shape) for key, v in made.state_dict().items()}

@@ -10,7 +10,7 @@ from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, on_schedul
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.formats import load_layers
 from sdxl_anime_video.temporal.weights.header import WeightsFileError
-from sdxl_anime_video.temporal.weights.motion_module_format import load_motion_module, save_motion_module
+from sdxl_anime_video.temporal.weights.motion.file import load_motion_module, save_motion_module
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.estimate.memory import estimate

@@ -27,7 +27,7 @@ from comfy.patcher_extension import WrappersMP
 from ....layers.beta_schedules import UNCHANGED
 from ....layers.motion_module import MotionModule, Site
 from ....weights.fit import require_fit
-from ....weights.motion_lora import load_motion_lora, patches
+from ....weights.motion.lora import load_motion_lora, patches
 from .beta_schedule import with_beta_schedule
 from .in_unet import blocks_of, placed
 from .planned import PlannedPatch, as_patcher, no_sdxl_unet

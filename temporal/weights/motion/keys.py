@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from ..layers.motion_module import MotionConfig, MotionModule, Site
-from .adapter_format import is_adapter_key
-from .header import WeightsFileError
-from .known_files import recognise
-from .listing import listed
+from ...layers.motion_module import MotionConfig, MotionModule, Site
+from ..adapter_format import is_adapter_key
+from ..header import WeightsFileError
+from ..known_files import recognise
+from ..listing import listed
 
 MOST = 16
 """Most transformer blocks of a site, and most attentions of a block."""

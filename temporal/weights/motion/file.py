@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers.motion_module import MotionModule
-from .header import WeightsFileError, naming
-from .listing import quoted
-from .motion_module_keys import read_contents, split_key
-from .torch_file import open_weights
-from .values import TORCH_DTYPES, dtype_named, require_finite, write_finite
+from ...layers.motion_module import MotionModule
+from ..header import WeightsFileError, naming
+from ..listing import quoted
+from ..torch_file import open_weights
+from ..values import TORCH_DTYPES, dtype_named, require_finite, write_finite
+from .keys import read_contents, split_key
 
 TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
 FOLDER_FILES = (

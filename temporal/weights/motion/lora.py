@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from ..layers.motion_module import MotionModule, Site
-from .header import WeightsFileError, naming
-from .listing import listed, quoted
-from .motion_module_keys import another_kind
-from .peft_scaling import Settings, read_settings, scaling
-from .torch_file import open_weights
+from ...layers.motion_module import MotionModule, Site
+from ..header import WeightsFileError, naming
+from ..listing import listed, quoted
+from ..peft_scaling import Settings, read_settings, scaling
+from ..torch_file import open_weights
+from .keys import another_kind
 
 _ROLE = re.compile(
     r"(?P<layer>.+?)(?:(?:_lora|\.lora|\.lora_linear_layer)\.(?P<old>down|up)|\.lora_(?P<new>down|up|A|B)(?:\.[^.]+)?)\.weight"

@@ -1,0 +1,1 @@
+"""Files of motion modules, in the layouts of their authors, and motion LoRAs."""

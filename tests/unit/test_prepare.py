@@ -25,11 +25,6 @@ MEDIA = os.environ.get("SAV_TEST_MEDIA")  # a folder of clips that others made
 
 
 @pytest.fixture(scope="module")
-def toon():
-    return load_base("toon")
-
-
-@pytest.fixture(scope="module")
 def painted(tmp_path_factory):
     """Three captioned clips of 12 frames at 12 a second, 64 pixels."""
     folder = tmp_path_factory.mktemp("painted")

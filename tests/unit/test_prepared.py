@@ -31,11 +31,6 @@ def cache(tmp_path_factory):
     return folder / "cache"
 
 
-@pytest.fixture(scope="module")
-def toon():
-    return load_base("toon")
-
-
 def test_frames_are_drawn_from_the_posterior_and_text_and_sizes_are_those_of_the_clip(cache, toon):
     clips, stored = load_clips(cache, toon), content(cache)
     assert (len(clips), clips.lengths, clips.sizes, clips.fps) == (3, [8] * 3, [(8, 8)] * 3, 12)

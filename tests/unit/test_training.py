@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from runs import SMALL, events, painted_clips, write_config
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
+from runs import SMALL, events, write_config
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips.folder import fit, load_clips, read_caption
 from sdxl_anime_video.training.clips.source import Clips, DataError
@@ -23,17 +22,6 @@ from sdxl_anime_video.training.step.batch import draw_clips, longest_draw
 from sdxl_anime_video.training.step.draws import draw_noise
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
-
-
-@pytest.fixture(scope="module")
-def clips_folder(tmp_path_factory):
-    return painted_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def toon():
-    torch.manual_seed(0)
-    return load_base("toon")
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from runs import SMALL, events, painted_clips, write_config
+from runs import SMALL, events, write_config
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands.config import ConfigError
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.clips.identity import NAME as IDENTITY
@@ -25,16 +24,6 @@ from sdxl_anime_video.training.step import controlnet, hint_files
 from sdxl_anime_video.training.step.batch import Batch, Clip
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def toon():
-    return load_base("toon")
-
-
-@pytest.fixture(scope="module")
-def clips_folder(tmp_path_factory):
-    return painted_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")

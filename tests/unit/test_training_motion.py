@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import tiny
-from runs import SMALL, events, painted_clips, write_config
+from runs import SMALL, events, write_config
 from sdxl_anime_video import __main__ as command
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, on_schedule_of
+from sdxl_anime_video.temporal.hosts.diffusers.base import on_schedule_of
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.formats import load_layers
 from sdxl_anime_video.temporal.weights.header import WeightsFileError
@@ -21,16 +21,6 @@ from sdxl_anime_video.training.step.layers import create
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 UP_AND_DOWN = {"down.0.0", "down.1.0", "up.0.0", "up.0.1", "up.1.0", "up.1.1"}
 PLACE = Site("up", 0, 0)
-
-
-@pytest.fixture(scope="module")
-def clips_folder(tmp_path_factory):
-    return painted_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def toon():
-    return load_base("toon")
 
 
 @pytest.fixture

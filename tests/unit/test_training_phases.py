@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from runs import SMALL, painted_clips
+from runs import SMALL
 from sdxl_anime_video.commands.config import ConfigError
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.schedule import config_at, describe_noise, noise_at
 from sdxl_anime_video.training.config.train import TrainConfig
@@ -16,16 +15,6 @@ from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.step import optimizers
 from sdxl_anime_video.training.step.draws import draw_noise, kept_frames
-
-
-@pytest.fixture(scope="module")
-def clips_folder(tmp_path_factory):
-    return painted_clips(tmp_path_factory.mktemp("clips"))
-
-
-@pytest.fixture(scope="module")
-def toon():
-    return load_base("toon")
 
 
 @pytest.fixture

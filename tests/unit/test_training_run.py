@@ -155,10 +155,6 @@ def test_a_name_that_is_neither_preset_nor_file(capsys):
     assert "config quik does not exist" in error and "quality, quick, standard" in error
 
 
-def test_presets_are_installed_with_the_package(repository):
-    assert '"sdxl_anime_video.training" = ["configs/*"' in (repository / "pyproject.toml").read_text()
-
-
 def test_a_preset_wants_a_real_base(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["standard", "--clips", "in"]) == 1

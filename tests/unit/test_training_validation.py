@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from runs import SMALL
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.training.clips.source import Clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run.trainer import Trainer
@@ -28,11 +27,6 @@ def clips_of(sizes: list[tuple[int, int, int]], toon) -> Clips:
     latents = [torch.randn(frames, 4, h, w, generator=generator).half() for frames, h, w in sizes]
     tokens, pooled = toon.encode_text([""])
     return Clips(latents, [0] * len(sizes), tokens, pooled, [f"{i}" for i in range(len(sizes))], 12)
-
-
-@pytest.fixture(scope="module")
-def toon():
-    return load_base("toon")
 
 
 def trainer(toon, clips, folder, **fields) -> Trainer:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..clips.source import ClipSource
 from ..config.train import TrainConfig
 from .memory import BYTES, Memory, estimate
-
-if TYPE_CHECKING:
-    from ..clips.source import ClipSource
 
 Size = tuple[int, int, int, int]
 """Clips, frames, and height and width of the latents."""

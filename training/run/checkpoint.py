@@ -10,6 +10,8 @@ from textwrap import shorten
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from ...files import whole_or_nothing
@@ -34,9 +36,6 @@ def save_checkpoint(
     progress: dict[str, Any],
 ) -> None:
     """Write all that later steps depend on; the file appears whole or not at all. Raises CheckpointError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     tensors = {f"adapter.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
     for name, state in _named_states(model, optimizer).items():
@@ -62,8 +61,6 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Return the contents of a file. Raises CheckpointError if it is missing, damaged, or no checkpoint."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.exists():
         raise CheckpointError(f"resume: {path} does not exist; give a checkpoint file or 'latest'")
     try:

@@ -7,9 +7,12 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import yaml
+from rich.console import Console
+from rich.progress import Progress
 
 from ...commands.config import ConfigError
 from ...commands.overrides import parse_overrides, read_config
@@ -19,10 +22,10 @@ from ..config.train import SHAPES_ONLY, TrainConfig
 from ..estimate.advice import Size, gigabytes, largest_clip, savings
 from ..estimate.memory import Live, Memory, estimate
 from ..step.controlnet import require_fit
-from .progress import clock
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .processes import Processes
+from .progress import Bars, clock
+from .run import set_up
+from .trainer import Trainer
 
 SDXL = CONFIGS / "unet" / "config.json"
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -58,8 +61,6 @@ def take_memory(words: list[str]) -> float | None:
 
 
 def _base(path: Path, overrides: dict[str, Any]) -> Any:
-    import yaml
-
     if "base" in overrides:
         return overrides["base"]
     try:
@@ -101,18 +102,11 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
 
 
 def _trainer(config: TrainConfig) -> Trainer:
-    from .processes import Processes
-    from .progress import Bars
-    from .run import set_up
-
     with Bars(config) as bars:
         return set_up(config.model_copy(update={"resume": None}), Processes(config.device), bars)
 
 
 def _estimate(unet_config: Any, config: TrainConfig, half: bool, gpu: bool) -> Memory:
-    from rich.console import Console
-    from rich.progress import Progress
-
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("count bytes")
         return estimate(unet_config, config, half, gpu, lambda n, total: bar.update(task, completed=n, total=total))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ...commands.config import ConfigError
+from ..config.train import TrainConfig
 
 Tracker = Callable[[dict[str, Any]], None]
 """Takes an event: a step with `loss`, `lr` and `seconds`, and the figures that were measured after it."""
@@ -21,6 +22,24 @@ def figures(event: dict[str, Any]) -> dict[str, float]:
         for name, value in event.items()
         if isinstance(value, (int, float)) and name not in ("step", "seconds")
     }
+
+
+@contextmanager
+def trackers(config: TrainConfig, step: int, screen: Tracker, writes: bool) -> Iterator[Tracker]:
+    """Yield the tracker of a run that goes on after `step`: log, TensorBoard, screen; nothing unless it `writes`."""
+    with ExitStack() as stack:
+        every: list[Tracker] = []
+        if writes:
+            every.append(stack.enter_context(log_file(config.output / "log.jsonl")))
+            if config.tensorboard:
+                every.append(stack.enter_context(tensorboard(config.output / "tensorboard", step + 1)))
+            every.append(screen)
+
+        def report(event: dict[str, Any]) -> None:
+            for tracker in every:
+                tracker(event)
+
+        yield report
 
 
 @contextmanager

@@ -5,43 +5,47 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from ...commands.interrupts import held_back
+from ...commands.precision import arithmetic, base_dtype
 from ...commands.revision import git_revision
+from ...temporal.hosts.diffusers.base import Base, load_base
+from ..clips.folder import find_clips, load_clips
+from ..clips.prepared import is_cache, require_resolution
+from ..clips.source import ClipSource, DataError
 from ..config.schedule import config_at
 from ..config.train import TrainConfig
-
-if TYPE_CHECKING:
-    from ...temporal.hosts.diffusers.base import Base
-    from ..clips.source import ClipSource
-    from ..step.data import Data
-    from .journal import Tracker
-    from .processes import Processes
-    from .progress import Bars
-    from .trainer import Trainer
+from ..estimate.advice import OutOfMemory, explain, is_out_of_memory, largest_clip
+from ..step import hint_files, layers
+from ..step.data import Data, none_left
+from .checkpoint import checkpoints
+from .journal import Tracker, trackers
+from .processes import Processes
+from .progress import Bars
+from .report import write_report
+from .run_folder import alone, begin, write_config
+from .samples import sample
+from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> Path:
     """Train to the end; returns the file of weights in `config.output`. Every process of a run calls it."""
-    from ..step.layers import file_name
-    from .processes import Processes
-    from .progress import Bars
-    from .run_folder import alone, begin, write_config
-
     revision = git_revision()  # read now, because another one may be checked out when the run ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
-        weights = config.output / file_name(config)
+        weights = config.output / layers.file_name(config)
         begin(config, weights, processes)
         with alone(config.output, processes):
             trainer = set_up(config, processes, bars)
             if processes.main:
                 write_config(config)
-            with _trackers(config, trainer.step, processes, bars) as report, _advice(trainer, bars):
+            with trackers(config, trainer.step, bars.event, processes.main) as report, _advice(trainer, bars):
                 Run(trainer, bars, report).to_the_end()
             if processes.main:
                 trainer.save(weights, training_record(trainer.data, trainer.base, revision))
@@ -51,14 +55,6 @@ def train(config: TrainConfig) -> Path:
 
 def set_up(config: TrainConfig, processes: Processes, bars: Bars) -> Trainer:
     """Return the trainer of a run, after all that can be checked before its first step."""
-    import torch
-
-    from ...commands.precision import base_dtype
-    from ...temporal.hosts.diffusers.base import load_base
-    from ..step import hint_files, layers
-    from .checkpoint import checkpoints
-    from .trainer import Trainer
-
     if config.threads:
         torch.set_num_threads(config.threads)
     require_clips(config)
@@ -75,10 +71,6 @@ def require_clips(config: TrainConfig) -> None:
 
     The clips of later phases are checked too, so that no run fails after a day.
     """
-    from ..clips.folder import find_clips
-    from ..clips.prepared import is_cache, require_resolution
-    from ..step.data import none_left
-
     for began in (0.0, *(phase.until for phase in config.stages)):
         phase = config_at(config, began)
         if is_cache(phase.clips):
@@ -89,8 +81,6 @@ def require_clips(config: TrainConfig) -> None:
 
 def load_phase(phase: TrainConfig, base: Base, processes: Processes, bars: Bars) -> ClipSource:
     """Return the clips of a training phase. The first process encodes those that are not encoded yet."""
-    from ..clips.folder import load_clips
-
     with processes.main_first():
         clips = load_clips(
             phase.clips, base, phase.resolution, phase.precision, bars.encoded, shortest=min(phase.frames)
@@ -100,31 +90,8 @@ def load_phase(phase: TrainConfig, base: Base, processes: Processes, bars: Bars)
 
 
 @contextmanager
-def _trackers(config: TrainConfig, step: int, processes: Processes, bars: Bars) -> Iterator[Tracker]:
-    """Yield the tracker of the run's events, which does nothing in a process that does not write."""
-    from .journal import log_file, tensorboard
-
-    with ExitStack() as stack:
-        trackers: list[Tracker] = []
-        if processes.main:
-            trackers.append(stack.enter_context(log_file(config.output / "log.jsonl")))
-            if config.tensorboard:
-                trackers.append(stack.enter_context(tensorboard(config.output / "tensorboard", step + 1)))
-            trackers.append(bars.event)
-
-        def report(event: dict[str, Any]) -> None:
-            for tracker in trackers:
-                tracker(event)
-
-        yield report
-
-
-@contextmanager
 def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     """Replace errors of memory by a message that names settings to change."""
-    from ...commands.precision import arithmetic
-    from ..estimate.advice import OutOfMemory, explain, is_out_of_memory, largest_clip
-
     try:
         yield
         return
@@ -162,8 +129,6 @@ class Run:
         be read any more. Among several processes the one that is interrupted tells the others at the end of the step,
         and all stop together.
         """
-        from ..clips.source import DataError
-
         trainer, config = self.trainer, self.config
         self._enter_phase()
         if trainer.data.held_out and trainer.step == 0:
@@ -218,7 +183,6 @@ class Run:
         self.report({**event, "seconds": round(trainer.seconds, 3)})
 
     def _sample(self) -> None:
-        from .samples import sample
 
         began = time.monotonic()
         name = f"samples/step-{self.trainer.step:08d}"
@@ -236,8 +200,6 @@ class Run:
 
     def _checkpoint(self) -> None:
         """Write a checkpoint and the report, unless this step has one."""
-        from .report import write_report
-
         began = time.monotonic()
         if self.trainer.step > self.saved[0]:
             if self.processes.main:

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import yaml
+from filelock import FileLock, Timeout
 
 from ...commands.config import ConfigError
 from ...files import write_whole
 from ..config.train import SHAPES_ONLY, TrainConfig
-
-if TYPE_CHECKING:
-    from .processes import Processes
+from .checkpoint import checkpoints
+from .processes import Processes
 
 
 def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
@@ -21,8 +22,6 @@ def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
 
     adapter: the file of weights that the run will write.
     """
-    from .checkpoint import checkpoints
-
     if config.base == SHAPES_ONLY:
         raise ConfigError(f"base: {SHAPES_ONLY} is only the shapes of SDXL; give your checkpoint with --base")
     found = "checkpoints" if checkpoints(config.output) else adapter.name if adapter.exists() else None
@@ -42,8 +41,6 @@ def begin(config: TrainConfig, adapter: Path, processes: Processes) -> None:
 @contextmanager
 def alone(folder: Path, processes: Processes) -> Iterator[None]:
     """Lock the folder against other runs. Raises ConfigError, in every process, if another run holds it."""
-    from filelock import FileLock, Timeout
-
     lock = FileLock(folder / ".lock")
     refusal: ConfigError | None = None
     if processes.main:
@@ -63,8 +60,6 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
 
 def write_config(config: TrainConfig) -> None:
     """Write config.yaml into the run folder."""
-    import yaml
-
     written = yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
     try:
         write_whole(config.output / "config.yaml", written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,4 @@ def _write(everything: list[tuple[int, str, np.ndarray, np.ndarray | None]], fol
                 rows.append((f"{title}: the clip itself", real))
         contact_sheet(rows).save(part / "contact_sheet.png")
         if folder.exists():  # of a run that was killed after this step
-            import shutil
-
             shutil.rmtree(folder)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...commands.config import ConfigError
 from ..config.train import TrainConfig
+from .muon import Muon
 
 
 def parameter_groups(layers: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
@@ -45,8 +46,6 @@ def make_optimizer(layers: nn.Module, config: TrainConfig, device: torch.device)
     require_optimizer(config, device)
     groups = parameter_groups(layers, config)
     if config.optimizer == "muon":
-        from .muon import Muon
-
         return Muon(groups, betas=config.betas)
     if config.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit

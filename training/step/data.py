@@ -10,7 +10,7 @@ from ..config.phases import NoisePhase
 from ..config.schedule import last_noise
 from ..config.train import TrainConfig
 from . import objective
-from .batch import Batch, Clip, HintedFrames, draw_clips, longest_draw
+from .batch import Batch, Clip, draw_clips, longest_draw
 from .draws import draw_noise, kept_frames, step_generator
 from .hints import Hints
 
@@ -42,7 +42,8 @@ class Data:
         clips = draw_clips(self.clips, self.buckets, config.clips_per_step, config.frames, generator)
         latents = torch.stack([clip.latents for clip in clips])
         count, frames = latents.shape[:2]
-        captions = torch.tensor([self.clips.caption[clip.number] for clip in clips])
+        numbers = [clip.number for clip in clips]
+        captions = torch.tensor([self.clips.caption[i] for i in numbers])
         dropped = torch.rand(count, generator=generator) < config.caption_dropout
         # One number in each of `count` equal parts of [0, 1), in random order: less variance than free draws.
         uniform = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
@@ -58,7 +59,8 @@ class Data:
         kept = kept_frames(frames, config.temporal_dropout, generator)
         hinted = self.hints.draw(clips, kept, generator) if self.hints else None
         captions = torch.where(dropped, 0, captions)
-        return self._batch(clips, latents[:, kept], noise[:, kept], timestep, captions, offset + kept, hinted)
+        text, time_ids = self.clips.text(captions), self._time_ids(numbers)
+        return Batch(numbers, latents[:, kept], noise[:, kept], timestep, text, time_ids, offset + kept, hinted)
 
     def validation_batches(self, hinted: bool = False) -> list[Batch]:
         """Return the held-out clips from their first frame on, a batch for each size; their timesteps are 0.
@@ -80,21 +82,11 @@ class Data:
         shown = None
         if hinted and self.hints:
             shown = self.hints.show(clips, torch.arange(frames), self.hints.keyframes(frames))
-        return self._batch(clips, latents, noise, torch.zeros(len(clips), dtype=torch.long), captions, None, shown)
+        text, timestep = source.text(captions), torch.zeros(len(clips), dtype=torch.long)
+        return Batch(numbers, latents, noise, timestep, text, self._time_ids(numbers), hinted=shown)
 
-    def _batch(
-        self,
-        clips: list[Clip],
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        timestep: torch.Tensor,
-        captions: torch.Tensor,
-        positions: torch.Tensor | None,
-        hinted: HintedFrames | None,
-    ) -> Batch:
-        numbers = [clip.number for clip in clips]
-        time_ids = torch.stack([self.clips.time_ids(i) for i in numbers])
-        return Batch(numbers, latents, noise, timestep, self.clips.text(captions), time_ids, positions, hinted)
+    def _time_ids(self, numbers: list[int]) -> torch.Tensor:
+        return torch.stack([self.clips.time_ids(i) for i in numbers])
 
     def describe(self) -> dict[str, str]:
         """Return the entries of the weights' metadata that tell the clips trained on."""

@@ -18,7 +18,7 @@ FIGURES = {
     "identity_drift": "distance of later frames' colours from the first's, 0..1",
     "repeated": "share of frames that repeat the drawing before them; 0.5 on twos",
 }
-_OF_ONE_FRAME = (0, 0, 1, 0, 0, 0)
+_OF_ONE_FRAME = {**dict.fromkeys(FIGURES, 0.0), "coverage": 1.0}
 
 
 def figures(frames: Iterable[np.ndarray], region: np.ndarray | None = None) -> dict[str, float]:
@@ -34,9 +34,20 @@ def figures(frames: Iterable[np.ndarray], region: np.ndarray | None = None) -> d
         pair = as_clip(np.stack([here, there]))
         flow = estimate_flow(pair[0], pair[1])
         error, coverage = pair_warp_error(pair[0], pair[1], flow, estimate_flow(pair[1], pair[0]))
-        drift = identity_drift(np.stack([first, there]), None if region is None else region[[0, i + 1]])
-        pairs.append((flicker(pair), error, coverage, motion(pair, flow[None]), drift, not drawings.is_new(there)))
-    return dict(zip(FIGURES, np.mean(pairs or [_OF_ONE_FRAME], axis=0).tolist(), strict=True))
+        pairs.append(
+            {
+                "flicker": flicker(pair),
+                "warp_error": error,
+                "coverage": coverage,
+                "motion": motion(pair, flow[None]),
+                "identity_drift": identity_drift(
+                    np.stack([first, there]), None if region is None else region[[0, i + 1]]
+                ),
+                "repeated": not drawings.is_new(there),
+            }
+        )
+    means = np.mean([[pair[name] for name in FIGURES] for pair in pairs or [_OF_ONE_FRAME]], axis=0)
+    return dict(zip(FIGURES, means.tolist(), strict=True))
 
 
 def mean_figures(clips: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -18,8 +18,13 @@ def _places(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
-ADAPTER_ONLY = ("norm", "pos_value", "init", "gate_learning_rate", "position_learning_rate")
-MOTION_ONLY = ("motion_places", "motion_attentions")
+_MOTION = ("motion_places", "motion_attentions")
+OWN_FIELDS = {
+    "adapter": ("norm", "pos_value", "init", "gate_learning_rate", "position_learning_rate"),
+    "animatediff": _MOTION,
+    "hotshot": _MOTION,
+}
+"""Fields that only some kinds of layers have."""
 HINTS_ONLY = ("hinted_share", "keyframes")
 SHAPES_ONLY = "sdxl"  # as base: SDXL's shapes without weights, for a dry run
 
@@ -179,8 +184,9 @@ class TrainConfig(Config):
             raise ValueError(f"snr_floor: {self.snr_floor} is above min_snr_gamma {self.min_snr_gamma}; lower it")
         if self.sample_steps and not self.validation_captions and not self.validation_clips:
             raise ValueError("sample_steps: there is nothing to render; give validation_clips or validation_captions")
-        foreign = ADAPTER_ONLY if self.kind != "adapter" else MOTION_ONLY
-        if given := self._changed(foreign):
+        own = OWN_FIELDS[self.kind]
+        foreign = dict.fromkeys(name for fields in OWN_FIELDS.values() for name in fields if name not in own)
+        if given := self._changed(tuple(foreign)):
             raise ValueError(f"kind: {self.kind} has no {', '.join(given)}; leave that out, or train another kind")
         if self.motion_places and len(set(self.motion_places)) < len(self.motion_places):
             raise ValueError("motion_places: names a place twice; name each once")

@@ -22,6 +22,7 @@ from ..config.train import SHAPES_ONLY, TrainConfig
 from ..estimate.advice import Size, gigabytes, largest_clip, savings
 from ..estimate.memory import Live, Memory, estimate
 from ..step.controlnet import require_fit
+from ..step.layers import class_of
 from .processes import Processes
 from .progress import Bars, clock
 from .run import set_up
@@ -88,10 +89,9 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
             limit = float(torch.cuda.get_device_properties(trainer.device).total_memory)
     half = dtype != torch.float32
     memory = _estimate(unet_config, config, half, gpu)
-    what = "adapter" if config.kind == "adapter" else "motion module"
     lines = [
         f"base: {memory.base_parameters / 1e6:,.1f} M parameters, frozen, {NAMES[dtype]}",
-        f"{what}: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
+        f"{class_of(config).kind}: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
         *_memory_lines(memory, size, factor),
     ]
     lines += ["speed: not measured, because there are no weights"] if trainer is None else _speed(trainer)

@@ -39,7 +39,7 @@ def train(config: TrainConfig) -> Path:
     """Train to the end; returns the file of weights in `config.output`. Every process of a run calls it."""
     revision = git_revision()  # read now, because another one may be checked out when the run ends
     with Processes(config.device) as processes, Bars(config, quiet=not processes.main) as bars:
-        weights = config.output / layers.file_name(config)
+        weights = config.output / layers.class_of(config).file_name
         begin(config, weights, processes)
         with alone(config.output, processes):
             trainer = set_up(config, processes, bars)

@@ -59,9 +59,9 @@ def create(config: TrainConfig, unet: Any, betas: Betas = None) -> TemporalLayer
     return KINDS[config.kind][1](config, unet, betas)
 
 
-def file_name(config: TrainConfig) -> str:
-    """Return the name of the run's result in its folder."""
-    return KINDS[config.kind][0].file_name
+def class_of(config: TrainConfig) -> type[TemporalLayers]:
+    """Return the class of the layers that the run trains."""
+    return KINDS[config.kind][0]
 
 
 def require(config: TrainConfig, base: Base, resumed: bool = False) -> None:
@@ -69,10 +69,10 @@ def require(config: TrainConfig, base: Base, resumed: bool = False) -> None:
 
     resumed: whether the run goes on from a checkpoint, which needs no `start` any more.
     """
-    if config.kind != "adapter" and (schedule := base.scheduler_config.get("beta_schedule", LINEAR)) != LINEAR:
-        raise ConfigError(f"base: its noise schedule is {schedule}; the file of a motion module can only hold {LINEAR}")
     with torch.device("meta"):
         new = create(config, base.unet)
+    if new.beta_schedule and (schedule := base.scheduler_config.get("beta_schedule", LINEAR)) != LINEAR:
+        raise ConfigError(f"base: its noise schedule is {schedule}; the file of a {new.kind} can only hold {LINEAR}")
     if config.start and not resumed:
         started(config.start, new)
 
@@ -87,7 +87,7 @@ def started(path: Path, new: TemporalLayers) -> TemporalLayers:
     except ValueError as error:
         raise ConfigError(f"start: {path}: {error}") from None
     if type(found) is not type(new):
-        kind = found.config.format if isinstance(found, MotionModule) else found.kind
+        kind = getattr(found.config, "format", next(name for name, (cls, _) in KINDS.items() if cls is type(found)))
         raise ConfigError(f"start: {path} holds {found.kind} weights; set kind to {kind}, or take another file")
     fields = {**FIELDS, "sites": "base" if new.every_site else "motion_places"}
     has, wants = vars(found.config), vars(new.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def fingerprint(chain: Chain, clip: Clip, sampling: Sampling) -> dict[str, str]:
         "guidance": digest([type(guider), guidance]),
         "chain": digest([chain.segment_frames, chain.overlap, chain.carry, chain.carry_denoise]),
         "frame settings": digest(
-            [contract.noise, contract.smoothings, contract.pulls, contract.pins, contract.windows]
+            [getattr(contract, field.name) for field in fields(contract) if field.name != "chain"]
         ),
         "model": digest(model),
         "temporal adapter and other patches": digest(options),

@@ -1,4 +1,4 @@
-"""Memory of SAV_DecodeAndSaveClip on long clips as a ratio to short ones. It must not grow with the frames.
+"""Memory of Decode and Save Clip on long clips as a ratio to short ones. It must not grow with the frames.
 
     python -m sdxl_anime_video.benchmarks.decode_memory  # 64 and 1,024 frames of toon size
     python -m sdxl_anime_video.benchmarks.decode_memory --pixels 768 --frames 16 128 --vae narrow

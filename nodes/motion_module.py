@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..temporal.hosts.comfy.errors import at_node
-from ..temporal.layers.beta_schedules import CHOICES
+from ..temporal.hosts.comfy.layers.beta_schedule import CHOICES
 from . import _shared as shared
 from ._api import io
 

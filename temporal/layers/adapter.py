@@ -78,12 +78,11 @@ class TemporalAdapter(TemporalLayers):
 
     def loudness(self) -> dict[str, float]:
         """Return site -> largest |gate * proj|: 0 where the site adds nothing, whatever it sees."""
-        loudness = {}
-        for path in self.sites:
-            site = self.site(path)
-            proj = max(float(value.detach().abs().max()) for value in (site.proj.weight, site.proj.bias))
-            loudness[path] = abs(site.gate.item()) * proj
-        return loudness
+
+        def of_site(site: TemporalSelfAttention) -> float:
+            return abs(site.gate.item()) * max(float(value.detach().abs().max()) for value in site.proj.parameters())
+
+        return {path: of_site(self.site(path)) for path in self.sites}
 
     def is_silent(self) -> bool:
         return not any(self.loudness().values())

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .clips import count_clips
-from .positions import sinusoids
 
 
 class TemporalSelfAttention(nn.Module):
@@ -129,3 +128,12 @@ def head_sinusoids(frames: int, head_dim: int, amplitudes: torch.Tensor) -> torc
     rates = 0.5 * torch.pi * 100.0 ** -(torch.arange(0, head_dim, 2) / head_dim)
     wave = sinusoids(frames, rates)[:, :head_dim]
     return (amplitudes[:, None] * wave[:, None]).flatten(1)
+
+
+def sinusoids(frames: int, rates: torch.Tensor, interleaved: bool = False) -> torch.Tensor:
+    """Return sines and cosines `[frames, 2 r]` of the frame number times each of the rates `[r]`.
+
+    interleaved: sine and cosine in turn, else all sines before all cosines (Vaswani et al. 2017, arXiv:1706.03762).
+    """
+    angle = torch.arange(frames)[:, None] * rates
+    return torch.stack([angle.sin(), angle.cos()], dim=2 if interleaved else 1).flatten(1)

@@ -21,14 +21,10 @@ class TemporalLayers(nn.Module):
     new_site: makes the module of a site from its shape
     """
 
-    kind: ClassVar[str]
-    """The name in messages."""
-    silence: ClassVar[str]
-    """The values that make the layers silent, in messages."""
-    file_name: ClassVar[str]
-    """The name of the trainer's result."""
-    every_site: ClassVar[bool] = False
-    """Whether a model must not have more sites than the layers."""
+    kind: ClassVar[str]  # the name in messages
+    silence: ClassVar[str]  # the values that make the layers silent, in messages
+    file_name: ClassVar[str]  # of the trainer's result
+    every_site: ClassVar[bool] = False  # whether a model must not have more sites than the layers
 
     def __init__(self, config: Any, metadata: Mapping[str, str] | None, new_site: Callable[[Any], nn.Module]):
         super().__init__()

@@ -1,10 +1,9 @@
-"""Shapes of clips, and the norm across the frames of one."""
+"""Shapes of clips."""
 
 from __future__ import annotations
 
 import torch
 from einops import rearrange
-from torch.nn.functional import group_norm
 
 
 def count_clips(x: torch.Tensor, frames: int) -> int:
@@ -26,18 +25,3 @@ def clips_as_images(x: torch.Tensor, frames: int) -> torch.Tensor:
 def images_as_clips(x: torch.Tensor, frames: int) -> torch.Tensor:
     """Return x `[b c (f h) w]` as `[(b f) c h w]`, the inverse of `clips_as_images`."""
     return rearrange(x, "b c (f h) w -> (b f) c h w", f=frames)
-
-
-def cross_frame_group_norm(
-    x: torch.Tensor,
-    frames: int,
-    groups: int,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    """Return the GroupNorm of x `[(b f) c h w]` with the mean and variance of a clip of f = frames, not of each frame.
-
-    Raises ValueError if f does not divide the batch.
-    """
-    return images_as_clips(group_norm(clips_as_images(x, frames), groups, weight, bias, eps), frames)

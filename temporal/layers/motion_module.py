@@ -89,7 +89,7 @@ class MotionConfig:
 class MotionModule(TemporalLayers):
     """A TemporalTransformer at each site, under its path in diffusers.
 
-    operations: source of Linear, LayerNorm and GroupNorm, as for TemporalSelfAttention; name: of the file's layout
+    name: of the file's layout; keywords: `operations`, `dtype` and `device`, as for TemporalSelfAttention
     """
 
     kind = "motion module"
@@ -100,28 +100,15 @@ class MotionModule(TemporalLayers):
         self,
         config: MotionConfig,
         metadata: Mapping[str, str] | None = None,
-        *,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
         name: str = "a new motion module",
+        **keywords: Any,
     ):
         def new_site(width: int) -> TemporalTransformer:
-            return TemporalTransformer(
-                width,
-                config.max_frames,
-                FORMATS[config.format].cross_frame_norm,
-                heads=config.heads,
-                groups=config.groups,
-                blocks=config.blocks,
-                attentions=config.attentions,
-                operations=operations,
-                dtype=dtype,
-                device=device,
-            )
+            options = {field: getattr(config, field) for field in ("heads", "groups", "blocks", "attentions")}
+            norm = FORMATS[config.format].cross_frame_norm
+            return TemporalTransformer(width, config.max_frames, norm, **options, **keywords)
 
         super().__init__(config, metadata, new_site)
-        self.operations = operations
         self.name = name
 
     @staticmethod
@@ -139,12 +126,8 @@ class MotionModule(TemporalLayers):
 
     @property
     def cross_frame_resnet_norms(self) -> bool:
-        """Whether the UNet's ResBlock norms and conv_norm_out are to be `cross_frame_group_norm` as well."""
+        """Whether the UNet's ResBlock norms and conv_norm_out are to take mean and variance over a clip as well."""
         return FORMATS[self.format].cross_frame_resnet_norms
-
-    def like(self, state: Mapping[str, torch.Tensor]) -> MotionModule:
-        """Return another module of this kind around these tensors, which are not copied."""
-        return self.around(self.config, state, metadata=self.metadata, operations=self.operations, name=self.name)
 
     def is_silent(self) -> bool:
         return not any(value.detach().any() for site in self.sites for value in self.site(site).proj_out.parameters())

@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from .attention import sinusoids
 from .clips import clips_as_images, count_clips
-from .positions import sinusoids
 
 SEQUENCES = 16384
 """Most sequences of frames (one for each pixel of the latent) in one piece. The limit bounds the memory of the
@@ -28,7 +28,7 @@ class TemporalTransformer(nn.Module):
     width: channels; max_frames: length of the position tables
     cross_frame_norm: whether mean and variance of the norm are those of a clip rather than of each frame
     heads, groups: of attention and norm, which divide the width
-    blocks, attentions: transformer blocks, and temporal attentions in each of them
+    blocks, attentions: transformer blocks, and temporal attentions in each of them; where: dtype and device
     """
 
     def __init__(
@@ -42,11 +42,9 @@ class TemporalTransformer(nn.Module):
         blocks: int = 1,
         attentions: int = 2,
         operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
+        **where: Any,
     ):
         super().__init__()
-        where = {"dtype": dtype, "device": device}
         self.cross_frame_norm = cross_frame_norm
         self.max_frames = max_frames
         self.norm = operations.GroupNorm(groups, width, eps=1e-6, **where)

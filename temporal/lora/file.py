@@ -45,6 +45,8 @@ _SAID = (
 )
 _CROSS = re.compile(r"attn2[._](?:processor[._])?to_[kv]")
 _MOST_WORDS = 8
+_SPEED = re.compile(r"(?<![a-z])(?:lcm|lightning|hyper(?:sd)?|turbo|dmd2?|tcd|pcm)(?![a-z])", re.IGNORECASE)
+_LCM = re.compile(r"(?<![a-z])lcm(?![a-z])|latent.?consistency", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def describe(header: Header) -> LoraFile:
         info.shape[0] for parts in modules.values() for part, info in parts.items() if part in _RANKED and info.shape
     }
     return LoraFile(
-        _naming(layers),
+        next((naming for start, naming in _NAMINGS.items() if any(n.startswith(start) for n in layers)), "other"),
         _kinds(modules),
         tuple(sorted({min(ranks), max(ranks)})) if ranks else (),
         context,
@@ -161,17 +163,14 @@ def _kronecker(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int,
     return rows, columns
 
 
-def _naming(modules: Iterable[str]) -> str:
-    starts = {re.match(r"lora_(?:unet|te)|lycoris|base_model|unet|text_encoder|", name)[0] for name in modules}  # type: ignore[index]
-    for start, naming in (
-        ("base_model", "PEFT"),
-        ("unet", "diffusers"),
-        ("text_encoder", "diffusers"),
-        ("lycoris", "LyCORIS"),
-    ):
-        if start in starts:
-            return naming
-    return "kohya" if starts & {"lora_unet", "lora_te"} else "other"
+_NAMINGS = {
+    "base_model": "PEFT",
+    "unet": "diffusers",
+    "text_encoder": "diffusers",
+    "lycoris": "LyCORIS",
+    "lora_unet": "kohya",
+    "lora_te": "kohya",
+}
 
 
 def _kinds(modules: Mapping[str, Mapping[str, TensorInfo]]) -> tuple[str, ...]:
@@ -239,3 +238,13 @@ def hashes(path: Path, progress: Callable[[int], None] = lambda done: None) -> t
             weights.update(block)
             progress(file.tell())
     return whole.hexdigest(), weights.hexdigest()
+
+
+def is_speed_name(*names: str) -> bool:
+    """Return whether one of the names (of a file, a title) is typical of a LoRA or checkpoint for few steps."""
+    return any(_SPEED.search(name) for name in names) or is_lcm_name(*names)
+
+
+def is_lcm_name(*names: str) -> bool:
+    """Return whether one of the names means latent consistency, such as lcm-lora-sdxl.safetensors."""
+    return any(_LCM.search(name) for name in names)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..weights.listing import listed
-from .file import SDXL, LoraFile
-from .speed import is_speed_name
+from .file import SDXL, LoraFile, is_speed_name
 from .stack import Choice
 
 MOST_LORAS = 3

@@ -25,10 +25,6 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
 _EXAMPLE = "<lora:name:0.8>"
 
 
-class TagError(ValueError):
-    """A tag is unreadable, or its name matches no file or several. The message says what to write."""
-
-
 @dataclass(frozen=True)
 class Tag:
     """name: as written; weight: on the diffusion model; clip_weight: on the text encoders."""
@@ -44,7 +40,7 @@ def take_tags(prompt: str) -> tuple[str, list[Tag]]:
     With a tag goes the comma after it, brackets around it alone, as in `(<lora:name:0.8>:1.2)`, and a line that it has
     to itself. A prompt without tags is returned unchanged.
 
-    Raises TagError for a tag that is not closed, lacks a name or a weight, or has a weight that is no number or too
+    Raises ValueError for a tag that is not closed, lacks a name or a weight, or has a weight that is no number or too
     large.
     """
     tags: dict[Tag, None] = {}
@@ -54,7 +50,7 @@ def take_tags(prompt: str) -> tuple[str, list[Tag]]:
         done, rest = _seam(*_without_brackets(done + rest[: match.start()], rest[match.end() :]))
     opened = _OPENING.search(done + rest)
     if opened:
-        raise TagError(f"the tag {one_line((done + rest)[opened.start() :])!r} is not closed; write it as {_EXAMPLE}")
+        raise ValueError(f"the tag {one_line((done + rest)[opened.start() :])!r} is not closed; write it as {_EXAMPLE}")
     return done + rest, list(tags)
 
 
@@ -82,21 +78,23 @@ def _read(whole: str, inside: str) -> Tag:
     """Return the tag from the text between `<lora:` and `>`."""
     name, *weights = [part.strip() for part in inside.split(":")]
     if not name:
-        raise TagError(f"the tag {one_line(whole)!r} has no name; write it as {_EXAMPLE}")
+        raise ValueError(f"the tag {one_line(whole)!r} has no name; write it as {_EXAMPLE}")
     if not 1 <= len(weights) <= 2:
         said = f"{len(weights)} weights" if weights else "no weight"
-        raise TagError(f"the tag {one_line(whole)!r} has {said}; write <lora:name:weight> or <lora:name:unet:clip>")
+        raise ValueError(f"the tag {one_line(whole)!r} has {said}; write <lora:name:weight> or <lora:name:unet:clip>")
     numbers = [_weight(whole, text) for text in weights]
     return Tag(name, numbers[0], numbers[-1])
 
 
 def _weight(whole: str, text: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise TagError(
+        raise ValueError(
             f"the tag {one_line(whole)!r} has the weight {text!r}, which is no number; write one such as 0.8"
         )
     if not abs(float(text)) <= MOST:
-        raise TagError(f"the tag {one_line(whole)!r} has the weight {text}; it must lie between -{MOST:g} and {MOST:g}")
+        raise ValueError(
+            f"the tag {one_line(whole)!r} has the weight {text}; it must lie between -{MOST:g} and {MOST:g}"
+        )
     return float(text)
 
 
@@ -106,7 +104,7 @@ def resolve(name: str, files: Collection[str]) -> str:
     A name is a path as listed, a path without its suffix, or a file's name alone, with or without suffix, if only one
     file has it. Both kinds of slashes and both encodings of an accent are equal.
 
-    Raises TagError, which names the candidates.
+    Raises ValueError, which names the candidates.
     """
     wanted = _plain(name)
     paths = {file: PurePosixPath(_plain(file)) for file in files}
@@ -119,11 +117,11 @@ def resolve(name: str, files: Collection[str]) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise TagError(f"{name!r} may be any of {_names(found)}; write its folder too")
+            raise ValueError(f"{name!r} may be any of {_names(found)}; write its folder too")
     stems = {path.stem.lower(): file for file, path in paths.items()}
     near = difflib.get_close_matches(PurePosixPath(wanted).name.lower(), stems, n=3, cutoff=0.5)
     hint = f"did you mean {_names([stems[stem] for stem in near])}?" if near else "put the file there"
-    raise TagError(f"there is no {name!r} in models/loras; {hint} (press R on the page to refresh the list)")
+    raise ValueError(f"there is no {name!r} in models/loras; {hint} (press R on the page to refresh the list)")
 
 
 def _plain(path: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise, tee
 
 import numpy as np
 
-from .drawings import Drawings
+from .drawings import new_drawings
 from .metrics import as_clip, estimate_flow, flicker, identity_drift, motion, pair_warp_error
 
 FIGURES = {
@@ -26,11 +26,10 @@ def figures(frames: Iterable[np.ndarray], region: np.ndarray | None = None) -> d
 
     region: mask `[F, H, W]` of the character's pixels, to which `identity_drift` is limited.
     """
-    pairs, drawings, first = [], Drawings(), None
-    for i, (here, there) in enumerate(pairwise(frames)):
-        if first is None:
-            first = here
-            drawings.is_new(here)
+    frames, again = tee(frames)
+    pairs, first = [], None
+    for i, ((here, there), new) in enumerate(zip(pairwise(frames), islice(new_drawings(again), 1, None), strict=False)):
+        first = here if first is None else first
         pair = as_clip(np.stack([here, there]))
         flow = estimate_flow(pair[0], pair[1])
         error, coverage = pair_warp_error(pair[0], pair[1], flow, estimate_flow(pair[1], pair[0]))
@@ -43,7 +42,7 @@ def figures(frames: Iterable[np.ndarray], region: np.ndarray | None = None) -> d
                 "identity_drift": identity_drift(
                     np.stack([first, there]), None if region is None else region[[0, i + 1]]
                 ),
-                "repeated": not drawings.is_new(there),
+                "repeated": not new,
             }
         )
     means = np.mean([[pair[name] for name in FIGURES] for pair in pairs or [_OF_ONE_FRAME]], axis=0)

@@ -4,9 +4,7 @@ Every function takes a clip `[F, H, W, 3]` (numpy or torch; float in 0..1, or ui
 arrays. Report `motion` beside `flicker` and `warp_error`: a still picture has the best of both. Optical flow is
 OpenCV's DIS.
 
-Sources: VBench (Huang et al. 2024) for temporal flickering and dynamic degree, which use RAFT flow and other frame
-sizes there; Lai et al. 2018, "Learning Blind Video Temporal Consistency", for the warp error and its occlusion
-test. Paths of a character and its limbs are in `paths.py`.
+Source of the warp error and its occlusion test: Lai et al. 2018, "Learning Blind Video Temporal Consistency".
 """
 
 from __future__ import annotations
@@ -55,11 +53,6 @@ def flicker(clip: Any) -> float:
     return float(np.abs(np.diff(frames, axis=0)).mean()) if len(frames) > 1 else 0.0
 
 
-def temporal_flickering(clip: Any) -> float:
-    """Return VBench's temporal flickering score, (255 - mean|I_t - I_t+1|) / 255 in 8-bit units: 1 for a still."""
-    return 1.0 - flicker(clip)
-
-
 def seam_score(clip: Any, borders: Sequence[int]) -> float:
     """Return the frame difference at the borders of pieces of a clip over that inside the pieces: 1 if no seam shows.
 
@@ -96,14 +89,6 @@ def estimate_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if scale > 1:
         flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / scale
     return flow
-
-
-def clip_flow(clip: Any) -> np.ndarray:
-    """Return the flow from each frame to the next, `[F-1, H, W, 2]` in pixels (DIS)."""
-    frames = as_clip(clip)
-    if len(frames) < 2:
-        return np.zeros((0, *frames.shape[1:3], 2), np.float32)
-    return np.stack([estimate_flow(a, b) for a, b in pairwise(frames)])
 
 
 def warp_back(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,24 +156,9 @@ def _masked_error(here: np.ndarray, warped: np.ndarray, mask: np.ndarray) -> War
 
 def motion(clip: Any, flow: Any = None) -> float:
     """Return the mean length of the flow in pixels a frame; of `flow` `[F-1, H, W, 2]`, estimated (DIS) if None."""
-    flow = clip_flow(clip) if flow is None else np.asarray(flow)
-    return float(np.linalg.norm(flow, axis=-1).mean()) if len(flow) else 0.0
-
-
-def dynamic_degree(clip: Any, flow: Any = None) -> bool:
-    """Return whether a clip moves by VBench's test, on DIS flow (VBench uses RAFT at 8 frames a second).
-
-    A pair is dynamic if the fastest 5 % of its pixels move more than 6 * min(H, W) / 256 pixels on average; the clip
-    is if at least round(4 F / 16) pairs are.
-    """
-    frames = as_clip(clip)
-    flow = clip_flow(frames) if flow is None else np.asarray(flow)
-    if not len(flow):
-        return False
-    speed = np.linalg.norm(flow, axis=-1).reshape(len(flow), -1)
-    fastest = np.sort(speed, axis=1)[:, -max(1, int(speed.shape[1] * 0.05)) :].mean(axis=1)
-    pairs = int((fastest > 6 * min(frames.shape[1:3]) / 256).sum())
-    return pairs >= max(1, round(4 * len(frames) / 16))
+    if flow is None:
+        flow = [estimate_flow(here, there) for here, there in pairwise(as_clip(clip))]
+    return float(np.linalg.norm(np.asarray(flow), axis=-1).mean()) if len(flow) else 0.0
 
 
 def _directions() -> np.ndarray:

@@ -14,47 +14,35 @@ import numpy as np
 from .metrics import as_clip
 
 
-def colour_weights(clip: Any, colour: Any, tolerance: float = 0.25) -> np.ndarray:
-    """Return weights `[F, H, W]`: 1 at a colour, falling linearly to 0 at a distance of `tolerance`.
+def centroid_path(clip: Any, colour: Any, tolerance: float = 0.25, region: Any = None) -> np.ndarray:
+    """Return the centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN below one pixel of it.
 
     Args:
         clip: `[F, H, W, 3]`.
         colour: RGB in 0..1, `[3]`, or `[N, 3]`, of which the nearest counts.
-        tolerance: Euclidean RGB distance, 0..sqrt(3).
+        tolerance: Euclidean RGB distance, 0..sqrt(3), over which a pixel's weight falls linearly from 1 to 0.
+        region: mask `[H, W]` or `[F, H, W]` outside of which pixels do not count.
     """
     frames = as_clip(clip)
     colours = np.asarray(colour, dtype=np.float32).reshape(-1, 3)
     if colours.size == 0 or colours.min() < 0 or colours.max() > 1:
         raise ValueError(f"colours are RGB in 0..1, not {np.asarray(colour).tolist()}")
     distance = np.stack([np.linalg.norm(frames - c, axis=-1) for c in colours]).min(0)
-    return np.clip(1 - distance / tolerance, 0, None)
-
-
-def centroid_path(
-    clip: Any, colour: Any, tolerance: float = 0.25, min_pixels: float = 1.0, region: Any = None
-) -> np.ndarray:
-    """Return the centre of a colour in each frame, `[F, 2]` (x, y) in pixels; NaN below `min_pixels` of it.
-
-    region: mask `[H, W]` or `[F, H, W]` outside of which pixels do not count.
-    """
-    weights = colour_weights(clip, colour, tolerance)
+    weights = np.clip(1 - distance / tolerance, 0, None)  # [F, H, W]
     if region is not None:
         weights = weights * np.asarray(region, dtype=bool)
     height, width = weights.shape[1:]
     total = weights.sum((1, 2))
-    seen = total >= min_pixels
+    seen = total >= 1
     safe = np.where(seen, total, 1)
     x = (weights.sum(1) * np.arange(width)).sum(1) / safe
     y = (weights.sum(2) * np.arange(height)).sum(1) / safe
     return np.where(seen[:, None], np.stack([x, y], -1), np.nan)
 
 
-def limb_paths(
-    clip: Any, colours: Mapping[str, Any], tolerance: float = 0.25, origin: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """Return the path of each limb by its colour; relative to `origin` `[F, 2]` (the body's centre) if given."""
-    paths = {name: centroid_path(clip, colour, tolerance) for name, colour in colours.items()}
-    return paths if origin is None else {name: path - origin for name, path in paths.items()}
+def limb_paths(clip: Any, colours: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the path of each limb by its colour."""
+    return {name: centroid_path(clip, colour) for name, colour in colours.items()}
 
 
 def seen_share(path: np.ndarray) -> float:
@@ -84,15 +72,3 @@ def path_jerkiness(path: np.ndarray) -> float:
     bend = np.diff(path, n=2, axis=0)
     bend = bend[np.isfinite(bend).all(-1)]
     return float(np.sqrt(np.square(bend).sum(-1).mean()) / amplitude) if len(bend) else float("nan")
-
-
-def path_correlation(path: np.ndarray, other: np.ndarray) -> float:
-    """Return the correlation of two paths over frames in which both are known, -1..1; NaN if one does not move."""
-    if path.shape != other.shape:
-        raise ValueError(f"paths of {len(path)} and {len(other)} frames cannot be compared")
-    both = np.isfinite(path).all(-1) & np.isfinite(other).all(-1)
-    if both.sum() < 3:
-        return float("nan")
-    a, b = path[both] - path[both].mean(0), other[both] - other[both].mean(0)
-    scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
-    return float((a * b).sum() / scale) if scale > 1e-9 else float("nan")

@@ -1,8 +1,8 @@
 """The temporal adapter's file format, checked by names, shapes and dtypes alone.
 
-Keys are `<diffusers path of the transformer block>.temporal_attn.<part>`, see `PARTS`; `norm` and `pos_value` are each
-there for every block or for none. Metadata: `format`, `format_version`, `max_frames`, `head_dim` (64 if left out),
-`trained_frames`, and whatever else the trainer records as `trained_*`.
+Keys are `<diffusers path of the transformer block>.temporal_attn.<part>`, see `_shapes`. Metadata: `format`,
+`format_version`, `max_frames`, `head_dim` (64 if left out), `trained_frames`, and whatever else the trainer records as
+`trained_*`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from .values import TORCH_DTYPES
 FORMAT = "sdxl-temporal-adapter"
 VERSION = "1"
 HEAD_DIM = 64
-PARTS = ("to_qkv.weight", "to_qkv.bias", "proj.weight", "proj.bias", "pos_emb", "gate")
-NORM_PARTS = ("norm.weight", "norm.bias")
-VALUE_PARTS = ("pos_value",)
 CONVERT = "Convert it with `sdxl-anime-video convert SOURCE OUT.safetensors`."
 _KEY = re.compile(
     r"((?:(?:down|up)_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.\d+)\.temporal_attn\.([\w.]+)"
@@ -85,9 +82,8 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
             sites.setdefault(place[0], {})[place[1]] = info
     head_dim = _number(metadata, "head_dim", HEAD_DIM, problems)
     frames = {parts["pos_emb"].shape[0] for parts in sites.values() if len(parts.get("pos_emb", _NONE).shape) == 2}
-    norm, pos_value = (
-        any(part in parts for parts in sites.values() for part in optional) for optional in (NORM_PARTS, VALUE_PARTS)
-    )
+    there = {part for parts in sites.values() for part in parts}
+    norm, pos_value = "norm.weight" in there or "norm.bias" in there, "pos_value" in there
     max_frames = _number(metadata, "max_frames", max(frames, default=1), problems)
     trained = _number(metadata, "trained_frames", 1, problems)
     if max_frames < 1:
@@ -96,11 +92,10 @@ def check_tensors(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
         problems.append(f"metadata say trained_frames={trained}, more than max_frames={max_frames}")
 
     dims = {path: _channels(parts) for path, parts in sites.items()}
-    wanted = PARTS + (NORM_PARTS if norm else ()) + (VALUE_PARTS if pos_value else ())
     for path, dim in dims.items():
         if not dim or dim % head_dim:
             problems.append(f"{path} has {dim} channels, which heads of {head_dim} (metadata head_dim) do not divide")
-        problems += _site_problems(path, sites[path], dim, max_frames, wanted)
+        problems += _site_problems(path, sites[path], _shapes(dim, max_frames, norm, pos_value))
     if problems:
         logging.debug("a temporal adapter does not hold together: %s", "; ".join(problems))
         raise WeightsFileError(
@@ -114,28 +109,30 @@ _NONE = TensorInfo("", ())
 
 def _channels(parts: Mapping[str, TensorInfo]) -> int:
     """Return the channels of a site by its first matrix of sound rank, 0 if it has none."""
-    for part in ("to_qkv.weight", "proj.weight", "pos_emb"):
-        if part in parts and len(parts[part].shape) == 2:
-            return parts[part].shape[1]
-    return 0
+    shapes = (parts.get(part, _NONE).shape for part in ("to_qkv.weight", "proj.weight", "pos_emb"))
+    return next((shape[1] for shape in shapes if len(shape) == 2), 0)
 
 
-def _site_problems(
-    path: str, parts: Mapping[str, TensorInfo], dim: int, max_frames: int, wanted: Collection[str]
-) -> Iterable[str]:
-    """Yield the problems of the tensors of one site, which should have the wanted parts."""
-    shapes = {
+def _shapes(dim: int, max_frames: int, norm: bool, pos_value: bool) -> dict[str, tuple[int, ...]]:
+    """Return part -> shape of one site; all sites or none have `norm`, and `pos_value`."""
+    shapes: dict[str, tuple[int, ...]] = {
         "to_qkv.weight": (3 * dim, dim),
         "to_qkv.bias": (3 * dim,),
         "proj.weight": (dim, dim),
         "proj.bias": (dim,),
         "pos_emb": (max_frames, dim),
-        "pos_value": (max_frames, dim),
         "gate": (1,),
-        "norm.weight": (dim,),
-        "norm.bias": (dim,),
     }
-    for part in wanted:
+    if norm:
+        shapes |= {"norm.weight": (dim,), "norm.bias": (dim,)}
+    if pos_value:
+        shapes["pos_value"] = (max_frames, dim)
+    return shapes
+
+
+def _site_problems(path: str, parts: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> Iterable[str]:
+    """Yield the problems of the tensors of one site, which should have these shapes."""
+    for part, shape in shapes.items():
         key = f"{path}.temporal_attn.{part}"
         info = parts.get(part)
         if info is None:
@@ -143,10 +140,10 @@ def _site_problems(
             continue
         if info.dtype not in TORCH_DTYPES:
             yield f"wrong dtype {info.dtype} of {key} (one of {', '.join(TORCH_DTYPES)} is right)"
-        if info.shape != shapes[part] and not (part == "gate" and info.shape == ()):
-            yield f"wrong shape {list(info.shape)} of {key} ({list(shapes[part])} is right)"
+        if info.shape != shape and not (part == "gate" and info.shape == ()):
+            yield f"wrong shape {list(info.shape)} of {key} ({list(shape)} is right)"
     for part in parts:
-        if part not in wanted:
+        if part not in shapes:
             yield f"unexpected key {path}.temporal_attn.{part}"
 
 

@@ -5,7 +5,6 @@ A new kind of temporal layers adds its Format to FORMATS.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,8 @@ from torch import nn
 from ..layers.adapter import TemporalAdapter
 from ..layers.base import TemporalLayers
 from ..layers.motion_module import MotionModule
-from .adapter_file import load_adapter, save_adapter
+from .adapter_file import convert_adapter, load_adapter, save_adapter
 from .adapter_format import is_adapter_key
-from .convert import convert_adapter
 from .header import WeightsFileError
 from .motion.file import convert_motion_module, load_motion_module, save_motion_module
 from .motion.keys import split_key
@@ -33,7 +31,7 @@ class Format:
 
     owns: whether a key of a file belongs to this format
     load: (path, operations=, dtype=) -> layers; save: (layers, path, metadata)
-    convert: (source, target, dtype=) -> description of the file that was written
+    convert: (source, target, dtype) -> description of the file that was written
     """
 
     layers: type[TemporalLayers]
@@ -48,7 +46,7 @@ ADAPTER = Format(TemporalAdapter, is_adapter_key, load_adapter, save_adapter, co
 FORMATS = (MOTION_MODULE, ADAPTER)
 
 
-def format_of(path: str | os.PathLike) -> Format:
+def format_of(path: str | Path) -> Format:
     """Return the format of a file; the adapter's for a file of no format, because loading then says what is wrong."""
     path = Path(path)
     if path.is_dir() and (path / "config.json").is_file():
@@ -57,7 +55,7 @@ def format_of(path: str | os.PathLike) -> Format:
     return next((known for known in FORMATS if any(map(known.owns, keys))), ADAPTER)
 
 
-def load_layers(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.dtype | None = None) -> TemporalLayers:
+def load_layers(path: str | Path, *, operations: Any = nn, dtype: torch.dtype | None = None) -> TemporalLayers:
     """Return the temporal layers of a file, on the CPU, in `dtype` or else the file's own.
 
     operations: source of Linear and the norms, as for TemporalSelfAttention.
@@ -67,7 +65,7 @@ def load_layers(path: str | os.PathLike, *, operations: Any = nn, dtype: torch.d
     return format_of(path).load(path, operations=operations, dtype=dtype)
 
 
-def save_layers(layers: TemporalLayers, path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
+def save_layers(layers: TemporalLayers, path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write the layers as a file of their kind, whole or not at all. metadata: added to the layers' own.
 
     Raises ValueError for a tensor that is not finite and where the file cannot be written.
@@ -75,7 +73,7 @@ def save_layers(layers: TemporalLayers, path: str | os.PathLike, metadata: Mappi
     next(known for known in FORMATS if known.layers is type(layers)).save(layers, path, metadata)
 
 
-def inspect_weights(path: str | os.PathLike) -> str:
+def inspect_weights(path: str | Path) -> str:
     """Check a file of temporal layers or a motion LoRA as loading does and describe it.
 
     Raises ValueError, naming the file and its real kind.

@@ -11,17 +11,13 @@ import json
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...files import whole_or_nothing
 from .listing import quoted, shortened
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_HEADER = 8 << 20  # bytes; a whole SDXL checkpoint needs 0.4 MB
 MAX_NAME = 500  # letters of a tensor's name, because messages repeat it
@@ -87,23 +83,6 @@ class Header:
 
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
-
-
-def write_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all: one that exists is then left as it was.
-
-    Raises WeightsFileError, naming the file, where it cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        with whole_or_nothing(path) as part:
-            save_file(dict(weights), part, dict(metadata))
-    except (OSError, SafetensorError) as error:
-        raise WeightsFileError(
-            f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
-        ) from error
 
 
 def read_header(path: Path) -> Header:

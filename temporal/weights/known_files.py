@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class KnownFile:
+class KnownFile(NamedTuple):
     """A kind of file. what: its name with the article; remedy: a sentence that says what to do with the file."""
 
     what: str
@@ -74,12 +73,9 @@ _KINDS = (
         "Move it to models/embeddings and name it in the prompt.",
     ),
 )
-_PATTERNS = tuple((re.compile(pattern), KnownFile(what, remedy)) for pattern, what, remedy in _KINDS)
 
 
 def recognise(keys: Collection[str]) -> KnownFile | None:
     """Return the kind of file that has these keys, None if unknown."""
-    for pattern, kind in _PATTERNS:
-        if any(pattern.search(key) for key in keys):
-            return kind
-    return None
+    found = (KnownFile(what, remedy) for pattern, what, remedy in _KINDS if any(re.search(pattern, k) for k in keys))
+    return next(found, None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from .header import WeightsFileError, write_weights
+from ...files import whole_or_nothing
+from .header import WeightsFileError
 from .listing import listed
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -19,14 +22,6 @@ def dtype_named(name: str | None) -> torch.dtype | None:
     if name is not None and name not in TORCH_DTYPES:
         raise ValueError(f"--dtype {name} is none of {', '.join(TORCH_DTYPES)}; give one of these.")
     return None if name is None else TORCH_DTYPES[name]
-
-
-def widest(names: Iterable[str]) -> torch.dtype:
-    """Return the dtype that holds every one of these, given by their names in safetensors."""
-    first, *others = (TORCH_DTYPES[name] for name in sorted(set(names)))
-    for dtype in others:
-        first = torch.promote_types(first, dtype)
-    return first
 
 
 def require_finite(weights: Mapping[str, torch.Tensor]) -> None:
@@ -49,4 +44,10 @@ def write_finite(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapp
         require_finite(weights)
     except WeightsFileError as error:
         raise WeightsFileError(f"{path.name} is not written: it {error}") from None
-    write_weights(path, weights, metadata)
+    try:
+        with whole_or_nothing(path) as part:
+            save_file(weights, part, dict(metadata))
+    except (OSError, SafetensorError) as error:
+        raise WeightsFileError(
+            f"{path} cannot be written: {error}. Choose a folder that exists, on a disk with room."
+        ) from error

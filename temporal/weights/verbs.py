@@ -41,9 +41,10 @@ def convert(arguments: list[str]) -> int:
 
 def _convert(source: str, target: str, dtype: str | None) -> None:
     from .formats import format_of
+    from .values import dtype_named
 
     if not target.endswith(".safetensors"):
         raise ValueError(f"{target!r} does not end in .safetensors; name the file to write")
     if Path(target).exists():
         raise ValueError(f"{target} is there already; name another, or remove it")
-    sys.stdout.write(f"{target}\n{format_of(source).convert(source, target, dtype=dtype)}\n")
+    sys.stdout.write(f"{target}\n{format_of(source).convert(source, target, dtype_named(dtype))}\n")

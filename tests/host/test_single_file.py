@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sdxl_anime_video.demo.comfy import VOCABULARY, load_toon_comfy
 from sdxl_anime_video.demo.model import TOWERS, load_toon_diffusers, tower_config
-from sdxl_anime_video.temporal.hosts.diffusers.base import load_base, single_file_base
+from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.hosts.diffusers.single_file import CONFIGS
 
 CAPTION = "girl, blue hair, red dress, sunset, run"
@@ -74,7 +74,7 @@ def test_a_checkpoint_of_comfyui_is_the_same_model(base):
 
 @pytest.fixture(scope="module")
 def base(checkpoint, configs):
-    return single_file_base(checkpoint, configs)
+    return load_base(str(checkpoint), configs=configs)
 
 
 TEXTS = [
@@ -185,12 +185,12 @@ def test_what_a_checkpoint_predicts(checkpoint, configs, tmp_path):
         tensors["v_pred"] = torch.empty(0)
         tensors["ztsnr"] = torch.empty(0)
 
-    base = single_file_base(rewritten(checkpoint, tmp_path / "v.safetensors", v_pred), configs)
+    base = load_base(str(rewritten(checkpoint, tmp_path / "v.safetensors", v_pred)), configs=configs)
     assert base.prediction == "v_prediction" and base.scheduler_config["rescale_betas_zero_snr"]
     assert "v_prediction with zero terminal SNR (key v_pred and ztsnr)" in base.origin
     assert base.sigmas[-1] > 4000
     said = {"modelspec.prediction_type": "v"}
-    base = single_file_base(rewritten(checkpoint, tmp_path / "said.safetensors", metadata=said), configs)
+    base = load_base(str(rewritten(checkpoint, tmp_path / "said.safetensors", metadata=said)), configs=configs)
     assert base.prediction == "v_prediction" and "modelspec.prediction_type=v" in base.origin
     assert 14 < base.sigmas[-1] < 15
 
@@ -261,7 +261,7 @@ def _wider(tensors):
 def test_files_that_will_not_do_are_named(checkpoint, configs, tmp_path, change, words):
     path = rewritten(checkpoint, tmp_path / "file.safetensors", change)
     with pytest.raises(ValueError, match=f"^base: {path} {words}") as caught:
-        single_file_base(path, configs)
+        load_base(str(path), configs=configs)
     assert "\n" not in str(caught.value)
 
 

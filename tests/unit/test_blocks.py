@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 import tiny
-from sdxl_anime_video.temporal.layers.blocks import transformer_blocks
+from sdxl_anime_video.temporal.hosts.comfy.layers.blocks import transformer_blocks
 
 SDXL_DIFFUSERS = {
     "block_out_channels": (320, 640, 1280),
@@ -31,11 +31,18 @@ SDXL_COMFY = {
     "num_head_channels": 64,
     "num_heads": -1,
 }
-SSD_1B = {  # a distilled SDXL whose depths differ from resnet to resnet and from down to up
+# a distilled SDXL whose depths differ from resnet to resnet and from down to up
+SSD_1B_DIFFUSERS = {
     **SDXL_DIFFUSERS,
     "transformer_layers_per_block": [1, 2, [4, 4]],
     "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
     "mid_block_type": None,
+}
+SSD_1B_COMFY = {
+    **SDXL_COMFY,
+    "transformer_depth": [0, 0, 2, 2, 4, 4],
+    "transformer_depth_output": [0, 0, 0, 1, 1, 2, 10, 4, 4],
+    "transformer_depth_middle": -1,
 }
 
 
@@ -49,14 +56,19 @@ def modules_of(unet):
 
 
 @pytest.mark.parametrize(
-    "config",
-    [SDXL_DIFFUSERS, SSD_1B, tiny.TINY.diffusers(), tiny.ALL_LEVELS.diffusers()],
+    ("comfy", "diffusers"),
+    [
+        (SDXL_COMFY, SDXL_DIFFUSERS),
+        (SSD_1B_COMFY, SSD_1B_DIFFUSERS),
+        ({**tiny.TINY.comfy(), "num_head_channels": 64}, tiny.TINY.diffusers()),
+        ({**tiny.ALL_LEVELS.comfy(), "num_head_channels": 64}, tiny.ALL_LEVELS.diffusers()),
+    ],
     ids=["sdxl", "ssd_1b", "tiny", "all_levels"],
 )
-def test_equals_the_modules_of_diffusers(config):
+def test_equals_the_modules_of_diffusers(comfy, diffusers):
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**config)
-    assert {block.path: (block.dim, block.heads) for block in transformer_blocks(unet.config)} == modules_of(unet)
+        unet = UNet2DConditionModel(**diffusers)
+    assert {block.path: (block.dim, block.heads) for block in transformer_blocks(comfy)} == modules_of(unet)
 
 
 def test_full_sdxl_has_70_blocks():
@@ -65,24 +77,6 @@ def test_full_sdxl_has_70_blocks():
     assert Counter(block.dim for block in blocks) == {640: 10, 1280: 60}
     assert {block.dim // block.heads for block in blocks} == {64}
     assert len({(block.block, block.index) for block in blocks}) == 70
-
-
-@pytest.mark.parametrize(
-    ("comfy", "diffusers"),
-    [
-        (SDXL_COMFY, SDXL_DIFFUSERS),
-        (
-            {**tiny.TINY.comfy(), "num_head_channels": 64},
-            tiny.TINY.diffusers(),
-        ),
-        ({**tiny.ALL_LEVELS.comfy(), "num_head_channels": 64}, tiny.ALL_LEVELS.diffusers()),
-    ],
-    ids=["sdxl", "tiny", "all_levels"],
-)
-def test_both_configurations_give_one_map(comfy, diffusers):
-    with torch.device("meta"):
-        config = UNet2DConditionModel(**diffusers).config
-    assert transformer_blocks(comfy) == transformer_blocks(config)
 
 
 def test_known_places():

@@ -11,7 +11,7 @@ from sdxl_anime_video.media.reader import read_clip
 from sdxl_anime_video.media.writer import write_clip
 from sdxl_anime_video.rendering.evaluate import COLUMNS, measure
 from sdxl_anime_video.temporal.measure import metrics
-from sdxl_anime_video.temporal.measure.drawings import repeated_share
+from sdxl_anime_video.temporal.measure.drawings import new_drawings
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,14 @@ def test_drawings_on_twos_are_repeated(painted, tmp_path, hold, share, grain):
     """Also through a codec, and under grain of 4 levels that is new in every frame."""
     noise = np.random.default_rng(0).normal(0, grain, painted.shape)
     held = np.clip(painted[np.arange(8) // hold * hold] + noise, 0, 255).astype(np.uint8)
-    assert repeated_share(held) == pytest.approx(share)
+    assert sum(new_drawings(held)) - 1 == pytest.approx(7 * (1 - share))
     assert measure(saved(tmp_path / "held.mp4", held, crf=20))["repeated"] == pytest.approx(share)
 
 
 def test_a_blink_is_another_drawing():
     frames = np.full((2, 768, 768, 3), 200, np.uint8)
     frames[1, 300:308, 300:324] = 40
-    assert repeated_share(frames) == 0
-    assert repeated_share(frames[:1]) == 0
+    assert list(new_drawings(frames)) == [True, True]
 
 
 def test_a_pan_moves_by_what_it_moves(tmp_path):

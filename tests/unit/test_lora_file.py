@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import lora_files as make
-from sdxl_anime_video.temporal.lora.file import SDXL, describe, hashes
+from sdxl_anime_video.temporal.lora.file import SDXL, describe, hashes, is_lcm_name, is_speed_name
 from sdxl_anime_video.temporal.lora.keys import LoraError, core_keys
 from sdxl_anime_video.temporal.lora.report import Entry, Fit, report, warnings
-from sdxl_anime_video.temporal.lora.speed import is_lcm_name, is_speed_name
 from sdxl_anime_video.temporal.lora.stack import SPEED, Choice
 from sdxl_anime_video.temporal.weights.header import Header, TensorInfo, read_header
 

@@ -1,5 +1,7 @@
 """Every metric on clips whose answer is known."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -41,25 +43,22 @@ def blobs(xs, ys, colour=(1, 0, 0), size=SIZE, radius=5):
 def test_still_clip_is_perfectly_steady_and_does_not_move():
     still = np.repeat(texture()[None], 5, 0)
     assert metrics.flicker(still) == 0
-    assert metrics.temporal_flickering(still) == 1
     assert metrics.warp_error(still).error == pytest.approx(0, abs=1e-9)
     assert metrics.motion(still) == pytest.approx(0, abs=0.01)
     assert metrics.identity_drift(still) == 0
-    assert not metrics.dynamic_degree(still)
 
 
 def test_single_frame():
     one = texture()[None]
     assert metrics.flicker(one) == metrics.motion(one) == metrics.identity_drift(one) == 0
     assert metrics.warp_error(one) == (0.0, 1.0)
-    assert not metrics.dynamic_degree(one)
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(2, 1), (3, 0), (0, 4)])
 def test_translation_has_its_speed_and_little_warp_error(dx, dy):
     clip = translating(dx=dx, dy=dy)
     assert metrics.motion(clip) == pytest.approx(np.hypot(dx, dy), rel=0.1)
-    flow = metrics.clip_flow(clip)[:, 12:-12, 12:-12]
+    flow = np.stack([metrics.estimate_flow(a, b) for a, b in pairwise(clip)])[:, 12:-12, 12:-12]
     assert np.median(flow[..., 0]) == pytest.approx(-dx, abs=0.2)
     assert np.median(flow[..., 1]) == pytest.approx(-dy, abs=0.2)
     error, coverage = metrics.warp_error(clip)
@@ -95,7 +94,6 @@ def test_brightness_flicker_is_measured_exactly():
     clip = still.copy()
     clip[1::2] += 0.1
     assert metrics.flicker(clip) == pytest.approx(0.1, rel=1e-4)
-    assert metrics.temporal_flickering(clip) == pytest.approx(0.9, rel=1e-4)
     nothing = np.zeros((5, SIZE, SIZE, 2), np.float32)
     assert metrics.warp_error(clip, flow=nothing).error == pytest.approx(3 * 0.01, rel=1e-3)  # three channels
     assert metrics.identity_drift(clip) == pytest.approx(
@@ -122,22 +120,12 @@ def test_identity_drift_does_not_fail_where_the_character_is_lost():
     assert metrics.identity_drift(clip, region) > 0.1
 
 
-def test_dynamic_degree_needs_speed_and_duration():
-    fast = translating(frames=8, dx=6, dy=4)  # 7.2 pixels against a threshold of 6 * 96 / 256 = 2.25
-    assert metrics.dynamic_degree(fast)
-    assert not metrics.dynamic_degree(translating(frames=8, dx=1, dy=1))
-    mostly_still = np.concatenate([np.repeat(fast[:1], 14, 0), fast[:2]])
-    assert not metrics.dynamic_degree(mostly_still)
-
-
 def test_moving_disc_has_its_exact_path():
     t = np.arange(16)
     x, y = 48 + 12 * np.sin(2 * np.pi * t / 8), np.full(16, 40.0)
     path = paths.centroid_path(blobs(np.round(x), y), (1, 0, 0))
     np.testing.assert_allclose(path, np.stack([np.round(x), y], -1), atol=1e-5)
     assert paths.path_amplitude(path) == pytest.approx(12 / np.sqrt(2), rel=0.03)
-    assert paths.path_correlation(path, np.stack([x, y], -1)) > 0.999
-    assert paths.path_correlation(path, np.stack([-x, y], -1)) < -0.999
 
 
 def test_path_of_a_colour_that_leaves():
@@ -156,11 +144,9 @@ def test_limbs_relative_to_the_body():
     limb = blobs(30 + 4 * t, 60 + 6 * (t % 2), colour=(0, 0, 1))
     clip = np.where((limb != 0.5).any(-1, keepdims=True), limb, clip)
     body = paths.centroid_path(clip, (1, 0, 0))
-    limbs = paths.limb_paths(clip, {"foot": (0, 0, 1)}, origin=body)
-    assert paths.path_amplitude(limbs["foot"]) == pytest.approx(
-        3, rel=1e-4
-    )  # the walk is the body's, the step the foot's
-    assert paths.path_amplitude(paths.limb_paths(clip, {"foot": (0, 0, 1)})["foot"]) > 8
+    foot = paths.limb_paths(clip, {"foot": (0, 0, 1)})["foot"]
+    assert paths.path_amplitude(foot - body) == pytest.approx(3, rel=1e-4)  # the body walks, the foot steps
+    assert paths.path_amplitude(foot) > 8
 
 
 def test_jerkiness_tells_swinging_from_jumping():
@@ -219,9 +205,9 @@ def test_each_half_pixel_of_a_pan_is_a_drawing_and_a_fade_is_one_every_few_frame
 
     big = cv2.resize(texture(128), (512, 512), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     pan = np.stack([cv2.resize(big[:, i : i + 480], (256, 256), interpolation=cv2.INTER_AREA) for i in range(5)])
-    assert new_drawings(pan.repeat(3, 0)) == [True, False, False] * 5
+    assert list(new_drawings(pan.repeat(3, 0))) == [True, False, False] * 5
     fade = np.stack([np.full((64, 64, 3), level, np.uint8) for level in range(100, 122)])
-    assert new_drawings(fade) == [i % 7 == 0 for i in range(22)]  # each level alone would be a repeat
+    assert list(new_drawings(fade)) == [i % 7 == 0 for i in range(22)]  # each level alone would be a repeat
 
 
 def test_figures_of_a_clip_are_those_of_its_metrics():

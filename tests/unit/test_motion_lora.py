@@ -1,4 +1,4 @@
-"""Motion LoRAs: the four namings, alpha, several at once, and what is refused."""
+"""Motion LoRAs: the four namings, alpha, and what is refused."""
 
 import json
 
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from sdxl_anime_video.__main__ import main
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.weights.header import WeightsFileError
-from sdxl_anime_video.temporal.weights.motion.lora import fuse, load_motion_lora, patches
+from sdxl_anime_video.temporal.weights.motion.lora import load_motion_lora, patches
 
 CHANNELS = {Site("down", 0, 1): 64, Site("mid", 0, 0): 96, Site("up", 1, 2): 64}
 RANK = 3
@@ -83,10 +83,9 @@ def write(path, module, naming, alpha=None, metadata=None):
     return deltas
 
 
-def change(module, fused):
-    """Weights that are not the same any more -> by how much."""
-    before = module.state_dict()
-    return {k: v - before[k] for k, v in fused.state_dict().items() if not torch.equal(v, before[k])}
+def changes(module, path):
+    """Name of a weight -> its change by a file."""
+    return {key: value for key, (value,) in patches(module, load_motion_lora(path)).items()}
 
 
 def assert_same(got, expected):
@@ -98,15 +97,12 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("naming", ENDS)
 def test_namings(tmp_path, module, naming):
     deltas = write(tmp_path / "a.safetensors", module, naming)
-    lora = load_motion_lora(tmp_path / "a.safetensors")
-    assert_same(change(module, fuse(module, [(lora, 1.0)])), deltas)
-    assert_same({k: v for k, (v,) in patches(module, [(lora, 0.5)]).items()}, {k: v / 2 for k, v in deltas.items()})
+    assert_same(changes(module, tmp_path / "a.safetensors"), deltas)
 
 
 def test_alpha(tmp_path, module):
     deltas = write(tmp_path / "a.safetensors", module, "kohya", alpha=1.5)
-    lora = load_motion_lora(tmp_path / "a.safetensors")
-    assert_same(change(module, fuse(module, [(lora, 1.0)])), {k: v * 1.5 / RANK for k, v in deltas.items()})
+    assert_same(changes(module, tmp_path / "a.safetensors"), {k: v * 1.5 / RANK for k, v in deltas.items()})
 
 
 def test_alpha_of_peft(tmp_path, module):
@@ -119,17 +115,15 @@ def test_alpha_of_peft(tmp_path, module):
     deltas_beside = write(tmp_path / "adapter_model.safetensors", module, "peft")
     root = {k: v * (12 if "down_blocks" in k else 6) / RANK**0.5 for k, v in deltas_beside.items()}
     for name, right in (("a", expected), ("adapter_model", root)):
-        lora = load_motion_lora(tmp_path / f"{name}.safetensors")
-        assert_same(change(module, fuse(module, [(lora, 1.0)])), right)
+        assert_same(changes(module, tmp_path / f"{name}.safetensors"), right)
 
 
 @pytest.mark.parametrize("name", ["attn1.to_q", "to_q", f"unet.down_blocks.0.motion_modules.1.{BLOCK}.attn1.to_q"])
 def test_alpha_pattern_names_the_end_of_a_layer(tmp_path, module, name):
     said = {"lora_adapter_metadata": json.dumps({"unet.alpha_pattern": {name: 12}})}
     deltas = write(tmp_path / "a.safetensors", module, "diffusers", metadata=said)
-    lora = load_motion_lora(tmp_path / "a.safetensors")
     expected = {k: v * (4 if k.endswith("to_q.weight") else 1) for k, v in deltas.items()}
-    assert_same(change(module, fuse(module, [(lora, 1.0)])), expected)
+    assert_same(changes(module, tmp_path / "a.safetensors"), expected)
 
 
 SETTINGS = {
@@ -154,33 +148,13 @@ def test_alpha_of_any_type(tmp_path, module, dtype):
     deltas = write(path, module, "kohya", alpha=6.0)
     as_written = {key: value.to(dtype) if key.endswith(".alpha") else value for key, value in load_file(path).items()}
     save_file(as_written, path)
-    assert_same(change(module, fuse(module, [(load_motion_lora(path), 1.0)])), {k: v * 2 for k, v in deltas.items()})
+    assert_same(changes(module, path), {k: v * 2 for k, v in deltas.items()})
 
 
 def test_a_lora_without_effect_warns(tmp_path, module, caplog):
     write(tmp_path / "a.safetensors", module, "kohya", alpha=0.0)
-    assert not change(module, fuse(module, [(load_motion_lora(tmp_path / "a.safetensors"), 1.0)]))
+    assert not any(value.any() for value in changes(module, tmp_path / "a.safetensors").values())
     assert "a.safetensors: every alpha or matrix in it is zero, so this motion LoRA changes nothing" in caplog.text
-
-
-def test_several(tmp_path, module):
-    first, second = (write(tmp_path / f"{i}.safetensors", module, "diffusers") for i in range(2))
-    loras = [load_motion_lora(tmp_path / f"{i}.safetensors") for i in range(2)]
-    fused = fuse(module, [(loras[0], 0.7), (loras[1], -0.2)])
-    assert_same(change(module, fused), {key: 0.7 * first[key] - 0.2 * second[key] for key in first})
-    assert not patches(module, [(loras[0], 0.0)])
-    assert not change(module, fuse(module, [(loras[0], 0.0)]))
-    # what is not changed is shared, and the module given is as it was
-    norm = "mid_block.motion_modules.0.norm.weight"
-    assert fused.state_dict()[norm].data_ptr() == module.state_dict()[norm].data_ptr()
-
-
-def test_half_modules_are_changed_in_full(tmp_path, module):
-    deltas = write(tmp_path / "a.safetensors", module, "diffusers")
-    half = module.like({key: value.half() for key, value in module.state_dict().items()})
-    fused = fuse(half, [(load_motion_lora(tmp_path / "a.safetensors"), 0.3)])
-    for key, delta in deltas.items():
-        assert torch.equal(fused.state_dict()[key], (half.state_dict()[key].float() + 0.3 * delta).half())
 
 
 def test_torch_files_and_checkpoints(tmp_path, module):
@@ -188,7 +162,7 @@ def test_torch_files_and_checkpoints(tmp_path, module):
     from safetensors.torch import load_file
 
     torch.save({"epoch": 1, "state_dict": load_file(tmp_path / "a.safetensors")}, tmp_path / "a.ckpt")
-    assert_same(change(module, fuse(module, [(load_motion_lora(tmp_path / "a.ckpt"), 1.0)])), deltas)
+    assert_same(changes(module, tmp_path / "a.ckpt"), deltas)
 
 
 SD15_KEY = (
@@ -238,7 +212,7 @@ def test_misfit(tmp_path, module):
     write(tmp_path / "a.safetensors", module, "diffusers")
     other = MotionModule(MotionConfig({Site("down", 0, 1): 64, Site("mid", 0, 0): 128}, max_frames=8))
     with pytest.raises(WeightsFileError) as caught:
-        fuse(other, [(load_motion_lora(tmp_path / "a.safetensors"), 1.0)])
+        changes(other, tmp_path / "a.safetensors")
     assert "up_blocks.1.motion_modules.2.proj_in.weight is not in the module" in str(caught.value)
     assert "to_out.0.weight is for [96, 96] and the module has [128, 128]" in str(caught.value)
 

@@ -5,7 +5,6 @@ import torch
 
 import tiny
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
-from sdxl_anime_video.temporal.layers.clips import cross_frame_group_norm
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 from sdxl_anime_video.temporal.layers.transformer import SEQUENCES
 from sdxl_anime_video.temporal.weights.motion.file import load_motion_module
@@ -132,6 +131,12 @@ def test_the_unet_alone_one_frame_and_strength_zero_are_vanilla(unet, module, in
         assert torch.equal(call(motion, inputs, num_frames=FRAMES), plain)
 
 
+def norm_of_clips(x, norm):
+    whole = x.unflatten(0, (-1, FRAMES)).transpose(1, 2)  # [b c f h w]
+    found = torch.nn.functional.group_norm(whole, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return found.transpose(1, 2).flatten(0, 1)
+
+
 def test_norms_across_frames(unet, inputs):
     """Hotshot-XL's way with a silent module: the UNet with its ResBlock norms written out across frames."""
     module = MotionModule(MotionConfig(unet_sites(unet, MotionModule), "hotshot", max_frames=8))
@@ -139,19 +144,11 @@ def test_norms_across_frames(unet, inputs):
     reference = tiny.diffusers_unet()
     for name, layer in reference.named_modules():
         if isinstance(layer, torch.nn.GroupNorm) and ".attentions." not in name:
-            layer.forward = lambda x, n=layer: cross_frame_group_norm(x, FRAMES, n.num_groups, n.weight, n.bias, n.eps)
+            layer.forward = lambda x, n=layer: norm_of_clips(x, n)
     with TemporalUNet(unet, module) as motion:
         got = call(motion, inputs, num_frames=FRAMES)
     assert difference(got, call(reference, inputs)) < 1e-6
     assert difference(got, call(unet, inputs)) > 1e-3
-
-
-def test_cross_frame_group_norm_is_one_norm_of_the_clip():
-    x = torch.randn(2 * FRAMES, 64, 5, 3)
-    whole = x.unflatten(0, (2, FRAMES)).transpose(1, 2)  # [b c f h w]
-    weight, bias = torch.randn(64), torch.randn(64)
-    expected = torch.nn.functional.group_norm(whole, 32, weight, bias, 1e-6).transpose(1, 2).flatten(0, 1)
-    assert torch.allclose(cross_frame_group_norm(x, FRAMES, 32, weight, bias, 1e-6), expected, atol=1e-6)
 
 
 def test_positions_and_strength(module):

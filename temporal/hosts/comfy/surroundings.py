@@ -9,8 +9,7 @@ import folder_paths
 
 from ....schedulers.presets import Surroundings
 from ...clip.contract import contract_of
-from ...lora.file import title_of
-from ...lora.speed import is_lcm_name, is_speed_name
+from ...lora.file import is_lcm_name, is_speed_name, title_of
 from ...weights.header import WeightsFileError, read_header
 from .graph import Graph, leads_to, model_files
 from .lcm import is_lcm

@@ -10,9 +10,9 @@ run a block again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from .injection import Call, Injection, in_precision
@@ -30,8 +30,8 @@ class AdapterInjection(Injection):
         if hasattr(self.unet, "position_net") or any(hasattr(block, "fuser") for block in blocks.values()):
             raise ValueError("The UNet has GLIGEN layers or another adapter. Detach that one or use a plain UNet.")
         for path, block in blocks.items():
-            block.fuser = Fuser(self.layers.site(path))
-        self.unet.position_net = _pass_on
+            block.fuser = partial(in_precision, self.layers.site(path))
+        self.unet.position_net = lambda call: call  # the blocks are given its result
 
     def eject(self) -> None:
         for block in _blocks(self.unet).values():
@@ -43,21 +43,6 @@ class AdapterInjection(Injection):
     ) -> Any:
         options = {**(cross_attention_kwargs or {}), "gligen": {"call": call}}
         return self.unet(*args, cross_attention_kwargs=options, **kwargs)
-
-
-class Fuser:
-    """The callable in the opening of one block."""
-
-    def __init__(self, site: nn.Module):
-        self.site = site
-
-    def __call__(self, x: torch.Tensor, call: Call) -> torch.Tensor:
-        return in_precision(self.site, x, call)
-
-
-def _pass_on(call: Call) -> Call:
-    """Stand in for GLIGEN's position_net, whose result the blocks are given."""
-    return call
 
 
 def _blocks(unet: nn.Module) -> dict[str, Any]:

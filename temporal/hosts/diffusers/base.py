@@ -13,6 +13,7 @@ from einops import rearrange
 from ....commands.config import Precision
 from ....commands.precision import base_dtype, computing_in, vae_arithmetic
 from ...layers.base import TemporalLayers
+from .single_file import CONFIGS, load_single_file
 from .text import Text, TextEncoders
 
 LINEAR = "scaled_linear"
@@ -84,10 +85,10 @@ def time_ids(height: int, width: int, rows: int) -> torch.Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(rows, 1)
 
 
-def load_base(name: str, dtype: torch.dtype | None = None) -> Base:
+def load_base(name: str, dtype: torch.dtype | None = None, configs: Path = CONFIGS) -> Base:
     """`toon`, a single-file SDXL checkpoint (.safetensors), or a diffusers folder; never looks on the network.
 
-    dtype: the UNet's, fp32 if None. The VAE and the text encoders have fp32.
+    dtype: the UNet's, fp32 if None. The VAE and the text encoders have fp32. configs: see `load_single_file`.
 
     Raises ValueError if it is none of them, naming what it is instead.
     """
@@ -96,21 +97,14 @@ def load_base(name: str, dtype: torch.dtype | None = None) -> Base:
     elif (Path(name) / "unet" / "config.json").exists():
         base = _folder(name)
     elif Path(name).is_file():
-        return single_file_base(Path(name), dtype=dtype)
+        pipe, sampling = load_single_file(Path(name), configs, dtype)
+        return _from_pipeline(pipe, f"{Path(name).name}: SDXL checkpoint, predicts {sampling}")
     else:
         what = "is no diffusers folder, it has no unet/config.json" if Path(name).exists() else "does not exist"
         raise ValueError(f"checkpoint {name!r} {what}; give a .safetensors file, a diffusers folder, or toon")
     if dtype is not None:
         torch.nn.Module.to(base.unet, dtype)  # past diffusers' own, which warns of nothing
     return base
-
-
-def single_file_base(path: Path, configs: Path | None = None, dtype: torch.dtype | None = None) -> Base:
-    """As `load_base` for a checkpoint file; configs: see `single_file.load_single_file`."""
-    from .single_file import CONFIGS, load_single_file
-
-    pipe, sampling = load_single_file(path, configs or CONFIGS, dtype)
-    return _from_pipeline(pipe, f"{path.name}: SDXL checkpoint, predicts {sampling}")
 
 
 def sigmas_of(config: dict[str, Any]) -> torch.Tensor:

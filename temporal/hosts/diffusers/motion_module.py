@@ -32,17 +32,13 @@ class MotionInjection(Injection):
 
     @staticmethod
     def sites(unet: Any) -> dict[Site, int]:
-        channels = {}
-        for site in _places(unet):
-            block = unet.mid_block if site.direction == "mid" else getattr(unet, f"{site.direction}_blocks")[site.block]
-            channels[site] = block.resnets[site.layer].conv2.out_channels
-        return channels
+        return {site: resnet.conv2.out_channels for site, (_, resnet) in _places(unet).items()}
 
     def inject(self) -> None:
         places = _places(self.unet)
         self.hooks.append(self.unet.register_forward_pre_hook(self._begin))
         for site in self.layers.sites:
-            self.hooks.append(places[site].register_forward_hook(self._transformer(site)))
+            self.hooks.append(places[site][0].register_forward_hook(self._transformer(site)))
         if self.layers.cross_frame_resnet_norms:
             for norm in resnet_norms(self.unet):
                 self.hooks.append(norm.register_forward_pre_hook(self._join))
@@ -78,15 +74,17 @@ class MotionInjection(Injection):
         return images_as_clips(output, self.now.frames) if self.now else None
 
 
-def _places(unet: Any) -> dict[Site, nn.Module]:
-    """Return site -> the spatial layer that a temporal transformer there follows."""
+def _places(unet: Any) -> dict[Site, tuple[nn.Module, Any]]:
+    """Return site -> (the spatial layer that a temporal transformer there follows, the ResBlock of that layer)."""
     places = {}
     for direction, blocks in (("down", unet.down_blocks), ("up", unet.up_blocks)):
         for i, block in enumerate(blocks):
             layers = block.attentions if getattr(block, "has_cross_attention", False) else block.resnets
-            places |= {Site(direction, i, j): layer for j, layer in enumerate(layers)}
+            pairs = zip(layers, block.resnets, strict=True)
+            places |= {Site(direction, i, j): pair for j, pair in enumerate(pairs)}
     if unet.mid_block is not None:
-        places |= {Site("mid", 0, j): layer for j, layer in enumerate(getattr(unet.mid_block, "attentions", ()))}
+        pairs = zip(getattr(unet.mid_block, "attentions", ()), unet.mid_block.resnets, strict=False)
+        places |= {Site("mid", 0, j): pair for j, pair in enumerate(pairs)}
     return places
 
 

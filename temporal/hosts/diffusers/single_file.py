@@ -44,13 +44,11 @@ class Sampling:
 
 def read_sampling(header: Header) -> Sampling:
     """As ComfyUI does, by the keys `v_pred` and `ztsnr`; where they are missing, by the modelspec metadata."""
-    said = header.metadata.get("modelspec.prediction_type", "")
+    said, zero_snr = header.metadata.get("modelspec.prediction_type", ""), "ztsnr" in header.tensors
     if "v_pred" in header.tensors:
-        zero_snr = "ztsnr" in header.tensors
         return Sampling("v_prediction", zero_snr, "key v_pred" + (" and ztsnr" if zero_snr else ""))
-    if said.startswith("v"):
-        return Sampling("v_prediction", "ztsnr" in header.tensors, f"metadata modelspec.prediction_type={said}")
-    return Sampling("epsilon", False, "no key v_pred" if not said else f"metadata modelspec.prediction_type={said}")
+    why = f"metadata modelspec.prediction_type={said}" if said else "no key v_pred"
+    return Sampling("v_prediction", zero_snr, why) if said.startswith("v") else Sampling("epsilon", False, why)
 
 
 def check_checkpoint(path: Path) -> Sampling:
@@ -81,8 +79,8 @@ def _what_is_wrong(header: Header) -> str | None:
     if odd := [key for key in _OTHER_SAMPLING if key in tensors]:
         return f"has noise levels of another kind (key {odd[0]}: EDM); {_WANTED}"
     missing = [part for part, key in _PARTS.items() if key not in tensors]
-    if len(missing) == len(_PARTS) or _is_adapter(tensors):
-        kind = recognise(tensors)
+    kind = recognise(tensors)
+    if len(missing) == len(_PARTS) or (kind and "LoRA" in kind.what):
         return f"is {kind.what if kind else 'no model known here'}, not an SDXL checkpoint; {_WANTED}"
     if missing:
         return f"has no {', no '.join(missing)}; give a whole checkpoint (ComfyUI's CheckpointSave joins the parts)"
@@ -91,11 +89,6 @@ def _what_is_wrong(header: Header) -> str | None:
         kind = "an inpainting model" if channels == 9 else "an image editing model"
         return f"is {kind}: its UNet takes {channels} channels, not 4; {_WANTED}"
     return None
-
-
-def _is_adapter(tensors: Any) -> bool:
-    kind = recognise(tensors)
-    return kind is not None and "LoRA" in kind.what
 
 
 def load_single_file(path: Path, configs: Path = CONFIGS, dtype: Any = None) -> tuple[Any, Sampling]:

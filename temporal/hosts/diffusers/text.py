@@ -46,7 +46,6 @@ class TextEncoders:
         """Channels of a token that come from each encoder."""
         return tuple(encoder.config.hidden_size for encoder in self.encoders)
 
-    @torch.no_grad()
     def __call__(self, captions: list[str]) -> Text:
         """Tokens `[N, 77, C]`, the encoders' last but one layers side by side, and the second's pooled `[N, P]`.
 

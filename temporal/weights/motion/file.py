@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,10 +19,9 @@ from ...layers.motion_module import MotionModule
 from ..header import WeightsFileError, naming
 from ..listing import quoted
 from ..torch_file import open_weights
-from ..values import TORCH_DTYPES, dtype_named, require_finite, write_finite
+from ..values import TORCH_DTYPES, require_finite, write_finite
 from .keys import read_contents, split_key
 
-TORCH_SAVE = (".ckpt", ".pt", ".pth", ".bin")
 FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -31,7 +29,7 @@ FOLDER_FILES = (
 )
 
 
-def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: torch.dtype | None = None) -> MotionModule:
+def load_motion_module(path: str | Path, operations: Any = nn, dtype: torch.dtype | None = None) -> MotionModule:
     """Return the motion module of a file, on the CPU, in `dtype` or else the file's own; warn if it is silent.
 
     path: a .safetensors or torch.save file (.ckpt, .pt, .pth, .bin; no code in it is ever run), or a folder of
@@ -59,9 +57,7 @@ def load_motion_module(path: str | os.PathLike, operations: Any = nn, dtype: tor
     return module
 
 
-def save_motion_module(
-    module: MotionModule, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
-) -> None:
+def save_motion_module(module: MotionModule, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a module as safetensors under AnimateDiff's names or Hotshot-XL's, whole or not at all.
 
     metadata: added to the module's own; the betas of the training, heads and groups are always there.
@@ -75,12 +71,12 @@ def save_motion_module(
     write_finite(Path(path), weights, said)
 
 
-def convert_motion_module(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None) -> str:
-    """Write a motion module of any layout as safetensors and describe it. dtype: F32, F16, BF16; None keeps the file's.
+def convert_motion_module(source: str | Path, target: str | Path, dtype: torch.dtype | None = None) -> str:
+    """Write a motion module of any layout as safetensors and describe it. dtype: None keeps the file's.
 
     Raises WeightsFileError.
     """
-    module = load_motion_module(source, dtype=dtype_named(dtype))
+    module = load_motion_module(source, dtype=dtype)
     save_motion_module(module, target)
     return module.describe()
 
@@ -131,15 +127,7 @@ def _betas(metadata: Mapping[str, str]) -> tuple[float, float] | None:
 
 def _from_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the weights and settings of a folder that diffusers' MotionAdapter.save_pretrained wrote."""
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeightsFileError("is a folder without a config.json. Choose the file of the motion module.") from None
-    except (ValueError, RecursionError) as error:
-        raise WeightsFileError(f"has a config.json that is no JSON ({error}). Download it again.") from None
-    if not isinstance(config, dict) or config.get("_class_name") != "MotionAdapter":
-        raise WeightsFileError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
-    settings = _settings(config)
+    settings = _settings(_config(folder))
     file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if file is None:
         raise WeightsFileError(f"is a folder with a config.json but none of {', '.join(FOLDER_FILES)}. Fetch one.")
@@ -151,10 +139,23 @@ def _beside(file: Path) -> dict[str, Any]:
     if file.name not in FOLDER_FILES:
         return {}
     try:
-        config = json.loads((file.parent / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = _config(file.parent)
+    except (OSError, WeightsFileError):
         return {}  # there is none, or it belongs to something else
-    return _settings(config) if isinstance(config, dict) and config.get("_class_name") == "MotionAdapter" else {}
+    return _settings(config)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a MotionAdapter. Raises WeightsFileError if the folder has none."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsFileError("is a folder without a config.json. Choose the file of the motion module.") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsFileError(f"has a config.json that is no JSON ({error}). Download it again.") from None
+    if not isinstance(config, dict) or config.get("_class_name") != "MotionAdapter":
+        raise WeightsFileError("is a folder whose config.json is not of diffusers' MotionAdapter. Choose another.")
+    return config
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ..header import WeightsFileError
 from ..known_files import recognise
 from ..listing import listed
 
+Shapes = Mapping[str, tuple[int, ...]]
 MOST = 16
 """Most transformer blocks of a site, and most attentions of a block."""
 SD15_WIDTHS = {0: 320, 1: 640, 2: 1280, 3: 1280}
@@ -104,7 +105,7 @@ class Contents:
 
 
 def read_contents(
-    shapes: Mapping[str, tuple[int, ...]], heads: int = 8, groups: int = 32, betas: tuple[float, float] | None = None
+    shapes: Shapes, heads: int = 8, groups: int = 32, betas: tuple[float, float] | None = None
 ) -> Contents:
     """Return the layout of these keys and the module that they make. heads, groups, betas: as for MotionConfig.
 
@@ -132,7 +133,7 @@ def read_contents(
         if any(name in found for name in names[key]):
             problems.append(f"{key} is there twice")
         found.update(dict.fromkeys(names[key], tuple(shapes[key])))
-    sites = sorted({site for _, site, _ in split.values()}, key=_order)
+    sites = sorted({site for _, site, _ in split.values()})  # down, mid, up
     widths = {site: _width(site, found) for site in sites}
     _refuse_sd15(widths, found)
     config = _config(widths, layout, found, heads, groups, betas)
@@ -142,7 +143,7 @@ def read_contents(
         raise WeightsFileError(
             f"is {layout.title}, but does not hold together: {listed(problems, '; ')}. Download or export it again."
         )
-    return Contents(config, layout, names, tuple(key for key in others))
+    return Contents(config, layout, names, tuple(others))
 
 
 def another_kind(keys: Collection[str], wanted: str) -> str | None:
@@ -156,7 +157,7 @@ def another_kind(keys: Collection[str], wanted: str) -> str | None:
     return f"is {kind.what}, not {wanted}. {kind.remedy}" if kind else None
 
 
-def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]]) -> None:
+def _refuse_sd15(widths: Mapping[Site, int], found: Shapes) -> None:
     """Raise WeightsFileError for a module of Stable Diffusion 1.5, whose UNet has a fourth level."""
     down = {site.block: width for site, width in widths.items() if site.direction == "down"}
     if down != SD15_WIDTHS:
@@ -170,26 +171,15 @@ def _refuse_sd15(widths: Mapping[Site, int], found: Mapping[str, tuple[int, ...]
     )
 
 
-def _order(site: Site) -> tuple[int, int, int]:
-    return ("down", "mid", "up").index(site.direction), site.block, site.layer
-
-
-def _width(site: Site, found: Mapping[str, tuple[int, ...]]) -> int:
+def _width(site: Site, found: Shapes) -> int:
     """Return the channels of a site by its first tensor of sound rank, 0 if it has none."""
-    for part, rank in (("norm.weight", 1), ("proj_out.bias", 1), ("proj_out.weight", 2), ("proj_in.weight", 2)):
-        shape = found.get(f"{site.path}.{part}", ())
-        if len(shape) == rank:
-            return shape[0]
-    return 0
+    ranks = {"norm.weight": 1, "proj_out.bias": 1, "proj_out.weight": 2, "proj_in.weight": 2}
+    shapes = ((found.get(f"{site.path}.{part}", ()), rank) for part, rank in ranks.items())
+    return next((shape[0] for shape, rank in shapes if len(shape) == rank), 0)
 
 
 def _config(
-    widths: Mapping[Site, int],
-    layout: Layout,
-    found: Mapping[str, tuple[int, ...]],
-    heads: int,
-    groups: int,
-    betas: tuple[float, float] | None,
+    widths: dict[Site, int], layout: Layout, found: Shapes, heads: int, groups: int, betas: tuple[float, float] | None
 ) -> MotionConfig:
     """Return the config of the module that the tensors belong to."""
     lengths = Counter(shape[1] for name, shape in found.items() if name.endswith(".pe") and len(shape) == 3)
@@ -202,7 +192,7 @@ def _config(
     if lengths and not all(lengths):
         raise WeightsFileError(f"is {layout.title} whose position tables are empty. Download or export it again.")
     return MotionConfig(
-        sites=dict(widths),
+        sites=widths,
         format=layout.format,
         max_frames=max(lengths, key=lambda length: lengths[length], default=1),
         heads=heads,
@@ -218,7 +208,7 @@ def _count(pattern: str, names: Iterable[str]) -> int:
     return min(max((int(match[1]) for name in names if (match := re.search(pattern, name))), default=0) + 1, MOST)
 
 
-def _differences(config: MotionConfig, found: Mapping[str, tuple[int, ...]], origin: Mapping[str, str]) -> list[str]:
+def _differences(config: MotionConfig, found: Shapes, origin: Mapping[str, str]) -> list[str]:
     """Return the keys that are missing, unexpected or misshapen. origin: our name -> the file's."""
     expected = {name: tuple(value.shape) for name, value in MotionModule(config, device="meta").state_dict().items()}
     problems = [f"missing key {name}" for name in expected if name not in found]

@@ -8,9 +8,8 @@ PEFT's (`to_q.lora_A.weight`) and that of kohya's scripts (`lora_unet_..._to_q.l
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +50,6 @@ class Change:
         """Whether the change is zero."""
         return not (self.scale and self.down.any() and self.up.any())
 
-    def delta(self) -> torch.Tensor:
-        """Return the change, `[out in]` in fp32."""
-        return self.scale * (self.up.float() @ self.down.float())
-
 
 @dataclass(frozen=True)
 class MotionLora:
@@ -68,15 +63,13 @@ class MotionLora:
         ranks = sorted({change.down.shape[0] for change in self.changes.values()})
         scales = sorted({change.scale for change in self.changes.values()})
         places = {key.partition(".transformer_blocks.")[0].partition(".proj_")[0] for key in self.changes}
-        return "\n".join(
-            [
-                f"motion LoRA: {len(self.changes)} matrices at {len(places)} places",
-                f"rank: {', '.join(map(str, ranks))}; alpha over rank: {', '.join(f'{scale:g}' for scale in scales)}",
-            ]
+        return (
+            f"motion LoRA: {len(self.changes)} matrices at {len(places)} places\n"
+            f"rank: {', '.join(map(str, ranks))}; alpha over rank: {', '.join(f'{scale:g}' for scale in scales)}"
         )
 
 
-def load_motion_lora(path: str | os.PathLike) -> MotionLora:
+def load_motion_lora(path: str | Path) -> MotionLora:
     """Return the motion LoRA of a file in any of the four namings; no code in it is run. Warn if it changes nothing.
 
     Raises WeightsFileError, naming the file, for any other file and for a motion LoRA of Stable Diffusion 1.5.
@@ -98,43 +91,25 @@ def is_motion_lora_key(key: str) -> bool:
     return bool(part and _weight(layer))
 
 
-def patches(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> dict[str, tuple[torch.Tensor]]:
-    """Return name of a weight -> (sum of its changes times their weights,), the form of ComfyUI's add_patches.
+def patches(module: MotionModule, lora: MotionLora) -> dict[str, tuple[torch.Tensor]]:
+    """Return name of a weight -> (its change `[out in]` in fp32,), the form of ComfyUI's add_patches.
 
-    Raises WeightsFileError for keys of a LoRA that the module lacks or has in another shape.
+    Raises WeightsFileError for keys of the LoRA that the module lacks or has in another shape.
     """
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    found: dict[str, tuple[torch.Tensor]] = {}
-    for lora, weight in loras:
-        problems = []
-        for key, change in lora.changes.items():
-            shape = (change.up.shape[0], change.down.shape[1])
-            if key not in shapes:
-                problems.append(f"{key} is not in the module")
-            elif shape != shapes[key]:
-                problems.append(f"{key} is for {list(shape)} and the module has {list(shapes[key])}")
-        if problems:
-            raise WeightsFileError(
-                f"The motion LoRA {lora.name} does not fit {module.name}: {listed(problems, '; ')}. Use it with the "
-                "motion module that it was trained on."
-            )
-        if weight:
-            for key, change in lora.changes.items():
-                delta = weight * change.delta()
-                found[key] = (found[key][0] + delta if key in found else delta,)
-    return found
-
-
-@torch.no_grad()
-def fuse(module: MotionModule, loras: Sequence[tuple[MotionLora, float]]) -> MotionModule:
-    """Return a module with the changes added. It shares all other tensors with `module`, which stays unchanged.
-
-    Raises WeightsFileError as `patches` does.
-    """
-    state = module.state_dict()
-    for key, (delta,) in patches(module, loras).items():
-        state[key] = (state[key].float() + delta.to(state[key].device)).to(state[key].dtype)
-    return module.like(state)
+    problems = []
+    for key, change in lora.changes.items():
+        shape = (change.up.shape[0], change.down.shape[1])
+        if key not in shapes:
+            problems.append(f"{key} is not in the module")
+        elif shape != shapes[key]:
+            problems.append(f"{key} is for {list(shape)} and the module has {list(shapes[key])}")
+    if problems:
+        raise WeightsFileError(
+            f"The motion LoRA {lora.name} does not fit {module.name}: {listed(problems, '; ')}. Use it with the "
+            "motion module that it was trained on."
+        )
+    return {key: (change.scale * (change.up.float() @ change.down.float()),) for key, change in lora.changes.items()}
 
 
 def _changes(state: Mapping[str, torch.Tensor], settings: Settings) -> dict[str, Change]:

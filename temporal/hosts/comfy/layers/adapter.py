@@ -15,8 +15,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ....layers.attention import TemporalSelfAttention
-from ....layers.blocks import TransformerBlock, transformer_blocks
 from ....weights.fit import require_fit
+from .blocks import TransformerBlock, transformer_blocks
 from .planned import Plan, PlannedPatch, as_patcher, no_sdxl_unet
 
 KEY = "sav_temporal_adapter"

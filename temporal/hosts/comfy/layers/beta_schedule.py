@@ -12,15 +12,21 @@ from types import SimpleNamespace
 import comfy.model_sampling
 import torch
 
-from ....layers.beta_schedules import CHOICES, LINEAR, NAMED, SCALED_LINEAR, UNCHANGED
-
-CORE_NAMES = {SCALED_LINEAR: "linear", LINEAR: "sqrt_linear"}
+NAMED = {
+    "scaled-linear 0.00085-0.020": ("linear", 0.00085, 0.020),
+    "scaled-linear 0.00085-0.012": ("linear", 0.00085, 0.012),
+    "linear 0.00085-0.012": ("sqrt_linear", 0.00085, 0.012),
+}
+"""Choice -> kind, first and last beta. Core's "linear" is linear in the square root of beta, "sqrt_linear" in beta."""
+UNCHANGED = "sdxl"
+"""The choice that leaves a model its own schedule."""
+CHOICES = ("auto", UNCHANGED, *NAMED)
 
 
 def with_beta_schedule(model, choice: str, betas: tuple[float, float], held: bool = False):
     """Return a clone of the MODEL on another noise schedule; only a clone if it is on that one already.
 
-    choice: one of CHOICES; "auto" is scaled-linear from betas[0] to betas[1].
+    choice: one of CHOICES; "auto" is scaled-linear from betas[0] to betas[1], the schedule of the training.
     held: whether another motion module has set the MODEL's schedule, which may then not change.
 
     Raises ValueError for an unknown choice, for a MODEL whose noise levels do not come from betas, and for a change of
@@ -31,7 +37,7 @@ def with_beta_schedule(model, choice: str, betas: tuple[float, float], held: boo
     model = model.clone()
     if choice == UNCHANGED:
         return model
-    kind, start, end = NAMED.get(choice, (SCALED_LINEAR, *betas))
+    kind, start, end = NAMED.get(choice, ("linear", *betas))
     now = model.get_model_object("model_sampling")
     discrete = comfy.model_sampling.ModelSamplingDiscrete
     if not isinstance(now, discrete) or isinstance(now, comfy.model_sampling.ModelSamplingDiscreteEDM):
@@ -39,7 +45,7 @@ def with_beta_schedule(model, choice: str, betas: tuple[float, float], held: boo
             f"beta_schedule {choice} cannot be set: the noise levels of this MODEL do not come from a schedule of "
             f"betas. Choose {UNCHANGED}, which leaves them as they are."
         )
-    settings = {"beta_schedule": CORE_NAMES[kind], "linear_start": start, "linear_end": end}
+    settings = {"beta_schedule": kind, "linear_start": start, "linear_end": end}
     config = SimpleNamespace(sampling_settings={**model.model.model_config.sampling_settings, **settings})
     new = type(now)(config, zsnr=now.zsnr)  # of a model's configuration it reads nothing else
     if torch.equal(new.sigmas, now.sigmas):

@@ -24,11 +24,10 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP
 
-from ....layers.beta_schedules import UNCHANGED
 from ....layers.motion_module import MotionModule, Site
 from ....weights.fit import require_fit
 from ....weights.motion.lora import load_motion_lora, patches
-from .beta_schedule import with_beta_schedule
+from .beta_schedule import UNCHANGED, with_beta_schedule
 from .in_unet import blocks_of, placed
 from .planned import PlannedPatch, as_patcher, no_sdxl_unet
 
@@ -147,7 +146,7 @@ def with_motion_lora(patcher, path: str | Path, strength: float):
 
     Raises ValueError for a file that is no motion LoRA for this module.
     """
-    changes = patches(patcher.model, [(load_motion_lora(path), 1.0)])
+    changes = patches(patcher.model, load_motion_lora(path))
     patcher = patcher.clone()
     if strength:
         patcher.add_patches(changes, strength)

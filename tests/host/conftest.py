@@ -18,7 +18,7 @@ from sdxl_anime_video.headless.comfyui import import_comfyui
 def _start() -> tuple[Path, Path]:
     """ComfyUI's folder, and the temporary one that it keeps its own in.
 
-    This happens while pytest collects, because test modules import comfy at their top.
+    This runs while pytest collects, because test modules import comfy at the top.
     """
     base = Path(tempfile.mkdtemp(prefix="sav-host-"))
     atexit.register(shutil.rmtree, base, ignore_errors=True)
@@ -57,7 +57,7 @@ def _unload_models():
 
 @pytest.fixture
 def resume_id(request):
-    """A name of the test's own for finished segments, which are removed after it."""
+    """A `resume_id` for one test; its finished segments are removed after the test."""
     from resuming import runs
 
     yield "test-" + request.node.name.split("[")[0].replace("_", "-")[:50]

@@ -1,4 +1,4 @@
-"""BestHQ nodes in the real ComfyUI: equal to core's dpmpp_2m on karras sigmas, to the last bit."""
+"""BestHQ nodes in the real ComfyUI: equal to core's dpmpp_2m on karras sigmas, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise levels of a motion module's training on a MODEL that keeps everything else about its own."""
+"""The MODEL gets the noise levels that a motion module was trained on; its other sampling settings stay."""
 
 import comfy.model_sampling
 import comfy_extras.nodes_model_advanced as advanced
@@ -54,7 +54,7 @@ def test_auto_is_the_schedule_of_the_training(model, modules):
     got = sampling_of(applied(model, modules["animatediff"]))
     assert close(got.sigmas, sigmas(scaled_linear(0.00085, 0.020)))
     assert float(got.sigma_max) == pytest.approx(65.93, abs=0.01)
-    assert sampling_of(applied(model, modules["hotshot"])) is sampling_of(model)  # which is SDXL's own
+    assert sampling_of(applied(model, modules["hotshot"])) is sampling_of(model)  # its schedule is SDXL's own
     assert float(sampling_of(model).sigma_max) == pytest.approx(14.61, abs=0.01)
 
 
@@ -88,13 +88,13 @@ def test_prediction_and_zero_terminal_snr_stay(model, modules, kind, base, zsnr)
     assert float(got.sigma_max) == pytest.approx(4518.8 if zsnr else 65.93, rel=1e-3)
     assert not torch.equal(got.sigmas, sampling_of(before).sigmas)
     x, sigma = torch.randn(1, 4, 2, 2), torch.tensor([2.0])
-    if kind != "lcm":  # whose answer depends on the time step, and so on the schedule
+    if kind != "lcm":  # its prediction depends on the time step, and so on the schedule
         old = sampling_of(before).calculate_denoised(sigma, x, 2 * x)
         assert torch.equal(got.calculate_denoised(sigma, x, 2 * x), old)
 
 
 def test_a_checkpoint_that_says_so_itself(modules):
-    """Anime checkpoints for zero terminal SNR say it in their settings, as core reads them from a key of the file."""
+    """Anime checkpoints for zero terminal SNR: core reads the setting from a key of the file."""
     model = tiny.comfy_model(tiny.ALL_LEVELS)
     config = model.model.model_config
     settings = config.sampling_settings = {**config.sampling_settings, "zsnr": True}

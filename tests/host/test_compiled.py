@@ -1,7 +1,7 @@
 """The adapter, chains, windows and ControlNets under TorchCompileModel's wrapper: equal to the model that is not
 compiled, and traced once.
 
-With torch.compile's own backend in place of a compiler: what it traces, and when it traces anew, is the same.
+The backend `eager` takes the place of a compiler: it traces the same code, and traces again in the same cases.
 """
 
 import comfy.ldm.modules.attention

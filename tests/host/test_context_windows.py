@@ -75,7 +75,7 @@ def test_a_step_is_the_weighted_mean_of_its_windows(fuse, schedule):
 
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "dpm_2_ancestral", "seeds_2", "lcm"])
 def test_substep_and_stochastic_samplers(sampler):
-    """Without an adapter windows cannot matter, whatever the sampler."""
+    """Without an adapter, windows have no effect, with any sampler."""
     plain = correlated(model())
     whole = ksample(plain, sampler, frames=LENGTH)
     for schedule in SCHEDULES:
@@ -116,7 +116,7 @@ def test_hints_of_each_frame_follow_it(schedule):
     whole = sample(plain, *conds)
     assert close(sample(windowed(plain, 4, 2, schedule), *conds), whole)
     assert close(sample(chained(windowed(plain, 2, 1, schedule), 4, 1), *conds), whole)
-    assert torch.equal(sample(plain, *conds), whole)  # the ControlNet itself is as it was
+    assert torch.equal(sample(plain, *conds), whole)  # the ControlNet itself is unchanged
     assert not close(sample(plain), whole)
 
 

@@ -1,4 +1,4 @@
-"""Control Hints in the real ComfyUI: what holds for every kind, and canny. `test_hint_detectors.py` has the rest."""
+"""Control Hints in the real ComfyUI: rules for every kind, and canny. `test_hint_detectors.py`: other kinds."""
 
 import os
 from itertools import islice
@@ -56,7 +56,7 @@ def test_resolution():
 def test_only_keyframes_are_worked_on():
     whole = hints(images())
     broken = images()
-    broken[2] = float("nan")  # a frame that is not asked for
+    broken[2] = float("nan")  # not one of the keyframes
     assert torch.equal(hints(broken, keyframes="0, 25%, -1"), whole[[0, 1, 4]])
     with pytest.raises(ValueError, match="Control Hints: frame 2 holds NaN"):
         hints(broken)
@@ -74,7 +74,7 @@ def test_progress_and_interrupt():
     comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, total)))
     try:
         hints(images(3))
-        assert seen[0] == (1, 3) and seen[-1] == (3, 3)  # later ComfyUI leaves out some in between
+        assert seen[0] == (1, 3) and seen[-1] == (3, 3)  # newer versions of ComfyUI omit some in between
         shown = len(seen)
         comfy.model_management.interrupt_current_processing(True)
         with pytest.raises(comfy.model_management.InterruptProcessingException):

@@ -110,7 +110,7 @@ def test_strength_zero_is_no_controlnet(control):
 
 
 def test_several_prompts_and_areas_equal_core(control):
-    """Three passes of which one is a part of the picture, so that they are not one batch."""
+    """Three prompts, one of them for a part of the picture, so that core cannot evaluate them as one batch."""
     text, info = tiny.conditioning(tiny.ALL_LEVELS, seed=2)[0]
     part = [[text, {**info, "area": (SIZE, SIZE // 2, 0, 0), "set_area_to_bounds": False, "strength": 0.5}]]
     conds = POSITIVE + part, NEGATIVE
@@ -169,7 +169,7 @@ def test_windows_equal_runs_of_their_own(control, keyframes):
 
 @pytest.mark.parametrize(("keyframes", "falloff"), [("all", "none"), ("0, 50%, -1", "none"), ("0, 3", "smooth")])
 def test_pieces_see_their_hints(control, keyframes, falloff):
-    """Without an adapter pieces cannot matter; two ControlNets in a row, of which the first is core's alone."""
+    """Without an adapter, pieces have no effect. Two ControlNets in a row, the first by core's node."""
     first = by_core(control, strength=0.5)
     settings = {"keyframes": keyframes, "falloff": falloff, "falloff_frames": 2}
     conds = keyframed(control, pictures(seed=2), first, **settings)
@@ -215,7 +215,7 @@ def test_layer_weights(control):
 
 
 def residuals(control, chunks=2, **settings):
-    """What a control object says about a random batch, by core and by us at every frame and at keyframes."""
+    """A control object's residuals for a random batch: by core, by our node at every frame, and at keyframes."""
     options = {"cond_or_uncond": list(range(chunks))}
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(chunks * LENGTH, 4, SIZE, SIZE, generator=generator)
@@ -244,7 +244,7 @@ def require_weighed(expected, every, sparse):
 
 
 def test_union_controlnets():
-    """Their size is fixed at 320 channels, so the tiny SDXL has no use for what they say."""
+    """Their size is fixed at 320 channels, which does not fit the tiny SDXL, so only their residuals are compared."""
     wide = {"model_channels": 320, "channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [0]}
     built = network(**wide, transformer_depth_middle=0, num_classes=None, union_controlnet_num_control_type=6)
     union = comfy.controlnet.ControlNet(built, load_device=torch.device("cpu"))
@@ -259,7 +259,7 @@ def test_t2i_adapters():
 
 
 def test_control_loras():
-    """Only what a control LoRA adds to the UNet is in its file; the UNet itself is the MODEL's."""
+    """The file of a control LoRA holds only its additions to the UNet; the rest is the MODEL's UNet."""
     own = ("input_hint_block", "zero_convs", "middle_block_out")
     weights = {key: value for key, value in network().state_dict().items() if key.startswith(own)}
     lora = comfy.controlnet.ControlLora({"lora_controlnet": torch.tensor([]), **weights})
@@ -280,7 +280,7 @@ def test_inputs_stay_as_they_are(control):
     assert torch.equal(sample(chained(model(), 3, 1), *conds), first)
     assert torch.equal(hints, given) and [conditioning[0][1] for conditioning in before] == copied
     assert state == {key: value for key, value in vars(control).items() if key != "model_sampling_current"}
-    assert applied.inner.cond_hint is None and not applied.cuts  # nothing of a run is kept after it
+    assert applied.inner.cond_hint is None and not applied.cuts  # nothing remains after a run
 
 
 def test_hints_of_few_windows_are_kept(control):
@@ -290,15 +290,16 @@ def test_hints_of_few_windows_are_kept(control):
     applied.pre_run(plain, plain.model_sampling.percent_to_sigma)
     text = {"c_crossattn": torch.zeros(8, 77, 64), "y": torch.zeros(8, 64 + tiny.TIME_IDS)}
     for start in range(frames - 7):
-        options = {"ad_params": {"sub_idxs": list(range(start, start + 8)), "full_length": frames}}  # as others say it
+        # the keys of AnimateDiff-Evolved
+        options = {"ad_params": {"sub_idxs": list(range(start, start + 8)), "full_length": frames}}
         applied.get_control(torch.zeros(8, 4, SIZE, SIZE), torch.ones(8), text, 1, options)
-    assert len(applied.cuts) == 4  # of five; more than three times the clip's hints are not kept
+    assert len(applied.cuts) == 4  # of five: at most three times the clip's hints are kept
     applied.cleanup()
     assert not applied.cuts
 
 
 def test_chains_tell_settings_apart(control):
-    """What a chain with resume_id compares."""
+    """Settings that a chain with resume_id compares."""
 
     def digest(**settings):
         return Digests().digest(keyframed(control, **settings)[0][0][1]["control"])

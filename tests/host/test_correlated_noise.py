@@ -34,7 +34,7 @@ LARGE = torch.zeros(6, 4, 64, 64)  # 16,384 values a frame
 
 
 def blank(model):
-    """The model with a denoised prediction of 0, so that samples are nothing but the noise that samplers add."""
+    """The model with a denoised prediction of 0, so that samples are only the noise that samplers add."""
     model = model.clone()
     model.set_model_sampler_calc_cond_batch_function(lambda args: [torch.zeros_like(args["input"])] * 2)
     return model
@@ -85,7 +85,7 @@ def test_step_noise_has_the_strength_the_sampler_expects(sampler, mode):
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "lcm"])
 def test_finished_frames_stay_as_alike_as_their_noise(sampler):
-    """On the whole schedule and a real prediction; initial noise alone loses it."""
+    """On the whole schedule, with a real prediction. Correlated initial noise alone would lose the similarity."""
     plain, r = model(), 0.999
     latent = torch.zeros(4, 4, 16, 16)
     noise = comfy.sample.prepare_noise(latent, 5)

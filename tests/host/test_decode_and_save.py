@@ -179,7 +179,7 @@ def test_interrupt_leaves_nothing(output, vae, tile_size):
 
 
 def test_interrupt_stops_between_tiles(vae):
-    """An interrupt that comes while a frame is being decoded does not wait for the frame."""
+    """An interrupt takes effect while a frame is being decoded, before it is complete."""
     tiles = []
 
     def interrupt(module, arguments, result):
@@ -265,7 +265,7 @@ def picture_bytes() -> int:
 
 
 def test_memory_does_not_grow_with_the_clip(output, vae):
-    """What is held when the last frame has been saved; benchmarks/decode_memory.py measures the process as a whole."""
+    """Memory in use when the last frame has been saved; benchmarks/decode_memory.py measures the whole process."""
     side = 6
     decoded, python = {}, {}
     before = picture_bytes()
@@ -275,7 +275,7 @@ def test_memory_does_not_grow_with_the_clip(output, vae):
             if value == total:
                 decoded[frames] = picture_bytes() - before
 
-        tracemalloc.start()  # knows numpy's memory, not torch's
+        tracemalloc.start()  # counts numpy's memory, not torch's
         try:
             with_hook(at_the_end, latents(frames, side, side), vae, save_frames=True)
             python[frames] = tracemalloc.get_traced_memory()[1]

@@ -50,7 +50,7 @@ def test_our_token_ids_are_clips(toon):
 @pytest.mark.parametrize("text", [CAPTION, "", "a photograph of teapots"])
 def test_text_towers_agree(toon, reference, text):
     context, pooled = encode(toon[1], text)
-    # An unknown word may be several CLIP tokens, one in ours: compare what does not depend on the count.
+    # An unknown word is one token here and may be several in CLIP: compare values that do not depend on the count.
     if text.startswith("a photo"):
         assert torch.isfinite(context).all() and context.shape == (1, 77, 192)
         return

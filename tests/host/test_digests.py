@@ -32,7 +32,7 @@ def enclosing(value, also=None):
 
 
 class Seen:
-    """What a CLIP vision model says of a picture is an object of this kind: a class and some attributes."""
+    """Like the output of a CLIP vision model: a class with some attributes."""
 
     def __init__(self, value):
         self.image_embeds = torch.full((1, 3), float(value))
@@ -82,7 +82,7 @@ def test_things_are_told_apart_by_what_they_hold(name):
 
 
 def test_what_a_node_has_computed_is_no_setting():
-    """Core's Self-Attention Guidance and others keep such things in variables of a function around."""
+    """Core's Self-Attention Guidance and other nodes keep computed values in variables of an enclosing function."""
 
     def patch(setting):
         computed = None

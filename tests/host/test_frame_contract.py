@@ -1,4 +1,4 @@
-"""The contract under real ComfyUI samplers: neutral is vanilla, wiring order leaves no trace, frames are published."""
+"""The contract under real ComfyUI samplers: neutral is vanilla, wiring order has no effect, frames are published."""
 
 import itertools
 import random
@@ -57,7 +57,7 @@ def test_neutral_settings_equal_vanilla(run, kind):
     if kind == "batch_index":
         latent["batch_index"] = [1, 3, 4]
     neutral = anchored(smoothed(correlated(plain, correlation=0.0), amount=0.0), strength=0.0, latent=given(1))
-    # A contract that is recorded but asks for nothing publishes its frames and moves no bit either.
+    # A recorded contract without settings publishes its frames and changes no bit.
     quiet = smoothed(plain, amount=0.5, start=1.0, end=1.0)
     vanilla = run(plain, latent)["samples"]
     assert torch.equal(run(neutral, latent)["samples"], vanilla)
@@ -116,10 +116,10 @@ def test_wiring_order_records_the_same():
         contract = contract_of(patched.model_options)
         recorded = {field.name: getattr(contract, field.name) for field in fields(contract)}
         recorded["pins"] = tuple((pin.places, pin.strength) for pin in contract.pins)
-        assert all(recorded.values())  # every kind of setting stands in SETTINGS
+        assert all(recorded.values())  # SETTINGS has every kind of setting
         contracts.add(tuple(recorded.items()))
     assert len(contracts) == 1
-    assert CONTRACT_KEY not in plain.model_options  # clones leave their origin alone
+    assert CONTRACT_KEY not in plain.model_options  # clones do not change their origin
 
 
 def test_branches_of_one_model_do_not_see_each_other():

@@ -1,4 +1,4 @@
-"""The kinds of Control Hints that want weights, with files of the published formats and random numbers in them."""
+"""The kinds of Control Hints that need weights, with files in the published formats that hold random numbers."""
 
 import os
 import warnings
@@ -29,7 +29,7 @@ PUBLISHED = "lllyasviel/Annotators"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Gives the file of a name, made when it is first asked for."""
+    """Return the path of a weights file by name; the file is made at the first request."""
     folder = tmp_path_factory.mktemp("published")
 
     def file(name):
@@ -74,7 +74,7 @@ def hints(pictures, kind, resolution=0, **settings):
 
 @contextmanager
 def watched(interrupt=False):
-    """Lists what ComfyUI's progress bar shows, (value, total); with `interrupt` the user stops at the first."""
+    """List the updates of ComfyUI's progress bar, (value, total). With `interrupt`, the user stops at the first."""
     seen = []
 
     def look(value, total, preview=None, **_):
@@ -96,7 +96,7 @@ def of_the_library(kind, folder):
         import controlnet_aux as aux
         from controlnet_aux.open_pose import Body
 
-        if kind == "openpose":  # its from_pretrained wants hands and faces, which are not asked for
+        if kind == "openpose":  # its from_pretrained also loads hands and faces, which this test does not need
             return aux.OpenposeDetector(Body(folder / FILES[kind]))
         found = {
             "depth": aux.MidasDetector,
@@ -113,7 +113,7 @@ def of_the_library(kind, folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_library(kind, ready):
-    """Each frame's hint is the library's own, and nothing is said about the networks while it is made."""
+    """Each frame's hint equals the library's, and no UserWarning is raised."""
     folder, pictures = ready(kind), images(2, 60, 60)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -128,7 +128,7 @@ def test_equals_the_library(kind, ready):
         assert network.pretrained.activations == {}, "nothing stays on the device"
     theirs = detector(clips.painted(2, 60, 60)[1], detect_resolution=64, image_resolution=64, output_type="np")
     assert torch.equal(found[1], torch.from_numpy(theirs) / 255)
-    for nearness in seen:  # MiDaS says inverse depth
+    for nearness in seen:  # MiDaS predicts inverse depth
         white = found[1, ..., 0]
         assert white[nearness == nearness.max()].min() == 1 and white[nearness == nearness.min()].max() == 0
 
@@ -149,7 +149,7 @@ def test_a_clip_equals_its_parts(kind, ready):
     whole = hints(pictures, kind)
     assert torch.equal(whole, torch.cat([hints(pictures[i : i + 1], kind) for i in range(5)]))
     assert torch.equal(whole, torch.cat([hints(pictures[:4], kind), hints(pictures[4:], kind)]))
-    pictures[1] = float("nan")  # a frame that is not asked for
+    pictures[1] = float("nan")  # not one of the keyframes
     assert torch.equal(hints(pictures, kind, keyframes="100%, 0, 50%"), whole[[4, 0, 2]])
 
 
@@ -320,7 +320,7 @@ def test_interrupt_between_frames(ready):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Says of one file what the Hugging Face hub says, and sends it, or half of it."""
+    """Answers requests for one file as the Hugging Face hub does, and sends the file, or half of it."""
 
     protocol_version = "HTTP/1.1"
     content, asked, part = b"", [], 1.0
@@ -333,7 +333,7 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", "1" * 40)
         self.send_header("ETag", '"2"')
         self.send_header("Content-Length", str(len(self.content) if known else 0))
-        self.send_header("Connection", "close")  # said, so that no client asks again on a connection that closes
+        self.send_header("Connection", "close")  # tells the client not to reuse a connection that closes
         self.end_headers()
 
     def do_GET(self):

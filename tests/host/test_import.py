@@ -1,4 +1,4 @@
-"""ComfyUI pays little for importing the pack.
+"""The pack adds little to ComfyUI's start time.
 
 A fresh process imports what ComfyUI has imported when it comes to custom nodes, then loads the pack, the files of the
 registry's zip, as ComfyUI does, by path, and reports the processor seconds and the modules that this added.

@@ -1,4 +1,4 @@
-"""Interpolate Frames in the real ComfyUI: what is kept to the bit, what is new, and what is refused."""
+"""Interpolate Frames in the real ComfyUI: frames kept bit for bit, new frames, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pinned frames come out as given, in every kind of run, and leave the other frames to the sampler."""
+"""Pinned frames come out unchanged in every kind of run; the sampler makes the other frames."""
 
 import comfy_extras.nodes_differential_diffusion as differential
 import nodes
@@ -16,7 +16,7 @@ def test_pinned_frames_come_out_as_given(sampler):
     plain, pin = model(), given(2)
     result = ksample(anchored(plain, latent=pin, positions="0, -1"), sampler)
     assert torch.equal(result[[0, FRAMES - 1]], pin["samples"])
-    # Without temporal attention the others know nothing of the pinned ones.
+    # Without temporal attention, pinned frames have no effect on the others.
     vanilla = ksample(plain, sampler)
     assert torch.allclose(result[1:-1], vanilla[1:-1], atol=1e-5 * float(vanilla.std()))
 
@@ -46,7 +46,7 @@ def test_neighbours_attend_to_pinned_frames():
     vanilla = ksample(plain)
     results = [ksample(anchored(plain, latent=given(1, seed=seed), positions="1")) for seed in (1, 2)]
     for row in (0, 2, 3, 4):
-        # Far above the 1e-5 within which frames agree that do not see the pinned one, see the tests around this.
+        # Far above 1e-5: frames that do not attend to the pinned one agree within that (see the other tests here).
         assert (results[0][row] - vanilla[row]).abs().max() > 1e-3 * vanilla.std()
         assert (results[0][row] - results[1][row]).abs().max() > 1e-4 * vanilla.std()
 

@@ -1,4 +1,4 @@
-"""A chain killed at random moments goes on and ends in the same latents. `SAV_KILLS=20` tries as many moments."""
+"""A chain killed at a random moment resumes and ends in the same latents. `SAV_KILLS=20` tests 20 moments."""
 
 import os
 import random

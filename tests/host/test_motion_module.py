@@ -1,4 +1,4 @@
-"""Motion modules on a real ComfyUI MODEL: where they stand, what they compute, and that nothing of them stays."""
+"""Motion modules on a real ComfyUI MODEL: their places, their arithmetic, and that nothing remains after a run."""
 
 import gc
 import logging
@@ -74,7 +74,7 @@ def applied(model, module, *args, beta_schedule="sdxl", **keywords):
 
 
 def state_of(model):
-    """Everything by which a UNet could differ: modules, in whose dictionaries, and hooks."""
+    """Everything that could change in a UNet: modules, the dictionaries that hold them, and hooks."""
     return [
         (name, id(m), id(m._modules), list(m._modules), {k: len(v) for k, v in vars(m).items() if k.endswith("_hooks")})
         for name, m in model.model.named_modules()
@@ -147,7 +147,7 @@ def test_layers_stand_where_the_authors_have_them():
 def test_neutral_is_vanilla(model, plain, neutral):
     frames = 1 if neutral == "one frame" else FRAMES
     expected = sample(model, 1) if frames == 1 else plain
-    module = motion.module("hotshot")  # whose norms would tell
+    module = motion.module("hotshot")  # its norms would change the result
     made = {
         "strength": lambda: applied(model, module, 0.0),
         "silent": lambda: applied(model, motion.module(seed=None)),
@@ -250,7 +250,7 @@ def test_range_changes_the_steps_inside_only(model, start, end):
     assert changed == [start <= percent <= end for percent in percents]
 
 
-# What is said when it cannot work, or does nothing.
+# Errors and warnings: a module that cannot work, or has no effect.
 
 
 def test_too_many_frames(model):

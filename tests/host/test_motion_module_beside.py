@@ -1,4 +1,4 @@
-"""Motion modules beside what else a MODEL or its conditioning may carry, and through their nodes."""
+"""Motion modules together with other changes of a MODEL or its conditioning, and through their nodes."""
 
 import logging
 
@@ -55,7 +55,7 @@ def differs(a, b):
     return bool((a - b).norm() > 1e-3 * b.norm())
 
 
-# Longer clips than the module knows.
+# Clips with more frames than the module has positions.
 
 
 def test_a_chain_of_segments(patcher):

@@ -1,6 +1,6 @@
-"""Motion modules under TorchCompileModel's wrapper: a compiled UNet goes on doing what each call asks for.
+"""Motion modules under TorchCompileModel's wrapper: a compiled UNet still follows the settings of each call.
 
-With torch.compile's own backend in place of a compiler: what it traces, and when it traces anew, is the same.
+The backend `eager` takes the place of a compiler: it traces the same code, and traces again in the same cases.
 """
 
 import comfy.sample
@@ -33,7 +33,7 @@ def test_a_compiled_model_does_what_each_call_asks_for():
     set_torch_compile_wrapper(compiled, backend="eager")
     before = sample(plain)
     results = []
-    for settings in ((1.0,), (0.5,), (1.0, 0.0, 0.6)):  # in the last, the second step is without
+    for settings in ((1.0,), (0.5,), (1.0, 0.0, 0.6)):  # in the last one, the second step has no module
         made = [apply_motion_module(model, patcher, *settings, beta_schedule="sdxl") for model in (plain, compiled)]
         results.append(sample(made[0]))
         assert torch.equal(sample(made[1]), results[-1]), settings

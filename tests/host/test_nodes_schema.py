@@ -1,4 +1,4 @@
-"""What an artist or a saved graph relies on: node ids, socket names and order, defaults, tooltips, help pages."""
+"""What saved graphs and artists rely on: node ids, socket names and order, defaults, tooltips, help pages."""
 
 import asyncio
 import re

@@ -66,7 +66,7 @@ def assert_frames_are_their_prompts(scheduled: torch.Tensor, sampled_with, of_fr
     for frame, prompt in enumerate(of_frame):
         expected = plain[prompt][frame]
         assert (scheduled[frame] - expected).norm() / expected.norm() < 1e-5
-        # The other prompts give something else, or this would prove nothing.
+        # Other prompts must give other frames; otherwise the comparison above would prove nothing.
         for other in plain.keys() - {prompt}:
             assert (plain[other][frame] - expected).norm() / expected.norm() > 1e-3
 

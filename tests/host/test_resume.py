@@ -1,4 +1,4 @@
-"""A chain that was stopped goes on with its finished segments, and never with those of another run."""
+"""An interrupted chain continues with its finished segments, and never with those of another run."""
 
 import json
 import logging
@@ -252,14 +252,14 @@ def test_a_damaged_record_is_written_anew(resume_id, content, caplog):
 
 
 def test_on_a_full_disk_sampling_goes_on(resume_id, caplog, capsys, full_disk):
-    """`capsys` keeps progress bars in memory: what pytest captures otherwise is a file, too."""
+    """`capsys` keeps progress bars in memory, because pytest's default capture writes to a file, too."""
     patched = resuming(adapted(model()), resume_id)
     expected = ksample(resuming(adapted(model())), frames=LENGTH, steps=2)
     with ExitStack() as stack:
 
         def fill(step, x0, x, total):
             if not step:
-                stack.enter_context(full_disk(1000))  # bytes, less than a segment has
+                stack.enter_context(full_disk(1000))  # bytes, fewer than a segment has
 
         assert torch.equal(ksample(patched, frames=LENGTH, steps=2, callback=fill), expected)
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]

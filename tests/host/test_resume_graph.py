@@ -1,4 +1,4 @@
-"""A chain in a graph that ComfyUI runs: nodes behind it count, nodes behind the sampler do not."""
+"""A chain in a graph that ComfyUI runs: changes before the sampler restart it, those after it do not."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ class Graph:
         }
 
     def forget(self):
-        """What a fresh start of ComfyUI would know: nothing."""
+        """Clear all state, as a fresh start of ComfyUI would."""
         made = server.PromptServer(asyncio.new_event_loop())
         self._executor = execution.PromptExecutor(
             made, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0, "ram_inactive": 0}
@@ -86,7 +86,7 @@ def graph(resume_id, monkeypatch):
 
 
 def test_a_graph_tells_what_no_digest_can_see(graph, caplog):
-    """A node behind the chain is changed; the chain's own node does not run again, for nothing before it has."""
+    """A node after the chain changes. The chain's own node does not run again: nothing before it has changed."""
     first = graph.run()
     assert graph.sampled
     graph.forget()

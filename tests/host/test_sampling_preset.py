@@ -110,7 +110,7 @@ def test_sde_equals_core():
 @pytest.mark.parametrize("name", ["sde", "lcm"])
 @pytest.mark.parametrize("order", ["noise first", "noise after"])
 def test_step_noise_is_shared_under_correlated_noise(name, order):
-    """A prediction of 0, so that samples are nothing but the noise of the steps; whatever the order of the nodes."""
+    """The prediction is 0, so samples are only the noise of the steps. The order of the nodes has no effect."""
     plain, r = model().clone(), 0.8
     plain.set_model_sampler_calc_cond_batch_function(lambda args: [torch.zeros_like(args["input"])] * 2)
     plain = correlated(plain, "shared", r) if order == "noise first" else plain

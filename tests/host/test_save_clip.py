@@ -128,7 +128,7 @@ def test_progress_is_shown(output):
         save(images(5), 12, "clip")
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert seen[0] == (1, 5) and seen[-1] == (5, 5)  # later ComfyUI leaves out what comes too fast between
+    assert seen[0] == (1, 5) and seen[-1] == (5, 5)  # newer versions of ComfyUI omit updates that come too fast
     assert seen == sorted(seen)
 
 
@@ -217,7 +217,7 @@ def test_a_full_disk(output, save_frames):
 
 
 def test_a_disk_that_is_full_at_the_last_file(output):
-    """Indented, the settings take more room in the JSON file than in the clip and in the pictures."""
+    """The JSON file needs the most space: its settings are indented, those in the clip and the pictures are not."""
     with files_of_at_most(700_000), pytest.raises(OSError, match=r"^Save Clip: cannot save .*clip: "):
         save(images(1), 12, "clip", save_frames=True, extra={"a": [{}] * 120_000})
     assert list(output.iterdir()) == []

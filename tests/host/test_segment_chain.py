@@ -77,7 +77,7 @@ def test_last_frame_equals_segments_by_hand():
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "lcm"])
 @pytest.mark.parametrize("noise", [0.0, 0.7])
 def test_noise_follows_the_frame_and_not_the_segment(sampler, noise):
-    """Without an adapter frames are independent, so it cannot matter where a clip is cut."""
+    """Without an adapter, frames are independent, so the borders of segments have no effect."""
     plain = correlated(model(), "progressive", noise)
     three, two = (ksample(chained(plain, frames, 0), sampler, frames=6) for frames in (3, 2))
     assert close(three, two)
@@ -132,7 +132,7 @@ def test_hints_of_each_frame_follow_it(stacked):
     whole = sample(plain)
     assert close(sample(chained(plain, 3, 0)), whole)
     assert close(sample(chained(plain, 4, 2)), whole)
-    assert torch.equal(sample(plain), whole)  # the ControlNet itself is as it was
+    assert torch.equal(sample(plain), whole)  # the ControlNet itself is unchanged
     assert not torch.allclose(sample(plain, POSITIVE, NEGATIVE), whole, atol=1e-2)
 
 
@@ -167,14 +167,14 @@ def test_two_stages_carry_frames_without_the_noise_that_is_left():
 
 @pytest.mark.parametrize("name", ["euler", "dpm_fast", "dpm_adaptive"])
 def test_denoised_output_is_the_whole_chains(name):
-    """dpm_fast takes fewer steps than there are noise levels, dpm_adaptive as many as it likes."""
+    """dpm_fast takes fewer steps than there are noise levels; dpm_adaptive chooses the number itself."""
     patched = chained(adapted(model()), 4, 2)
     sampler = custom.KSamplerSelect.execute(name).result[0]
     output, denoised = custom.SamplerCustom.execute(
         patched, True, 5, 2.0, POSITIVE, NEGATIVE, sampler, sigmas_of(patched, 3), {"samples": empty(LENGTH)}
     ).result
     assert denoised["samples"].shape == output["samples"].shape
-    if name == "euler":  # whose last prediction is what it ends in
+    if name == "euler":  # it ends in its last prediction
         assert torch.allclose(denoised["samples"], output["samples"], atol=1e-3)
     steps = []
     ksample(patched, name, frames=LENGTH, steps=3, callback=lambda step, x0, x, total: steps.append((step, len(x0))))
@@ -210,7 +210,7 @@ def test_interrupt_leaves_nothing_behind():
     noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         guider.sample(noise, empty(LENGTH), sampler, sigmas_of(patched, 4), callback=stop_at(5))
-    assert len(guider.conds["positive"][0]["cross_attn"]) == LENGTH  # not the segment's that was stopped
+    assert len(guider.conds["positive"][0]["cross_attn"]) == LENGTH  # not the length of the interrupted segment
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         ksample(patched, frames=LENGTH, callback=stop_at(5))
     assert torch.equal(ksample(patched, frames=LENGTH), expected)

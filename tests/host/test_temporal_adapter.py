@@ -182,7 +182,7 @@ def test_equals_diffusers(config, frames):
     assert error < 1e-5
 
 
-# Beside everything else that a MODEL or its conditioning may carry.
+# Together with other changes of a MODEL or its conditioning.
 
 
 def test_cond_and_uncond_batched_or_split(model, patcher):
@@ -306,7 +306,7 @@ def test_beside_the_frame_contract_in_any_order(model, patcher):
     assert torch.equal(results[0], results[2])
 
 
-# What is decided once for each call of the UNet.
+# Decisions made once per call of the UNet.
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.3, 0.7), (0.0, 0.5), (0.5, 1.0)])

@@ -47,7 +47,7 @@ def test_nothing_of_it_stays_behind(clips):
 
 
 def test_frames_between_keyframes_follow_them():
-    """A camera pan, which is steered at five of 16 frames; pose errors of the eleven others are compared."""
+    """In a camera pan steered at five of 16 frames, the pose errors of the eleven other frames are compared."""
     register_folders()
     model, clip, vae = load_toon_comfy()
     network = comfy.controlnet.load_controlnet(str(WEIGHTS.parent / "controlnet" / "toon" / "toon_pose.safetensors"))

@@ -1,4 +1,4 @@
-"""From video files to a MODEL that moves otherwise: `prepare`, `train`, then the nodes of a real ComfyUI."""
+"""From video files to a MODEL with other motion: `prepare`, `train`, then the nodes of a real ComfyUI."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.nodes.temporal_adapter import FOLDER, ApplyTemporalAdapter, LoadTemporalAdapter
 from sdxl_anime_video.training.run import verb as cli
 
-MEDIA = os.environ.get("SAV_TEST_MEDIA")  # a folder of clips that others made
+MEDIA = os.environ.get("SAV_TEST_MEDIA")  # a folder of published clips
 NAME = "from_the_trainer.safetensors"
 
 

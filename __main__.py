@@ -1,7 +1,5 @@
 """Command line: `sdxl-anime-video VERB ...`, or `python -m sdxl_anime_video VERB ...`."""
 
-from __future__ import annotations
-
 import sys
 
 from .commands.verbs import dispatch

@@ -9,7 +9,6 @@ from .best_hq import BestHQSampler, BestHQSigmas
 from .context_windows import ContextWindows
 from .control_hints import ControlHints
 from .control_keyframes import ControlKeyframes
-from .decode_and_save import DecodeAndSaveClip
 from .demo_model import DemoModel
 from .image_grid import ImageGrid
 from .interpolate import InterpolateFrames
@@ -19,7 +18,7 @@ from .motion_module import ApplyMotionModule, LoadMotionModule, MotionLora
 from .noise import CorrelatedNoise
 from .prompt_schedule import PromptSchedule
 from .sampling_preset import SamplingPreset
-from .save_clip import SaveClip
+from .save_clip import DecodeAndSaveClip, SaveClip
 from .segment_chain import SegmentChain
 from .smoothing import FrameSmoothing
 from .temporal_adapter import ApplyTemporalAdapter, LoadTemporalAdapter

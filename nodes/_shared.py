@@ -1,13 +1,25 @@
-"""Shared parts of nodes: inputs, outputs, checks, folders of weights, and texts on the page."""
-
-from __future__ import annotations
+"""Shared parts of nodes: errors, inputs, outputs, checks, folders of weights, and texts on the page."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from ..temporal.hosts.comfy.errors import at_node
 from ._api import io, ui
+
+
+def named_classmethod(execute: Callable[..., io.NodeOutput]) -> classmethod:
+    """Return a node's `execute` as a classmethod whose errors begin with the node's display name."""
+
+    @wraps(execute)
+    def named(cls, *args, **inputs):
+        with at_node(cls.define_schema().display_name):
+            return execute(cls, *args, **inputs)
+
+    return classmethod(named)
+
 
 # Inputs and outputs.
 
@@ -141,17 +153,17 @@ def fingerprint(folder: str, name: str) -> str:
 # Texts on the page.
 
 
-def show(node: str, hidden, text: str, warnings: Iterable[str] = ()) -> ui.PreviewText:
+def show(node: type[io.ComfyNode], text: str, warnings: Iterable[str] = ()) -> ui.PreviewText:
     """Show a text on the node and in the run's history; warnings also go to the log.
 
-    node: display name of the node. hidden: its hidden inputs, with `unique_id`; None outside of a graph.
+    node: its hidden inputs are None outside of a graph.
     """
     for warning in warnings:
-        logging.warning("%s: %s", node, warning)
-    if hidden is not None and hidden.unique_id is not None:
+        logging.warning("%s: %s", node.define_schema().display_name, warning)
+    if node.hidden is not None and node.hidden.unique_id is not None:
         from server import PromptServer
 
         server = getattr(PromptServer, "instance", None)
         if server is not None:
-            server.send_progress_text(text, hidden.unique_id)
+            server.send_progress_text(text, node.hidden.unique_id)
     return ui.PreviewText(text)

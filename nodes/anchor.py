@@ -1,15 +1,10 @@
 """Keyframes that hold a clip together, for any sampler."""
 
-from __future__ import annotations
-
 from ..temporal.clip.contract import Pin, Pull
 from ..temporal.clip.frames import Places, parse_positions
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
+from . import _shared as shared
 from ._api import io
-from ._shared import check_at_least, check_between, check_percents, patched_model, percent_inputs, share_input
-
-NODE = "Keyframe Anchor"
 
 
 class KeyframeAnchor(io.ComfyNode):
@@ -19,7 +14,7 @@ class KeyframeAnchor(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_KeyframeAnchor",
-            display_name=NODE,
+            display_name="Keyframe Anchor",
             category="SDXL Anime Video/sampling",
             description="Keeps a clip from drifting. With a latent: its frames are pinned into the clip and the others "
             "are sampled around them. Without: every Nth frame is pulled toward the first.",
@@ -33,7 +28,7 @@ class KeyframeAnchor(io.ComfyNode):
                     tooltip="Distance of the anchored frames: 0, every, 2 x every and so on. Not used if positions "
                     "are given.",
                 ),
-                share_input(
+                shared.share_input(
                     "strength",
                     1.0,
                     "0 changes nothing. Pinned frames: 1 keeps the given latent exactly, less lets it change. Without "
@@ -47,7 +42,7 @@ class KeyframeAnchor(io.ComfyNode):
                     "so colour and identity hold while motion goes on. all: the whole frame moves, and at strength 1 "
                     "it repeats the first.",
                 ),
-                *percent_inputs("anchoring"),
+                *shared.percent_inputs("anchoring"),
                 io.Latent.Input(
                     "latent",
                     optional=True,
@@ -62,25 +57,16 @@ class KeyframeAnchor(io.ComfyNode):
                     "0, 25%, -1 (-1 is the last frame). First and last image: 0, -1.",
                 ),
             ],
-            outputs=patched_model("with anchored frames"),
+            outputs=shared.patched_model("with anchored frames"),
         )
 
-    @classmethod
-    @at_node(NODE)
+    @shared.named_classmethod
     def execute(
-        cls,
-        model,
-        every: int,
-        strength: float,
-        band: str,
-        start_percent: float,
-        end_percent: float,
-        latent: dict | None = None,
-        positions: str = "",
+        cls, model, every, strength, band, start_percent, end_percent, latent=None, positions=""
     ) -> io.NodeOutput:
-        check_percents(start_percent, end_percent)
-        check_between("strength", strength, 0, 1)
-        check_at_least("every", every, 1)
+        shared.check_percents(start_percent, end_percent)
+        shared.check_between("strength", strength, 0, 1)
+        shared.check_at_least("every", every, 1)
         places = Places(every, parse_positions(positions))
         if strength == 0:
             return io.NodeOutput(model)

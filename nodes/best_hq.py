@@ -1,14 +1,10 @@
 """BestHQ for SamplerCustom and SamplerCustomAdvanced: DPM++ 2M on Karras sigmas, with frame smoothing."""
 
-from __future__ import annotations
-
 from ..schedulers.comfy import best_hq_sigmas
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._shared import check_at_least, check_between, denoise_input, share_input
+from ._shared import check_at_least, check_between, denoise_input, named_classmethod, share_input
 
 CATEGORY = "SDXL Anime Video/sampling"
-SIGMAS, SAMPLER = "BestHQ Sigmas", "BestHQ Sampler"
 
 
 class BestHQSigmas(io.ComfyNode):
@@ -18,7 +14,7 @@ class BestHQSigmas(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_BestHQSigmas",
-            display_name=SIGMAS,
+            display_name="BestHQ Sigmas",
             category=CATEGORY,
             description="Karras noise levels for this model: many small steps where detail forms.",
             inputs=[
@@ -39,8 +35,7 @@ class BestHQSigmas(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(SIGMAS)
+    @named_classmethod
     def execute(cls, model, steps, denoise=1.0) -> io.NodeOutput:
         check_at_least("steps", steps, 1)
         check_between("denoise", denoise, 0, 1)
@@ -54,7 +49,7 @@ class BestHQSampler(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_BestHQSampler",
-            display_name=SAMPLER,
+            display_name="BestHQ Sampler",
             category=CATEGORY,
             description="DPM++ 2M for clips. Without smoothing it equals core's dpmpp_2m to the last bit.",
             inputs=[
@@ -72,8 +67,7 @@ class BestHQSampler(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(SAMPLER)
+    @named_classmethod
     def execute(cls, smoothing=0.0) -> io.NodeOutput:
         from ..temporal.hosts.comfy.presets import best_hq_sampler
 

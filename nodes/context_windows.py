@@ -1,15 +1,10 @@
 """Long clips, a window at a time."""
 
-from __future__ import annotations
-
 from ..temporal.clip.contract import NoiseSettings, Windows
 from ..temporal.clip.segments import FUSES, SCHEDULES, plan_windows, window_weights
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
-from ._shared import patched_model
-
-NODE = "Context Windows"
+from ._shared import named_classmethod, patched_model
 
 
 class ContextWindows(io.ComfyNode):
@@ -19,7 +14,7 @@ class ContextWindows(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_ContextWindows",
-            display_name=NODE,
+            display_name="Context Windows",
             category="SDXL Anime Video/long clips",
             description="Shows the model a long clip in overlapping windows at every step and blends its predictions. "
             "ControlNet hints, prompts and anchors follow the window.",
@@ -64,11 +59,8 @@ class ContextWindows(io.ComfyNode):
             outputs=patched_model("with context windows"),
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(
-        cls, model, length: int, overlap: int, schedule: str, fuse: str, freenoise: bool = False
-    ) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, model, length, overlap, schedule, fuse, freenoise=False) -> io.NodeOutput:
         plan_windows(1, length, overlap, schedule)
         window_weights(length, overlap, fuse)
         windows = Windows(length, overlap, schedule, fuse)

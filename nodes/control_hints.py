@@ -1,15 +1,10 @@
 """Hints for ControlNets, drawn from frames."""
 
-from __future__ import annotations
-
 from ..media.hints import KINDS
 from ..temporal.clip.keyframes import ALL, keyframe_rows
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.pictures.hint_weights import FOLDER, PUBLISHED
 from ._api import io
-from ._shared import check_at_least, check_choice, check_pictures, images_input
-
-NODE = "Control Hints"
+from ._shared import check_at_least, check_choice, check_pictures, images_input, named_classmethod
 
 
 class ControlHints(io.ComfyNode):
@@ -19,7 +14,7 @@ class ControlHints(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_ControlHints",
-            display_name=NODE,
+            display_name="Control Hints",
             category="SDXL Anime Video/conditioning",
             description="Draws the hints that a ControlNet follows from the frames of a clip: poses, depth, lines or "
             "edges. Frame by frame, in memory that does not grow with the clip. All kinds but canny need weights.",
@@ -90,19 +85,9 @@ class ControlHints(io.ComfyNode):
 
         return fingerprint(kind, hand, face)
 
-    @classmethod
-    @at_node(NODE)
+    @named_classmethod
     def execute(
-        cls,
-        images,
-        kind: str,
-        resolution: int,
-        low: int = 100,
-        high: int = 200,
-        keyframes: str = "",
-        hand: bool = False,
-        face: bool = False,
-        download: bool = False,
+        cls, images, kind, resolution, low=100, high=200, keyframes="", hand=False, face=False, download=False
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.pictures.hints import draw_hints
 

@@ -1,13 +1,8 @@
 """ControlNets over a clip: at every frame, or at keyframes only."""
 
-from __future__ import annotations
-
 from ..temporal.clip.keyframes import FALLOFFS, keyframe_rows, parse_layer_weights, picture_of_frame, strength_curve
-from ..temporal.hosts.comfy.errors import at_node
+from . import _shared as shared
 from ._api import io
-from ._shared import check_at_least, check_between, check_percents, check_pictures, frames_input, percent_inputs
-
-NODE = "Control Keyframes"
 
 
 class ControlKeyframes(io.ComfyNode):
@@ -17,7 +12,7 @@ class ControlKeyframes(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_ControlKeyframes",
-            display_name=NODE,
+            display_name="Control Keyframes",
             category="SDXL Anime Video/control",
             description="Steers a clip by a ControlNet at keyframes. Between them the temporal adapter decides alone, "
             "or the ControlNet's strength falls off. For several ControlNets, connect several of these nodes in a row.",
@@ -32,7 +27,9 @@ class ControlKeyframes(io.ComfyNode):
                     tooltip="Hint pictures: one for each frame of the clip, one for each keyframe in the order "
                     "written, or a single one. Alpha is dropped.",
                 ),
-                frames_input("Frames of the whole clip: connect the frames output of Empty Video Latent.", most=100000),
+                shared.frames_input(
+                    "Frames of the whole clip: connect the frames output of Empty Video Latent.", most=100000
+                ),
                 io.String.Input(
                     "keyframes",
                     default="0,25%,50%,75%,100%",
@@ -54,7 +51,7 @@ class ControlKeyframes(io.ComfyNode):
                     tooltip="Strength between keyframes. none: only keyframes are steered, and only they cost time. "
                     "linear, smooth: strength falls to 0 over falloff_frames.",
                 ),
-                *percent_inputs("the ControlNet"),
+                *shared.percent_inputs("the ControlNet"),
                 io.Vae.Input("vae", optional=True, tooltip="For ControlNets that take their hints as latents."),
                 io.Int.Input(
                     "falloff_frames",
@@ -82,30 +79,29 @@ class ControlKeyframes(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(NODE)
+    @shared.named_classmethod
     def execute(
         cls,
         positive,
         negative,
         control_net,
         hints,
-        frames: int,
-        keyframes: str,
-        strength: float,
-        falloff: str,
-        start_percent: float,
-        end_percent: float,
+        frames,
+        keyframes,
+        strength,
+        falloff,
+        start_percent,
+        end_percent,
         vae=None,
-        falloff_frames: int = 4,
-        layer_weights: str = "",
+        falloff_frames=4,
+        layer_weights="",
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.conditioning.control import control_clip
 
-        check_percents(start_percent, end_percent)
-        check_between("strength", strength, 0, 10)
-        check_at_least("frames", frames, 1)
-        check_pictures(hints, "hints")
+        shared.check_percents(start_percent, end_percent)
+        shared.check_between("strength", strength, 0, 10)
+        shared.check_at_least("frames", frames, 1)
+        shared.check_pictures(hints, "hints")
         hints = hints[..., :3]
         if not hints.isfinite().all():
             raise ValueError("hints hold NaN or infinite values; check the node that made these pictures")

@@ -1,11 +1,7 @@
 """The toon world's tiny SDXL as a node."""
 
-from __future__ import annotations
-
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-
-NODE = "Toon Demo Model"
+from ._shared import named_classmethod
 
 
 class DemoModel(io.ComfyNode):
@@ -15,7 +11,7 @@ class DemoModel(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_DemoModel",
-            display_name=NODE,
+            display_name="Toon Demo Model",
             category="SDXL Anime Video/demo",
             description="A very small SDXL for trying the pack on any computer: it draws chibi characters at 128 px "
             "and runs on a CPU in seconds. Prompts: 'girl, blue hair, red dress, sunset, run'.",
@@ -35,8 +31,7 @@ class DemoModel(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(NODE)
+    @named_classmethod
     def execute(cls) -> io.NodeOutput:
         from ..demo.comfy import load_toon_comfy
 

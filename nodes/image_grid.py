@@ -1,14 +1,9 @@
 """Images of a batch on one sheet."""
 
-from __future__ import annotations
-
 import torch
 
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._shared import check_pictures
-
-NODE = "Image Grid"
+from ._shared import check_pictures, named_classmethod
 
 
 class ImageGrid(io.ComfyNode):
@@ -18,18 +13,14 @@ class ImageGrid(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_ImageGrid",
-            display_name=NODE,
+            display_name="Image Grid",
             category="SDXL Anime Video/image",
             description="Puts the images of a batch side by side on one sheet, each with its own label: to compare "
             "seeds, prompts or settings, or the frames of a clip.",
             inputs=[
                 io.Image.Input("images", tooltip="The images in order, one batch. Alpha is dropped."),
                 io.Int.Input(
-                    "columns",
-                    default=0,
-                    min=0,
-                    max=1024,
-                    tooltip="Images in a row. 0: about as many rows as columns.",
+                    "columns", default=0, min=0, max=1024, tooltip="Images in a row. 0: about as many rows as columns."
                 ),
                 io.String.Input(
                     "labels",
@@ -41,9 +32,8 @@ class ImageGrid(io.ComfyNode):
             outputs=[io.Image.Output("grid", display_name="image", tooltip="The sheet, one image.")],
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(cls, images, columns: int, labels: str) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, images, columns, labels) -> io.NodeOutput:
         from ..media.sheets import image_grid
 
         check_pictures(images)

@@ -1,12 +1,7 @@
 """A clip at another frame rate: motion compensation computes the frames between its frames."""
 
-from __future__ import annotations
-
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._shared import check_pictures, images_input
-
-NODE = "Interpolate Frames"
+from ._shared import check_pictures, images_input, named_classmethod
 
 
 class InterpolateFrames(io.ComfyNode):
@@ -19,7 +14,7 @@ class InterpolateFrames(io.ComfyNode):
 
         return io.Schema(
             node_id="SAV_InterpolateFrames",
-            display_name=NODE,
+            display_name="Interpolate Frames",
             category="SDXL Anime Video/video",
             description="Brings a clip to another frame rate. The new frames follow the motion; no model is needed. A "
             "lower rate drops frames.",
@@ -41,8 +36,7 @@ class InterpolateFrames(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(NODE)
+    @named_classmethod
     def execute(cls, images, fps_in=12.0, fps_out=24.0) -> io.NodeOutput:
         from ..temporal.hosts.comfy.pictures.interpolate import at_rate
 

@@ -1,15 +1,11 @@
 """The empty clip that sampling starts from."""
 
-from __future__ import annotations
-
 import comfy.model_management
 import torch
 
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._shared import check_between, frames_input
+from ._shared import check_between, frames_input, named_classmethod
 
-NODE = "Empty Video Latent"
 SIDES = ("width", "height")
 
 
@@ -20,7 +16,7 @@ class EmptyVideoLatent(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_EmptyVideoLatent",
-            display_name=NODE,
+            display_name="Empty Video Latent",
             category="SDXL Anime Video/latent",
             description="An empty clip to sample: one SDXL latent per frame; the batch holds the frames.",
             inputs=[
@@ -49,9 +45,8 @@ class EmptyVideoLatent(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(cls, width: int, height: int, frames: int) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, width, height, frames) -> io.NodeOutput:
         for name, value in zip(SIDES, (width, height), strict=True):
             if not 64 <= value <= 4096 or value % 8:
                 raise ValueError(f"{name} is {value}; it must be a multiple of 8 from 64 to 4096")

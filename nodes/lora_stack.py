@@ -1,16 +1,11 @@
 """LoRAs on MODEL and CLIP: three rows, a speed LoRA, and tags of the prompt."""
 
-from __future__ import annotations
-
 from typing import Any
 
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.lora.stack import NONE, ROWS, choose
 from ..temporal.lora.tags import MOST
 from ._api import io
-from ._shared import show, strength_input
-
-NODE = "LoRA Stack"
+from ._shared import named_classmethod, show, strength_input
 
 
 class LoraStack(io.ComfyNode):
@@ -58,7 +53,7 @@ class LoraStack(io.ComfyNode):
         ]
         return io.Schema(
             node_id="SAV_LoraStack",
-            display_name=NODE,
+            display_name="LoRA Stack",
             category="SDXL Anime Video/model",
             description="Applies up to three LoRAs, a speed LoRA, and the LoRAs of tags in the prompt to an SDXL model "
             "and its text encoders, and reports on each. A LoRA for another base model is refused.",
@@ -86,16 +81,15 @@ class LoraStack(io.ComfyNode):
             return ""  # the node itself reports the fault
         return [f"{name}/{facts.st_size}/{facts.st_mtime_ns}" for name, facts in files]
 
-    @classmethod
-    @at_node(NODE)
-    def execute(cls, model, clip, prompt: str = "", **rows) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, model, clip, prompt="", **rows) -> io.NodeOutput:
         from ..temporal.hosts.comfy.loras import apply_stack
         from ..temporal.lora.report import report, warnings
 
         rest, choices = choose(prompt, rows, _files())
         model, clip, entries = apply_stack(model, clip, choices)
         text = report(entries)
-        return io.NodeOutput(model, clip, rest, text, ui=show(NODE, cls.hidden, text, warnings(entries)))
+        return io.NodeOutput(model, clip, rest, text, ui=show(cls, text, warnings(entries)))
 
 
 def _files() -> list[str]:

@@ -1,13 +1,9 @@
 """Motion modules of AnimateDiff-SDXL and Hotshot-XL as nodes: load a file, add motion LoRAs, apply it to a MODEL."""
 
-from __future__ import annotations
-
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.layers.beta_schedule import CHOICES
 from . import _shared as shared
 from ._api import io
 
-LOAD, LORA, APPLY = "Load Motion Module", "Motion LoRA", "Apply Motion Module"
 FOLDER = "animatediff_models"
 LORA_FOLDER = "animatediff_motion_lora"
 CATEGORY = "SDXL Anime Video/motion module"
@@ -21,7 +17,7 @@ class LoadMotionModule(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_LoadMotionModule",
-            display_name=LOAD,
+            display_name="Load Motion Module",
             category=CATEGORY,
             description="Loads a motion module for SDXL: AnimateDiff's mm_sdxl_v10_beta, Hotshot-XL's temporal layers, "
             "a MotionAdapter of diffusers, or one that you trained.",
@@ -36,7 +32,7 @@ class LoadMotionModule(io.ComfyNode):
             outputs=[
                 Module.Output(
                     display_name="motion_module", tooltip="The motion module, for Motion LoRA or Apply Motion Module."
-                ),
+                )
             ],
         )
 
@@ -44,9 +40,8 @@ class LoadMotionModule(io.ComfyNode):
     def fingerprint_inputs(cls, motion_module_name: str):
         return shared.fingerprint(FOLDER, motion_module_name)
 
-    @classmethod
-    @at_node(LOAD)
-    def execute(cls, motion_module_name: str) -> io.NodeOutput:
+    @shared.named_classmethod
+    def execute(cls, motion_module_name) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.planned import load_patcher
         from ..temporal.weights.motion.file import load_motion_module
 
@@ -60,7 +55,7 @@ class MotionLora(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_MotionLora",
-            display_name=LORA,
+            display_name="Motion LoRA",
             category=CATEGORY,
             description="Adds a motion LoRA to a motion module. The motion LoRAs that AnimateDiff published are for "
             "SD1.5 and are refused; one that was trained for an SDXL motion module fits.",
@@ -76,7 +71,7 @@ class MotionLora(io.ComfyNode):
                     "patched_module",
                     display_name="motion_module",
                     tooltip="The motion module with the LoRA, for Apply Motion Module.",
-                ),
+                )
             ],
         )
 
@@ -84,9 +79,8 @@ class MotionLora(io.ComfyNode):
     def fingerprint_inputs(cls, motion_module=None, lora_name: str = "", strength: float = 1.0):
         return shared.fingerprint(LORA_FOLDER, lora_name)
 
-    @classmethod
-    @at_node(LORA)
-    def execute(cls, motion_module, lora_name: str, strength: float) -> io.NodeOutput:
+    @shared.named_classmethod
+    def execute(cls, motion_module, lora_name, strength) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.motion_module import with_motion_lora
 
         shared.check_between("strength", strength, -10, 10)
@@ -105,7 +99,7 @@ class ApplyMotionModule(io.ComfyNode):
 
         return io.Schema(
             node_id="SAV_ApplyMotionModule",
-            display_name=APPLY,
+            display_name="Apply Motion Module",
             category=CATEGORY,
             description="Puts a motion module of AnimateDiff-SDXL or Hotshot-XL into an SDXL model, computed as its "
             "authors do, so that the pictures of a batch become the frames of one clip.",
@@ -130,19 +124,18 @@ class ApplyMotionModule(io.ComfyNode):
             outputs=shared.patched_model("with the motion module"),
         )
 
-    @classmethod
-    @at_node(APPLY)
+    @shared.named_classmethod
     def execute(
         cls,
         model,
         motion_module,
-        strength: float,
-        start_percent: float,
-        end_percent: float,
-        beta_schedule: str,
-        down_strength: float = 1.0,
-        mid_strength: float = 1.0,
-        up_strength: float = 1.0,
+        strength,
+        start_percent,
+        end_percent,
+        beta_schedule,
+        down_strength=1.0,
+        mid_strength=1.0,
+        up_strength=1.0,
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.motion_module import apply_motion_module
 

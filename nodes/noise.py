@@ -1,15 +1,10 @@
 """Correlated noise, for any sampler."""
 
-from __future__ import annotations
-
 from ..temporal.clip.contract import NoiseSettings
 from ..temporal.clip.noise import MODES, check_settings
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
-from ._shared import patched_model
-
-NODE = "Correlated Noise"
+from ._shared import named_classmethod, patched_model
 
 
 class CorrelatedNoise(io.ComfyNode):
@@ -19,7 +14,7 @@ class CorrelatedNoise(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_CorrelatedNoise",
-            display_name=NODE,
+            display_name="Correlated Noise",
             category="SDXL Anime Video/sampling",
             description="Gives the frames of a clip correlated noise, at the start and in every step of ancestral, "
             "SDE and LCM samplers. The sampler's seed still decides the noise.",
@@ -66,9 +61,8 @@ class CorrelatedNoise(io.ComfyNode):
             outputs=patched_model("with correlated noise"),
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(cls, model, mode: str, correlation: float, window: int = 16, overlap: int = 4) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, model, mode, correlation, window=16, overlap=4) -> io.NodeOutput:
         check_settings(mode, correlation, window, overlap)
         if correlation == 0:
             return io.NodeOutput(model)

@@ -1,13 +1,9 @@
 """Prompts that change over a clip, as ordinary conditioning with one row a frame."""
 
-from __future__ import annotations
-
 from ..temporal.clip.prompts import INTERPOLATIONS, mix_keyframes, parse_schedule
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import io
-from ._shared import frames_input
+from ._shared import frames_input, named_classmethod
 
-NODE = "Prompt Schedule"
 EXAMPLE = "girl, blue hair,\n0: running\n25%: jumping\n12: landing"
 
 
@@ -18,7 +14,7 @@ class PromptSchedule(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_PromptSchedule",
-            display_name=NODE,
+            display_name="Prompt Schedule",
             category="SDXL Anime Video/conditioning",
             description="Prompts that change over a clip: one per keyframe, held or interpolated in between. The "
             "conditioning has one row a frame and connects wherever a text encoder's would.",
@@ -82,18 +78,9 @@ class PromptSchedule(io.ComfyNode):
             ],
         )
 
-    @classmethod
-    @at_node(NODE)
+    @named_classmethod
     def execute(
-        cls,
-        clip,
-        prompts: str,
-        frames: int,
-        interpolation: str,
-        width: int = 0,
-        height: int = 0,
-        segment_frames: int = 0,
-        overlap: int = 4,
+        cls, clip, prompts, frames, interpolation, width=0, height=0, segment_frames=0, overlap=4
     ) -> io.NodeOutput:
         from ..temporal.hosts.comfy.conditioning.prompts import schedule_conditioning
 

@@ -1,16 +1,10 @@
 """Sampler, noise levels, CFG and steps that go together."""
 
-from __future__ import annotations
-
 import math
 
-from ..schedulers.presets import PRESETS, Surroundings, warnings
-from ..temporal.hosts.comfy.errors import at_node
-from ..temporal.hosts.comfy.presets import prepared
+from ..schedulers.presets import PRESETS, warnings
 from ._api import io
-from ._shared import check_between, check_choice, denoise_input, show
-
-NODE = "Sampling Preset"
+from ._shared import check_between, check_choice, denoise_input, named_classmethod, show
 
 
 class SamplingPreset(io.ComfyNode):
@@ -20,7 +14,7 @@ class SamplingPreset(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_SamplingPreset",
-            display_name=NODE,
+            display_name="Sampling Preset",
             category="SDXL Anime Video/sampling",
             description="Sampler, noise levels, CFG and steps that go together: best_hq for quality, lcm for few steps "
             "with an LCM LoRA, sde with noise at every step. Warns if the graph lacks what the preset needs.",
@@ -67,9 +61,11 @@ class SamplingPreset(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(cls, model, preset: str, steps: int = 0, cfg: float = 0.0, denoise: float = 1.0) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, model, preset, steps=0, cfg=0.0, denoise=1.0) -> io.NodeOutput:
+        from ..temporal.hosts.comfy.presets import prepared
+        from ..temporal.hosts.comfy.surroundings import surroundings
+
         check_choice("preset", preset, PRESETS)
         chosen = PRESETS[preset]
         if steps < 0:
@@ -78,16 +74,9 @@ class SamplingPreset(io.ComfyNode):
             raise ValueError(f"cfg is {cfg:g}; it must be above 0, or 0 for the preset's")
         check_between("denoise", denoise, 0, 1)
         steps, cfg = steps or chosen.steps, cfg or chosen.cfg
-        doubts = warnings(preset, steps, cfg, _around(model, cls.hidden))
+        # a call outside of a graph has no hidden inputs
+        graph, node = ({}, "") if cls.hidden is None else (cls.hidden.prompt or {}, str(cls.hidden.unique_id))
+        doubts = warnings(preset, steps, cfg, surroundings(model, graph, node))
         model, sampler, sigmas = prepared(model, preset, steps, denoise)
         text = "\n".join([f"{chosen.sampler}, {steps} steps, CFG {cfg:g}", *(f"Warning: {doubt}." for doubt in doubts)])
-        return io.NodeOutput(model, sampler, sigmas, cfg, steps, ui=show(NODE, cls.hidden, text, doubts))
-
-
-def _around(model, hidden) -> Surroundings:
-    """Return what the preset's warnings need of the MODEL and of the graph, which a call outside of one lacks."""
-    from ..temporal.hosts.comfy.surroundings import surroundings
-
-    if hidden is None:
-        return surroundings(model, {}, "")
-    return surroundings(model, hidden.prompt or {}, str(hidden.unique_id))
+        return io.NodeOutput(model, sampler, sigmas, cfg, steps, ui=show(cls, text, doubts))

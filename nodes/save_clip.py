@@ -1,14 +1,9 @@
-"""Save a clip as mp4 that carries its graph, with its frames as PNGs if wanted."""
-
-from __future__ import annotations
+"""Save a clip, from pictures or straight from latents, as mp4 that carries its graph."""
 
 from typing import Any
 
-from ..temporal.hosts.comfy.errors import at_node
 from ._api import InputImpl, io, ui
-from ._shared import check_pictures, images_input
-
-NODE = "Save Clip"
+from ._shared import check_pictures, images_input, named_classmethod
 
 
 class SaveClip(io.ComfyNode):
@@ -18,18 +13,53 @@ class SaveClip(io.ComfyNode):
     def define_schema(cls):
         return clip_schema(
             node_id="SAV_SaveClip",
-            display_name=NODE,
+            display_name="Save Clip",
             description="Saves pictures as an mp4 that carries its graph: drop the file on the page to load it again.",
             inputs=[images_input()],
         )
 
-    @classmethod
-    @at_node(NODE)
+    @named_classmethod
     def execute(
         cls, images, fps=12.0, filename_prefix="video/clip", crf=16, save_frames=False, audio=None
     ) -> io.NodeOutput:
         check_pictures(images)
         return saved(cls.hidden, images, images.shape[:3], fps, filename_prefix, crf, save_frames, audio)
+
+
+class DecodeAndSaveClip(io.ComfyNode):
+    """Decodes latents and saves the clip, with only a few pictures in memory at once."""
+
+    @classmethod
+    def define_schema(cls):
+        return clip_schema(
+            node_id="SAV_DecodeAndSaveClip",
+            display_name="Decode and Save Clip",
+            description="Decodes latents and saves them as an mp4 that carries its graph. Memory does not grow with "
+            "the number of frames.",
+            inputs=[
+                io.Latent.Input("samples", tooltip="The frames in order, from the sampler."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Int.Input(
+                    "tile_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=32,
+                    tooltip="Side of a tile in pixels, 64 or more. 0 decodes frames of up to 768x768 pixels whole and "
+                    "larger ones in tiles of 512. As large as the frame: always whole.",
+                ),
+            ],
+        )
+
+    @named_classmethod
+    def execute(
+        cls, samples, vae, tile_size=0, fps=12.0, filename_prefix="video/clip", crf=16, save_frames=False, audio=None
+    ) -> io.NodeOutput:
+        from ..temporal.hosts.comfy.pictures.decode import clip_latents, decode_frames, picture_size
+
+        latents = clip_latents(samples, vae)
+        frames, size = decode_frames(vae, latents, tile_size), (len(latents), *picture_size(vae, latents))
+        return saved(cls.hidden, frames, size, fps, filename_prefix, crf, save_frames, audio)
 
 
 def clip_schema(*, inputs: list, **identity: Any) -> io.Schema:

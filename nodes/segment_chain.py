@@ -1,16 +1,11 @@
 """Long clips, segment after segment."""
 
-from __future__ import annotations
-
 from ..temporal.clip.contract import Chain
 from ..temporal.clip.segments import CARRIES
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.resume.finished import check_resume_id
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
-from ._shared import check_at_least, check_choice, patched_model
-
-NODE = "Segment Chain"
+from ._shared import check_at_least, check_choice, named_classmethod, patched_model
 
 
 class SegmentChain(io.ComfyNode):
@@ -20,7 +15,7 @@ class SegmentChain(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_SegmentChain",
-            display_name=NODE,
+            display_name="Segment Chain",
             category="SDXL Anime Video/long clips",
             description="Samples a long clip in segments, one after another; each continues from the end of the one "
             "before. Needs no more memory than one segment.",
@@ -68,11 +63,8 @@ class SegmentChain(io.ComfyNode):
             outputs=patched_model("that samples in segments"),
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(
-        cls, model, segment_frames: int, overlap: int, carry: str, carry_denoise: float, resume_id: str = ""
-    ) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, model, segment_frames, overlap, carry, carry_denoise, resume_id="") -> io.NodeOutput:
         check_choice("carry", carry, CARRIES)
         check_at_least("segment_frames", segment_frames, 1)
         if carry == "overlap" and not 0 <= overlap < segment_frames:

@@ -1,14 +1,9 @@
 """Smoothing along time, for any sampler."""
 
-from __future__ import annotations
-
 from ..temporal.clip.contract import Smoothing
-from ..temporal.hosts.comfy.errors import at_node
 from ..temporal.hosts.comfy.sampling.wrapper import record
 from ._api import io
-from ._shared import check_between, check_percents, patched_model, percent_inputs, share_input
-
-NODE = "Frame Smoothing"
+from ._shared import check_between, check_percents, named_classmethod, patched_model, percent_inputs, share_input
 
 
 class FrameSmoothing(io.ComfyNode):
@@ -18,7 +13,7 @@ class FrameSmoothing(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_FrameSmoothing",
-            display_name=NODE,
+            display_name="Frame Smoothing",
             category="SDXL Anime Video/sampling",
             description="Moves the prediction of every frame a little toward that of the frame before, at each step: "
             "less jitter, softer fast motion.",
@@ -35,9 +30,8 @@ class FrameSmoothing(io.ComfyNode):
             outputs=patched_model("with smoothing"),
         )
 
-    @classmethod
-    @at_node(NODE)
-    def execute(cls, model, amount: float, start_percent: float, end_percent: float) -> io.NodeOutput:
+    @named_classmethod
+    def execute(cls, model, amount, start_percent, end_percent) -> io.NodeOutput:
         check_percents(start_percent, end_percent)
         check_between("amount", amount, 0, 1)
         if amount == 0:

@@ -1,12 +1,8 @@
 """Temporal adapters as nodes: load a file, apply it to a MODEL."""
 
-from __future__ import annotations
-
-from ..temporal.hosts.comfy.errors import at_node
 from . import _shared as shared
 from ._api import io
 
-LOAD, APPLY = "Load Temporal Adapter", "Apply Temporal Adapter"
 CATEGORY = "SDXL Anime Video/adapter"
 FOLDER = "temporal_adapters"
 Adapter = io.Custom("SAV_TEMPORAL_ADAPTER")
@@ -19,7 +15,7 @@ class LoadTemporalAdapter(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_LoadTemporalAdapter",
-            display_name=LOAD,
+            display_name="Load Temporal Adapter",
             category=CATEGORY,
             description="Loads a temporal adapter: the layers that let the frames of a clip see each other.",
             inputs=[
@@ -30,18 +26,15 @@ class LoadTemporalAdapter(io.ComfyNode):
                     "and belongs to the Toon Demo Model.",
                 )
             ],
-            outputs=[
-                Adapter.Output(display_name="adapter", tooltip="The adapter, for Apply Temporal Adapter."),
-            ],
+            outputs=[Adapter.Output(display_name="adapter", tooltip="The adapter, for Apply Temporal Adapter.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str):
         return shared.fingerprint(FOLDER, adapter_name)
 
-    @classmethod
-    @at_node(LOAD)
-    def execute(cls, adapter_name: str) -> io.NodeOutput:
+    @shared.named_classmethod
+    def execute(cls, adapter_name) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.planned import load_patcher
         from ..temporal.weights.adapter_file import load_adapter
 
@@ -55,7 +48,7 @@ class ApplyTemporalAdapter(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SAV_ApplyTemporalAdapter",
-            display_name=APPLY,
+            display_name="Apply Temporal Adapter",
             category=CATEGORY,
             description="Puts a temporal adapter between self- and cross-attention of every transformer block of an "
             "SDXL model, so that the pictures of a batch become the frames of one clip.",
@@ -70,9 +63,8 @@ class ApplyTemporalAdapter(io.ComfyNode):
             outputs=shared.patched_model("with the adapter"),
         )
 
-    @classmethod
-    @at_node(APPLY)
-    def execute(cls, model, adapter, strength: float, start_percent: float, end_percent: float) -> io.NodeOutput:
+    @shared.named_classmethod
+    def execute(cls, model, adapter, strength, start_percent, end_percent) -> io.NodeOutput:
         from ..temporal.hosts.comfy.layers.adapter import apply_adapter
 
         shared.check_percents(start_percent, end_percent)

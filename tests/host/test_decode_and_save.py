@@ -22,7 +22,7 @@ from PIL import Image
 
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.media.reader import probe_clip, read_clip
-from sdxl_anime_video.nodes.decode_and_save import DecodeAndSaveClip
+from sdxl_anime_video.nodes.save_clip import DecodeAndSaveClip
 from sdxl_anime_video.temporal.hosts.comfy.pictures.decode import FRAMES_AT_ONCE, decode_frames, plan
 
 PROMPT = {"7": {"class_type": "SAV_DecodeAndSaveClip", "inputs": {"tile_size": 0}}}

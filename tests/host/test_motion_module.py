@@ -289,7 +289,7 @@ def test_warns_where_it_has_no_effect(model, caplog, arguments, factors, reason)
 def test_warns_where_a_node_behind_it_replaces_its_noise_levels(model, caplog):
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    from sdxl_anime_video.temporal.hosts.comfy.lcm import with_lcm_sampling
+    from sdxl_anime_video.temporal.hosts.comfy.presets import with_lcm_sampling
 
     def by_core(model):
         return ModelSamplingDiscrete().patch(model, "lcm", False)[0]

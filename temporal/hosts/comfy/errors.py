@@ -1,7 +1,5 @@
 """Errors of a node, under its name on the page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """A ComfyUI graph in API form, node id -> {class_type, inputs}: what leads to a node, and which files it names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """LoRAs on a MODEL and a CLIP, put on by ComfyUI's own loader: whether they fit, and which layers take effect."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate

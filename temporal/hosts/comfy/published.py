@@ -1,7 +1,5 @@
 """What the frame contract publishes in `transformer_options` while a model runs, and how layers read it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a MODEL and the graph around a Sampling Preset say about LoRAs for few steps, shared noise and samplers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from ...clip.contract import contract_of
 from ...lora.file import is_lcm_name, is_speed_name, title_of
 from ...weights.header import WeightsFileError, read_header
 from .graph import Graph, leads_to, model_files
-from .lcm import is_lcm
+from .presets import is_lcm
 
 
 def surroundings(model: Any, graph: Graph, node: str) -> Surroundings:

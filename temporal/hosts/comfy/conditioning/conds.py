@@ -1,7 +1,5 @@
 """Conditioning of some frames of a clip: equal to what core gives these rows of the whole batch."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any

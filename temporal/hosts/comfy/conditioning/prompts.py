@@ -1,7 +1,5 @@
 """A prompt schedule as core's CONDITIONING with one row a frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ block, only reads the plan. The adapter's activations are smaller than those of 
 not alive at the same time, so core's estimate of activation memory holds as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

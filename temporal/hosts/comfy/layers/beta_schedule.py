@@ -5,8 +5,6 @@ itself to 0.012 (sigma 14.6). The MODEL's kind of prediction, its zero-terminal-
 steps stay.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import comfy.model_sampling

@@ -4,8 +4,6 @@ Each transformer stands after its layer's ResBlock and attention, as its authors
 or Upsample, and so before the residuals of a ControlNet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 

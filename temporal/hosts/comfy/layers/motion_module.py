@@ -11,8 +11,6 @@ Core's estimate of activation memory holds. At 1024 pixels, 16 frames, both pass
 largest piece that a transformer works on at once, at the finest level, takes 3 by its shapes.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Decoding latents a few frames at a time, so that a clip of any length needs the memory of a short one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Hints for ControlNets, drawn frame by frame by networks under ComfyUI's memory management."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A clip at another frame rate, in ComfyUI's memory and under its progress bar."""
 
-from __future__ import annotations
-
 import torch
 from comfy.model_management import get_free_memory, throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar

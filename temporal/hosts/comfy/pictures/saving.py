@@ -1,7 +1,5 @@
 """Saving a clip below ComfyUI's output folder, with the graph that made it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path

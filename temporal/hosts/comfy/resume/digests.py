@@ -1,7 +1,5 @@
 """Digests of whatever a sampler holds (tensors, models, ControlNets, functions), the same in every process."""
 
-from __future__ import annotations
-
 import dis
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping

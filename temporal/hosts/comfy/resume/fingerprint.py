@@ -1,7 +1,5 @@
 """A digest of each thing that the latents of a chain depend on, for comparison with an earlier run."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A digest of the code in this pack that latents depend on, without comments and docstrings."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Iterator

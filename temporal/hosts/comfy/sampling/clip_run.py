@@ -1,7 +1,5 @@
 """One run of a sampler over a segment: publishes the frames and edits the denoised prediction at every step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Noise that a sampler adds at its steps: each frame's depends on its place in the clip."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """One segment of a clip, or the whole clip, sampled under the frame contract."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -4,11 +4,6 @@ A handler of our own in core's opening (`context_handler`). Core's moves Control
 every window, and fails on batches of frames or with samplers that evaluate the model between two noise levels.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
@@ -26,19 +21,11 @@ class WindowHandler:
         self._windows = windows
         self._controls: dict[tuple[int, ...], dict] = {}
 
-    def should_use_context(
-        self, model: Any, conds: Any, x_in: torch.Tensor, timestep: Any, model_options: dict
-    ) -> bool:
+    def should_use_context(self, model, conds, x_in: torch.Tensor, timestep, model_options: dict) -> bool:
         return len(x_in) > self._windows.length
 
     def execute(
-        self,
-        calc_cond_batch: Callable,
-        model: Any,
-        conds: list,
-        x_in: torch.Tensor,
-        timestep: torch.Tensor,
-        model_options: dict,
+        self, calc_cond_batch, model, conds: list, x_in: torch.Tensor, timestep: torch.Tensor, model_options: dict
     ) -> list[torch.Tensor]:
         """Return the denoised predictions `[F, C, h, w]`, one for each of `conds`: weighted means over the windows."""
         settings, frames = self._windows, len(x_in)

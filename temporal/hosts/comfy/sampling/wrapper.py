@@ -6,8 +6,6 @@ inside a segment. In the steps of a segment, `ClipRun` publishes the frames of t
 prediction. All state of a run hangs on the run's own copy of the model options, so an interrupted run leaves nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...temporal.measure.paths import path_correlation
 from .pose import act, skeleton
 
 ACTIONS_OF_LIMBS = ("run", "jump", "wave")
@@ -23,22 +22,20 @@ def action_correlation(limbs: Mapping[str, np.ndarray], action: str) -> float:
     limbs: joint of the skeleton -> path `[F, 2]` at 12 frames a second, NaN where the limb is not seen.
     NaN for an action that limbs do not act out, and if fewer than three places are known.
     """
-    if action not in ACTIONS_OF_LIMBS:
-        return float("nan")
     frames = len(next(iter(limbs.values())))
-    seen = _stacked(limbs, limbs)
-    if np.isfinite(seen).all(-1).sum() < 3:
+    seen = {name: np.isfinite(path).all(-1) for name, path in limbs.items()}
+    if action not in ACTIONS_OF_LIMBS or sum(map(np.sum, seen.values())) < 3:
         return float("nan")
+
+    def about_mean(paths: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the places of all limbs where they are seen, each limb's about their mean, as one vector."""
+        known = [paths[name][where] for name, where in seen.items() if where.any()]
+        return np.concatenate([path - path.mean(0) for path in known]).ravel()
+
     poses = [skeleton(act(action, part / _PARTS)) for part in range((_LOOP + frames) * _PARTS)]
-    found = []
+    clip, best = about_mean(limbs), -1.0
     for phase in range(_LOOP * _PARTS):
-        clip = poses[phase : phase + frames * _PARTS : _PARTS]
-        painted = {name: np.array([pose[name] for pose in clip]) for name in limbs}
-        found.append(path_correlation(seen, _stacked(painted, limbs)))
-    return float(np.nanmax(found)) if np.isfinite(found).any() else 0.0  # a clip that stands still
-
-
-def _stacked(paths: Mapping[str, np.ndarray], seen: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the paths one after another, each about its own mean of the places where the limb is seen."""
-    known = [np.where(np.isfinite(path).all(-1, keepdims=True), paths[name], np.nan) for name, path in seen.items()]
-    return np.concatenate([path - np.nanmean(path, axis=0) for path in known if np.isfinite(path).any()] or [known[0]])
+        painted = poses[phase : phase + frames * _PARTS : _PARTS]
+        other = about_mean({name: np.array([pose[name] for pose in painted]) for name in limbs})
+        best = max(best, float(clip @ other / max(np.linalg.norm(clip) * np.linalg.norm(other), 1e-9)))
+    return best

@@ -10,6 +10,7 @@ import motion
 import tiny
 from sdxl_anime_video.nodes.motion_module import ApplyMotionModule
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
+from sdxl_anime_video.temporal.hosts.comfy.presets import with_lcm_sampling
 
 NODE = "Apply Motion Module"
 
@@ -83,7 +84,7 @@ def test_prediction_and_zero_terminal_snr_stay(model, modules, kind, base, zsnr)
     before = sampled_as(model, kind, zsnr)
     got = sampling_of(applied(before, modules["animatediff"]))
     assert isinstance(got, base)
-    assert type(got) is type(sampling_of(before))
+    assert isinstance(got, type(sampling_of(before)))
     assert len(got.sigmas) == len(sampling_of(before).sigmas)
     assert float(got.sigma_max) == pytest.approx(4518.8 if zsnr else 65.93, rel=1e-3)
     assert not torch.equal(got.sigmas, sampling_of(before).sigmas)
@@ -123,3 +124,32 @@ def test_what_cannot_be_set(model, modules):
     ):
         applied(continuous, modules["animatediff"])
     assert sampling_of(applied(continuous, modules["animatediff"], "sdxl")) is sampling_of(continuous)
+
+
+def save_and_restore(patcher, turns):
+    """What core's dynamic VRAM does (0.16 on): buffers are saved by path while one object stands there, and written
+    while another does. turns: pairs of them."""
+    model = patcher.model
+    own = model.model_sampling
+    try:
+        for saved, written in turns:
+            model.model_sampling = saved
+            kept = dict(model.named_buffers())
+            model.model_sampling = written
+            for key, value in kept.items():
+                path, _, name = key.rpartition(".")
+                model.get_submodule(path).register_buffer(name, value.clone())  # comfy.utils.set_attr_buffer
+    finally:
+        model.model_sampling = own
+
+
+@pytest.mark.parametrize("kind", ["motion module", "lcm"])
+def test_core_restores_no_levels_of_another_object(model, modules, kind):
+    plain = sampling_of(model)
+    patched = applied(model, modules["animatediff"]) if kind == "motion module" else with_lcm_sampling(model)
+    ours = sampling_of(patched)
+    before = [each.sigmas.clone() for each in (plain, ours)]
+    save_and_restore(patched, [(ours, plain), (plain, ours), (ours, plain)])
+    assert not torch.equal(*(levels[-len(before[1]) :] for levels in before))
+    assert all(torch.equal(each.sigmas, old) for each, old in zip((plain, ours), before, strict=True))
+    assert float(ours.sigma(torch.tensor(999.0))) == pytest.approx(float(before[1][-1]))

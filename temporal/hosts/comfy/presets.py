@@ -10,6 +10,7 @@ from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistille
 
 from ....schedulers.comfy import best_hq_sigmas, levels, sample_best_hq
 from ...clip.frames import smooth_frames
+from .own_sigmas import OwnSigmas
 
 
 def prepared(model: Any, preset: str, steps: int, denoise: float = 1.0) -> tuple[Any, Any, torch.Tensor]:
@@ -41,7 +42,7 @@ def _uniform_sigmas(model: Any, steps: int, denoise: float) -> torch.Tensor:
     return calculate_sigmas(model_sampling, "sgm_uniform", levels(steps, denoise)).cpu()[-(steps + 1) :]
 
 
-class LCMSampling(ModelSamplingDiscreteDistilled, LCM):
+class LCMSampling(OwnSigmas, ModelSamplingDiscreteDistilled, LCM):
     """The prediction of a latent consistency model at one of its 50 timesteps: core's ModelSamplingDiscrete at `lcm`.
 
     Core's schedule and core's prediction are plain classes, not nodes. Luo et al. 2023, "Latent Consistency Models".

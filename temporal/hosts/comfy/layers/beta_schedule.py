@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import comfy.model_sampling
 import torch
 
+from ..own_sigmas import with_own_sigmas
+
 NAMED = {
     "scaled-linear 0.00085-0.020": ("linear", 0.00085, 0.020),
     "scaled-linear 0.00085-0.012": ("linear", 0.00085, 0.012),
@@ -45,8 +47,8 @@ def with_beta_schedule(model, choice: str, betas: tuple[float, float], held: boo
         )
     settings = {"beta_schedule": kind, "linear_start": start, "linear_end": end}
     config = SimpleNamespace(sampling_settings={**model.model.model_config.sampling_settings, **settings})
-    new = type(now)(config, zsnr=now.zsnr)  # of a model's configuration it reads nothing else
-    if torch.equal(new.sigmas, now.sigmas):
+    new = with_own_sigmas(type(now))(config, zsnr=now.zsnr)  # of a model's configuration it reads nothing else
+    if torch.equal(new.sigmas, now.sigmas.cpu()):  # a loaded model's are on its device
         return model
     if held:
         raise ValueError(

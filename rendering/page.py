@@ -1,4 +1,4 @@
-"""Clips beside each other on one page that plays them in step: a file that needs no network and can be sent as it is."""
+"""Clips beside each other on one page that plays them in step; it needs no network and can be sent as one file."""
 
 from __future__ import annotations
 

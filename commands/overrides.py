@@ -15,15 +15,16 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 SHORT = {"-o": "--output"}
 
 
-def read_config(
-    path: Path, overrides: dict[str, Any], model: type[AnyConfig], defaults: dict[str, Any] | None = None
-) -> AnyConfig:
-    """Read a YAML or JSON config; `overrides` win over the file, the file over `defaults`.
-
-    Relative paths are relative to the working directory.
+def read_config(path: Path, overrides: dict[str, Any], model: type[AnyConfig]) -> AnyConfig:
+    """Read a YAML or JSON config, over which `overrides` win. Relative paths are relative to the working directory.
 
     Raises ConfigError that names the file, the field and what is wrong with it.
     """
+    return make_config(model, {**read_values(path), **overrides}, str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Return the fields and values of a YAML or JSON config. Raises ConfigError that names the file."""
     import yaml
 
     kind, load = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", yaml.safe_load)
@@ -37,7 +38,7 @@ def read_config(
         raise ConfigError(f"{path}: not a {kind} file: {_one_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
-    return make_config(model, {**(defaults or {}), **values, **overrides}, str(path))
+    return values
 
 
 def make_config(model: type[AnyConfig], values: dict[str, Any], source: str) -> AnyConfig:

@@ -1,16 +1,20 @@
-"""How verbs are called and how they end: loaded when they are needed, errors in one line, an exit status."""
+"""How verbs are called and how they end: loaded when they are needed, help at once, errors in one line."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib import import_module
 
-from .config import ConfigError
+from .config import Config, ConfigError
 from .interrupts import interrupt_on_signals
-from .usage import HELP
+
+HELP = ("-h", "--help")
+INDENT = " " * 6
+WHOLE = {"break_on_hyphens": False, "break_long_words": False}
 
 
 def dispatch(verbs: dict[str, tuple[str, str]], arguments: list[str]) -> int:
@@ -69,3 +73,25 @@ def _in_one_line(error: Exception, most: int = 2000) -> str:
             text += "; make room on the disk"
     line = " ".join(text.split())
     return line if len(line) <= most else line[:most] + " ..."
+
+
+def answer(arguments: list[str], usage: str, model: type[Config]) -> int | None:
+    """Print usage and fields where help was asked for (on stdout), or where there is no argument (on stderr).
+
+    Returns the exit status then, and None where there is work.
+    """
+    asked = any(word in HELP for word in arguments)
+    if arguments and not asked:
+        return None
+    (sys.stdout if asked else sys.stderr).write(usage + describe_fields(model))
+    return 0 if asked else 2
+
+
+def describe_fields(model: type[Config]) -> str:
+    """List every field with its default and meaning."""
+    lines = []
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else field.default
+        meaning = textwrap.fill(field.description or "", 120, initial_indent=INDENT, subsequent_indent=INDENT, **WHOLE)
+        lines.append(f"  --{name.replace('_', '-')} ({default})\n{meaning}\n")
+    return "".join(lines)

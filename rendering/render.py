@@ -182,8 +182,7 @@ def stills_of(config: RenderConfig) -> Path:
 def write(config: RenderConfig, frames: Iterator[torch.Tensor], facts: dict[str, Any], report: Report) -> None:
     """Write the mp4, and the stills if the config asks for them: both or neither."""
     from ..commands.revision import git_revision
-    from ..media.stills import save_stills
-    from ..media.writer import write_clip
+    from ..media.writer import save_stills, write_clip
 
     settings = json.loads(config.model_dump_json())
     metadata = {"render": {"settings": settings, **facts, "revision": git_revision()}}

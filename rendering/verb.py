@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..commands.overrides import parse_overrides, read_config
-from ..commands.usage import answer
-from ..commands.verbs import run_verb
+from ..commands.verbs import answer, run_verb
 from .config import RenderConfig
 
 USAGE = """usage: sdxl-anime-video render CONFIG.json [--field value ...]

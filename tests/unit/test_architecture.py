@@ -26,10 +26,8 @@ ARROWS = {
     "training/config": "commands temporal/clip",
     "training/clips": "files commands media temporal",
     "training/step": "files commands media temporal demo training/config training/clips",
-    "training/estimate": "temporal training/config training/clips training/step",
     "training/prepare": "files commands media temporal training/clips",
-    "training/run": "files commands media temporal rendering training/config training/clips training/step "
-    "training/estimate",
+    "training/run": "files commands media temporal rendering training/config training/clips training/step",
     "nodes": "files media schedulers temporal demo",
     "__init__": "nodes",
     "__main__": "commands rendering temporal/weights training",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdxl_anime_video.training.step.muon import Muon, orthogonal
+from sdxl_anime_video.training.step.optimizers import Muon, orthogonal
 
 SETTINGS = {"lr": 1e-2, "weight_decay": 0.1}
 

@@ -13,13 +13,11 @@ from runs import SMALL, events, write_config
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips.folder import fit, load_clips, read_caption
 from sdxl_anime_video.training.clips.source import Clips, DataError
-from sdxl_anime_video.training.config.schedule import describe_noise, last_noise
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.step.average import Average
-from sdxl_anime_video.training.step.batch import draw_clips, longest_draw
-from sdxl_anime_video.training.step.draws import draw_noise
+from sdxl_anime_video.training.step.batch import draw_clips, draw_noise, longest_draw
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 
@@ -214,9 +212,9 @@ def test_learning_rates_by_part(trainer):
 
 def test_noise_of_a_clip_is_correlated_as_asked(trainer):
     run = trainer(noise_correlation=0.7, noise_probability=0.5)
-    assert describe_noise(run.config) == "shared 0.7 in 50% of clips, else independent"
+    assert run.config.describe_noise() == "shared 0.7 in 50% of clips, else independent"
     noise = draw_noise(
-        torch.Size((200, 4, 4, 16, 16)), torch.Generator().manual_seed(0), last_noise(run.config)
+        torch.Size((200, 4, 4, 16, 16)), torch.Generator().manual_seed(0), run.config.last_noise()
     ).flatten(2)
     assert noise.var() == pytest.approx(1, abs=0.02)
     correlation = (noise[:, 0] * noise[:, 1]).mean(1)

@@ -6,7 +6,7 @@ import pytest
 
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.commands.overrides import parse_overrides, read_config
-from sdxl_anime_video.commands.usage import describe_fields
+from sdxl_anime_video.commands.verbs import describe_fields
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 

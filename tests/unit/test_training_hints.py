@@ -16,12 +16,12 @@ from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.clips.identity import NAME as IDENTITY
 from sdxl_anime_video.training.clips.source import DataError
-from sdxl_anime_video.training.config.schedule import config_at
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
-from sdxl_anime_video.training.step import controlnet, hint_files
+from sdxl_anime_video.training.step import controlnet
 from sdxl_anime_video.training.step.batch import Batch, Clip
+from sdxl_anime_video.training.step.hints import require_hints
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -227,7 +227,7 @@ def test_a_controlnet_for_another_base_is_refused(tmp_path, toon, clips_folder, 
         clips=clips_folder, output=tmp_path, controlnet=str(tmp_path), hints=hints_folder, frames=[5], steps=1
     )
     with pytest.raises(ConfigError, match=r"another kind of base \(block_out_channels \[64, 64\], not \[128, 128\]\)"):
-        hint_files.require(config, toon)
+        require_hints(config, toon)
 
 
 def test_a_folder_of_diffusers_is_read(tmp_path, toon):
@@ -266,7 +266,7 @@ def test_folders_that_do_not_go_together_are_refused(
     if hints != "clips/below":
         shutil.rmtree("clips/below")
     with pytest.raises(ValueError, match=message):
-        hint_files.require(config_with("toon", Path(hints), Path(clips)), toon)
+        require_hints(config_with("toon", Path(hints), Path(clips)), toon)
 
 
 def config_with(controlnet: str, hints: Path, clips: Path) -> TrainConfig:
@@ -334,9 +334,9 @@ def test_keyframes_are_read_as_yaml_has_them(hints_folder, clips_folder):
 def test_phases_keep_the_controlnet_and_show_hints_in_their_size(trainer, toon, clips_folder):
     run = trainer(hinted_share=1.0, stages=[{"until": 0.5, "frames": 3, "resolution": 128}])
     network = run.loss.controlnet
-    run.enter(config_at(run.config, 0), load_clips(clips_folder, toon, 128))
+    run.enter(run.config.at(0), load_clips(clips_folder, toon, 128))
     assert run.data.hints.pictures(1, torch.tensor([0, 2])).shape == (2, 3, 128, 128)
     run.train_step()
-    run.enter(config_at(run.config, 0.6), load_clips(clips_folder, toon, 64))
+    run.enter(run.config.at(0.6), load_clips(clips_folder, toon, 64))
     assert run.loss.controlnet is network
     run.train_step()

@@ -13,10 +13,9 @@ from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.training.config.train import TrainConfig
-from sdxl_anime_video.training.estimate.advice import savings
-from sdxl_anime_video.training.estimate.memory import Live, estimate
 from sdxl_anime_video.training.run import dry_run
 from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.memory import Live, estimate, savings
 from sdxl_anime_video.training.step.batch import Batch, HintedFrames
 from sdxl_anime_video.training.step.controlnet import load_controlnet
 from sdxl_anime_video.training.step.loss import Loss
@@ -60,7 +59,7 @@ def test_settings_that_save_are_named_with_what_they_save():
     settings, unet = config(ema=0.9, resolution=512, clips_per_step=2, frames=[8]), tiny.diffusers_unet()
     size = (2, 8, 64, 64)
     plain = estimate(unet.config, settings, half=True, gpu=True)
-    said = savings(plain, unet.config, settings, size, True, True)
+    said = savings(plain, size)
     assert said[0].startswith("gradient_checkpointing: true (about ")
     assert [words.split(" ")[0] for words in said[1:4]] == ["clips_per_step:", "resolution:", "frames:"]
     saved = float(next(words for words in said if words.startswith("clips_per_step: 1")).split("about ")[1].split()[0])

@@ -13,8 +13,8 @@ from sdxl_anime_video.temporal.weights.header import WeightsFileError
 from sdxl_anime_video.temporal.weights.motion.file import load_motion_module, save_motion_module
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.train import TrainConfig
-from sdxl_anime_video.training.estimate.memory import estimate
 from sdxl_anime_video.training.run import verb as cli
+from sdxl_anime_video.training.run.memory import estimate
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.step.layers import create
 

@@ -8,13 +8,12 @@ import torch
 from runs import SMALL
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.training.clips.folder import load_clips
-from sdxl_anime_video.training.config.schedule import config_at, describe_noise, noise_at
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run.progress import Bars
 from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.step import optimizers
-from sdxl_anime_video.training.step.draws import draw_noise, kept_frames
+from sdxl_anime_video.training.step.batch import draw_noise, kept_frames
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def trainer(toon, clips_folder, tmp_path):
     def make(base=toon, **fields) -> Trainer:
         config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **{**SMALL, **fields})
         config.output.mkdir(exist_ok=True)
-        clips = load_clips(clips_folder, base, config_at(config, 0).resolution)
+        clips = load_clips(clips_folder, base, config.at(0).resolution)
         for before in made:  # they share the base
             before.unet.detach()
         made.append(Trainer(config, base, clips))
@@ -77,14 +76,14 @@ def test_noise_follows_the_curriculum_and_ends_as_clips_are_sampled(trainer):
     ).config
 
     def correlation(progress: float) -> float:
-        phase = noise_at(config, progress).model_copy(update={"probability": 1.0})
+        phase = config.noise_at(progress).model_copy(update={"probability": 1.0})
         noise = draw_noise(torch.Size((1, 2, 4, 128, 128)), torch.Generator().manual_seed(1), phase)[0].flatten(1)
         return float(torch.corrcoef(noise)[0, 1])
 
     assert [correlation(p) for p in (0, 0.3, 0.6, 1)] == pytest.approx([0.9, 0.6, 0.3, 0.3], abs=0.02)
-    assert noise_at(config, 0.3).mode == "progressive"
-    assert [noise_at(config, p).probability for p in (0.3, 0.7)] == [1.0, 0.5]
-    assert describe_noise(config) == "shared 0.3 in 50% of clips, else independent"
+    assert config.noise_at(0.3).mode == "progressive"
+    assert [config.noise_at(p).probability for p in (0.3, 0.7)] == [1.0, 0.5]
+    assert config.describe_noise() == "shared 0.3 in 50% of clips, else independent"
 
 
 def test_a_step_takes_the_noise_of_its_phase(trainer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -17,13 +18,17 @@ import torch
 from ...commands.config import Precision
 from ...commands.precision import vae_arithmetic
 from ...files import whole_or_nothing
-from ...media.suffixes import is_video
 from ...temporal.hosts.diffusers.base import Base
 from ...temporal.weights.listing import listed
 from .prepared import is_cache, open_cache
 from .source import Clips, ClipSource, DataError
 
 log = logging.getLogger(__name__)
+_VIDEO = re.compile(
+    r"\.(mp4|m4v|mkv|webm|mov|avi|gif|apng|flv|f4v|wmv|asf|mpe?g|m2v|vob|m?2?ts|mts|og[vm]|3g[p2]|mxf|nut|ivf|y4m|divx|"
+    r"rm|rmvb|dv|h?264|h?265|hevc)"
+)
+_PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?)")
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -165,7 +170,6 @@ def _read_cache(path: Path, count: int) -> tuple[list[np.ndarray], float] | None
 
 def _write_cache(path: Path, arrays: list[np.ndarray], fps: float) -> None:
     """Store latents for later runs. A failure is a warning, and this run goes on."""
-
     content: dict[str, Any] = {f"clip{i}": array for i, array in enumerate(arrays)}
     try:
         with whole_or_nothing(path) as part, part.open("wb") as file:
@@ -197,3 +201,13 @@ def _encode(
         if progress:
             progress(i + 1, len(files))
     return arrays, float(np.median(rates))
+
+
+def is_video(path: Path) -> bool:
+    """Return whether a file is named as a video or an animated picture that FFmpeg reads."""
+    return bool(_VIDEO.fullmatch(path.suffix.lower()))
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is named as a picture that Pillow reads."""
+    return bool(_PICTURE.fullmatch(path.suffix.lower()))

@@ -13,15 +13,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...commands.config import VaePrecision
 from ...files import write_whole
 from ...temporal.hosts.diffusers.base import Base
-from .encode import half_posterior
 from .source import DataError
 
 NAME = "cache.json"
 FORMAT = 1
 TOLERANCE = 0.01  # relative; two machines differ by far less
 _CAPTIONS = ["", "a girl with blue hair runs through a meadow at sunset, anime"]
+
+
+def half_posterior(
+    base: Base, pictures: np.ndarray, batch: int, precision: VaePrecision
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation fp16 `[F, 4, H/8, W/8]`, unscaled, of uint8 pictures `[F, H, W, 3]`.
+
+    Raises ValueError if the VAE returns values that are not finite in fp16.
+    """
+    mean, deviation = (part.half().numpy() for part in base.posterior(torch.from_numpy(pictures), batch, precision))
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise ValueError("the VAE returns NaN or infinite values; set precision fp32, or use a VAE made for fp16")
+    return mean, deviation
 
 
 def probe(base: Base) -> dict[str, Any]:
@@ -47,7 +60,6 @@ def probe(base: Base) -> dict[str, Any]:
 
 def write_identity(cache: Path, probed: dict[str, Any], settings: dict[str, Any], checkpoint: str) -> None:
     """Write `cache.json`. Raises OSError."""
-
     content = {"format": FORMAT, "checkpoint": checkpoint, "settings": settings, **probed}
     write_whole(cache / NAME, json.dumps(content, indent=1))
 

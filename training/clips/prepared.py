@@ -14,13 +14,10 @@ import torch
 from ...temporal.hosts.diffusers.base import Base, Text
 from ...temporal.weights.listing import listed
 from .identity import NAME, changes, probe, read_identity
-from .manifest import NAME as MANIFEST
-from .manifest import Texts, read_manifest
 from .source import ClipSource, DataError
-from .store import Store
+from .store import MANIFEST, SIZES, Store, Texts, read_manifest
 
 log = logging.getLogger(__name__)
-_IDS = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
 
 
 def is_cache(folder: Path) -> bool:
@@ -116,7 +113,7 @@ class PreparedClips(ClipSource):
         self.names = [row["id"] for row in rows]
         self.lengths = [row["frames"] for row in rows]
         self.sizes = [(row["height"] // sizes["factor"], row["width"] // sizes["factor"]) for row in rows]
-        self.ids = torch.tensor([[row[name] for name in _IDS] for row in rows], dtype=torch.float32)
+        self.ids = torch.tensor([[row[name] for name in SIZES] for row in rows], dtype=torch.float32)
         self.fps = Counter(row["fps"] for row in rows).most_common(1)[0][0]
 
     def frames(self, i: int, start: int, count: int, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""The clips of a cache: a Lance dataset to which a source is added whole or not at all.
+"""The files of a cache: its clips and captions, and its manifest with one row for each clip.
+
+Clips are a Lance dataset to which a source is added whole or not at all.
 
 Lance writes data first and a new version of its list of files last, in one atomic step. Files that a killed run wrote
 but did not list are removed by the next run. Short texts and numbers have columns of their own; latents are bytes of
@@ -15,13 +17,17 @@ from typing import Any
 
 from ...files import whole_or_nothing
 
+SIZES = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
+"""SDXL's size conditioning of a clip, in its order."""
 COLUMNS = {
     "string": ("id", "source", "signature", "reason", "unique"),
-    "int32": ("scene", "frames", "original_height", "original_width", "crop_top", "crop_left", "height", "width"),
+    "int32": ("scene", "frames", *SIZES),
     "float64": ("start", "fps"),
     "binary": ("look",),
     "large_binary": ("mean", "deviation", "tokens", "pooled"),
 }
+MANIFEST = "manifest.parquet"
+Row = dict[str, Any]
 LIGHT = [name for kind, names in COLUMNS.items() if kind != "large_binary" for name in names]
 _SMALL_FILES = 64  # files that may be small before they are joined
 _ROWS_A_FILE = 1024
@@ -39,14 +45,6 @@ class Store:
     def __init__(self, cache: Path):
         self.dataset = open_or_make(cache / "clips.lance", schema())
         self.path = str(cache / "clips.lance")
-
-    def write(self, rows: Iterable[dict[str, Any]]) -> list[str]:
-        """Write rows to files that are not yet part of the store; return these files for `add`.
-
-        One row is in memory at a time. Any process that sees the folder may call this. Errors of the iterable pass
-        through.
-        """
-        return write_rows(self.path, rows)
 
     def add(self, files: list[str]) -> None:
         """Make all files of one source part of the store in one atomic step."""
@@ -96,7 +94,10 @@ def open_or_make(path: Path, columns: Any) -> Any:
 
 
 def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Write rows to new files of the dataset at `path`; return these files as JSON (`Store.write` without a store)."""
+    """Write rows to files that are not yet part of the clips' dataset at `path`; return these files for `Store.add`.
+
+    One row is in memory at a time. Any process that sees the folder may call this. Errors of the iterable pass through.
+    """
     import pyarrow as pa
     from lance.fragment import write_fragments
 
@@ -118,3 +119,41 @@ def write_rows(path: str, rows: Iterable[dict[str, Any]]) -> list[str]:
             raise failure[0] from None
         raise
     return [json.dumps(fragment.to_json()) for fragment in fragments]
+
+
+def read_manifest(cache: Path) -> list[Row]:
+    """Return the rows of a cache's manifest. Raises FileNotFoundError if the cache is not finished."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(cache / MANIFEST).to_pylist()
+
+
+class Texts:
+    """`CACHE/captions.lance`: tokens and pooled embedding (fp16) of each distinct caption, the empty one first."""
+
+    def __init__(self, cache: Path):
+        self.path = cache / "captions.lance"
+
+    def open(self) -> Any:
+        """Return the dataset; an empty one is created if it is missing."""
+        import pyarrow as pa
+
+        columns = [("key", pa.string()), ("tokens", pa.large_binary()), ("pooled", pa.large_binary())]
+        return open_or_make(self.path, pa.schema(columns))
+
+    def rows(self) -> dict[str, int]:
+        """Return the row of each key: a caption, or `npz:SIGNATURE` for embeddings that came with a clip."""
+        keys = self.open().to_table(columns=["key"])["key"].to_pylist()
+        return {key: row for row, key in enumerate(keys)}
+
+    def add(self, items: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Append rows of (key, tokens, pooled) in one atomic step."""
+        import pyarrow as pa
+
+        dataset = self.open()
+        dataset.insert(pa.table([list(column) for column in zip(*items, strict=True)], schema=dataset.schema))
+
+
+def text_key(row: Row) -> str:
+    """Return the key of a clip's embeddings among the texts."""
+    return f"npz:{row['signature']}" if row.get("own_text") else row["caption"]

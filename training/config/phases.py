@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -41,7 +41,10 @@ class Phase(BaseModel):
     learning_rate: PositiveFloat | None = None
 
 
-def require_rising(phases: Sequence[NoisePhase] | Sequence[Phase], name: str) -> None:
+AnyPhase = TypeVar("AnyPhase", NoisePhase, Phase)
+
+
+def require_rising(phases: Sequence[AnyPhase], name: str) -> None:
     """Raise ValueError unless each phase ends after the one before, and the last of them before the run."""
     ends = [phase.until for phase in phases]
     if ends != sorted(set(ends)) or 1 in ends:

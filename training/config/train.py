@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from ...commands.config import Config, Decay, Device, Folder, NonNegative, Precision, Share, at_field, named
-from .phases import FrameChoices, NoisePhase, Phase, require_rising
+from .phases import AnyPhase, FrameChoices, NoisePhase, Phase, require_rising
 
 
 def _places(value: Any) -> Any:
@@ -16,6 +17,10 @@ def _places(value: Any) -> Any:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value) if type(value) is int else value
+
+
+def _at(phases: Sequence[AnyPhase], progress: float) -> AnyPhase | None:
+    return next((phase for phase in phases if progress < phase.until), None)
 
 
 _MOTION = ("motion_places", "motion_attentions")
@@ -175,6 +180,26 @@ class TrainConfig(Config):
     """Write the curves as TensorBoard event files too; `tensorboard --logdir RUN_FOLDER` shows them."""
     report_megabytes: NonNegative = 20.0
     """Size of the newest clips that report.html contains; it links to the others."""
+
+    def at(self, progress: float) -> TrainConfig:
+        """Return the config with the overrides of the phase at the fraction `progress` (0..1) of the run."""
+        phase = _at(self.stages, progress)
+        return self.model_copy(update=phase.model_dump(exclude={"until"}, exclude_none=True)) if phase else self
+
+    def noise_at(self, progress: float) -> NoisePhase:
+        """Return the noise at the fraction `progress` (0..1) of the run."""
+        return _at(self.noise_curriculum, progress) or self.last_noise()
+
+    def last_noise(self) -> NoisePhase:
+        """Return the noise at the end of the run, by the config's own fields: clips should be sampled with the same."""
+        return NoisePhase(correlation=self.noise_correlation, mode=self.noise_mode, probability=self.noise_probability)
+
+    def describe_noise(self) -> str:
+        """Return `trained_noise` of the metadata, such as `shared 0.5 in 70% of clips, else independent`."""
+        if not self.noise_correlation or not self.noise_probability:
+            return "independent"
+        share = "" if self.noise_probability == 1 else f" in {self.noise_probability:.0%} of clips, else independent"
+        return f"{self.noise_mode} {self.noise_correlation:g}{share}"
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""The manifest of a finished cache: every clip with its caption, repeats marked.
+"""The end of a run: the manifest of a cache, every clip with its caption, repeats marked; and the captions' embeddings.
 
 The result does not depend on the order in which videos were prepared, so a killed run that continues, or one on many
 machines, ends with the same manifest.
@@ -6,15 +6,18 @@ machines, ends with the same manifest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...files import whole_or_nothing
-from ..clips.manifest import NAME, Row, text_key
-from ..clips.store import Store
+from ...temporal.hosts.diffusers.base import Base
+from ..clips.store import MANIFEST, SIZES, Row, Store, Texts, text_key
 from .reading.sources import Source
+
+_AT_ONCE = 32  # captions encoded at once
 
 
 def manifest_rows(store: Store, sources: list[Source], failures: dict[str, str], level: float) -> list[Row]:
@@ -72,12 +75,9 @@ def write_manifest(cache: Path, rows: list[Row]) -> None:
     kinds = {
         "string": ("id", "source", "caption", "text", "reason", "unique"),
         "bool": ("kept",),
-        "int32": (
-            "scene", "frames", "drawings", "original_height", "original_width", "crop_top", "crop_left", "height",
-            "width",
-        ),
+        "int32": ("scene", "frames", "drawings", *SIZES),
         "float64": ("start", "end", "fps"),
-    }  # fmt: skip
+    }
     schema = pa.schema([(name, pa.type_for_alias(kind)) for kind, names in kinds.items() for name in names])
     full = [
         {
@@ -89,5 +89,42 @@ def write_manifest(cache: Path, rows: list[Row]) -> None:
         }
         for row in rows
     ]
-    with whole_or_nothing(cache / NAME) as part:
+    with whole_or_nothing(cache / MANIFEST) as part:
         pa.parquet.write_table(pa.Table.from_pylist(full, schema=schema), part)
+
+
+def add_texts(
+    cache: Path, store: Store, rows: list[Row], base: Base, sizes: dict[str, Any], progress: Callable[[int, int], None]
+) -> None:
+    """Encode new captions of kept clips; copy embeddings that came with .npz clips.
+
+    A clip with embeddings of another size than the model's is dropped. One without a pooled embedding gets that of its
+    caption.
+    """
+    texts = Texts(cache)
+    there = texts.rows()
+    kept = [row for row in rows if not row["reason"]]
+    own = {}
+    for row in kept:
+        if not row["look"]:  # of an .npz clip
+            tokens, pooled = store.take(row["row"], ["tokens", "pooled"]).values()
+            expected = 2 * sizes["tokens"][0] * sizes["tokens"][1]
+            if tokens and (len(tokens) != expected or len(pooled) not in (0, 2 * sizes["pooled"])):
+                row["reason"] = f"text: embeddings of another model ({len(tokens) // 2} values, not {expected // 2})"
+            elif tokens:
+                row["own_text"] = True
+                own[text_key(row)] = (row["caption"], tokens, pooled)
+    captions = sorted({row["caption"] for row in kept if not row["reason"] and not row.get("own_text")} - {"", *there})
+    todo = captions if "" in there else ["", *captions]
+    for first in range(0, len(todo), _AT_ONCE):
+        some = todo[first : first + _AT_ONCE]
+        texts.add(zip(some, *_encoded(base, some), strict=True))
+        progress(first + len(some), len(todo))
+    for key, (caption, tokens, pooled) in own.items():
+        if key not in there:
+            texts.add([(key, tokens, pooled or _encoded(base, [caption])[1][0])])
+
+
+def _encoded(base: Base, captions: list[str]) -> tuple[list[bytes], list[bytes]]:
+    tokens, pooled = base.encode_text(captions)
+    return tuple([row.half().cpu().numpy().tobytes() for row in part] for part in (tokens, pooled))  # type: ignore

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...files import whole_or_nothing
-from ..clips.manifest import Row, Texts, text_key
 from ..clips.source import DataError
-from ..clips.store import Store
+from ..clips.store import SIZES, Row, Store, Texts, text_key
 from .options import PrepareConfig
 from .reading.sources import Source
 
@@ -40,9 +39,7 @@ def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[di
         some = latents[first : first + config.frames]
         short = len(some) < config.min_frames
         yield {
-            **dict(zip(("original_height", "original_width", "crop_top", "crop_left"), ids[:4], strict=True)),
-            "height": height,
-            "width": width,
+            **dict(zip(SIZES, (*ids[:4], height, width), strict=True)),
             "scene": 0,
             "start": first / float(content.get("fps", config.fps)),
             "fps": float(content.get("fps", config.fps)),
@@ -58,7 +55,6 @@ def read_clip(source: Source, config: PrepareConfig, factor: int) -> Iterator[di
 
 def write_clip(path: Path, latents: np.ndarray, text: np.ndarray, pooled: np.ndarray, **more: Any) -> None:
     """Write a clip: latents `[F, 4, h, w]` scaled for the UNet, text `[T, C]`, pooled `[P]`. Raises OSError."""
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_or_nothing(path) as part, part.open("wb") as file:
         np.savez(file, latents=latents, text_embeds=text, pooled_text_embeds=pooled, **more)
@@ -72,7 +68,6 @@ def export_npz(cache: Path, store: Store, rows: list[Row], folder: Path, sizes: 
         clip = np.frombuffer(store.take(row["row"], ["mean"])["mean"], np.float16).astype(np.float32)
         side = (row["height"] // sizes["factor"], row["width"] // sizes["factor"])
         text = texts.take([where[text_key(row)]]).to_pylist()[0]
-        names = ("original_height", "original_width", "crop_top", "crop_left", "height", "width")
         write_clip(
             folder / (row["id"].replace("/", "_").replace("#", "_") + ".npz"),
             (clip * sizes["scaling_factor"]).reshape(row["frames"], 4, *side),
@@ -80,6 +75,6 @@ def export_npz(cache: Path, store: Store, rows: list[Row], folder: Path, sizes: 
             np.frombuffer(text["pooled"], np.float16),
             caption=row["caption"],
             fps=row["fps"],
-            time_ids=np.array([row[name] for name in names]),
+            time_ids=np.array([row[name] for name in SIZES]),
         )
     return len(kept)

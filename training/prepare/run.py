@@ -6,26 +6,33 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ...temporal.hosts.diffusers.base import Base
+from ..clips.identity import changes, probe, read_identity, write_identity
 from ..clips.source import DataError
+from ..clips.store import MANIFEST, Store, write_rows
+from .encoding import encode_row, open_model
+from .manifest import add_texts, manifest_rows, write_manifest
+from .npz import export_npz
 from .options import PrepareConfig
-from .reading.sources import Source
+from .reading.captions import apply_manifest, beside
+from .reading.sources import Source, find_sources
+from .spread import spread
+from .walk import walk
 
-if TYPE_CHECKING:
-    from ...temporal.hosts.diffusers.base import Base
-    from ..clips.store import Store
-    from .progress import Bars
+Item = TypeVar("Item")
 
 
 def prepare(config: PrepareConfig) -> Path:
     """Bring the cache up to date with the videos; return its folder. Raises ValueError or OSError with the remedy."""
-    from filelock import FileLock, Timeout
-
-    from .reading.sources import find_sources
-
     sources, passed_over = find_sources(config.videos)
     if config.output.is_file():
         raise DataError(f"output: {config.output} is a file; name a folder")
@@ -47,42 +54,35 @@ def _plain(error: OSError, cache: Path) -> OSError:
 
 
 def _update(config: PrepareConfig, sources: list[Source], passed_over: Counter[str]) -> None:
-    from ..clips.store import Store
-    from .manifest import manifest_rows, write_manifest
-    from .model import open_model
-    from .npz import export_npz
-    from .progress import Bars
-    from .texts import add_texts
-
-    cache = config.output
     base, multiple = open_model(config)
     sizes = _identify(config, base)
     unknown, failures = _describe(config, sources)
-    store = Store(cache)
+    store = Store(config.output)
     there = store.signatures()
     todo = [source for source in sources if there.get(source.name) != source.signature and source.name not in failures]
     store.remove(source.name for source in todo if source.name in there)
     with Bars() as bars:
         if todo:
-            work = _spread if config.ray else _work
-            for source, files, error in bars.sources(work(config, todo, store, multiple, base, bars), len(todo)):
+            if config.ray:
+                done = spread(todo, config, store.path, multiple, base.factor)
+            else:
+                done = _work(todo, config, store, multiple, base, bars)
+            for source, files, error in bars.sources(done, len(todo)):
                 if error:
                     failures[source.name] = error
                 else:
                     store.add(files)
             store.tidy()
         rows = manifest_rows(store, sources, failures, config.repeat_level)
-        add_texts(cache, store, rows, base, sizes, bars.captions)
-        write_manifest(cache, rows)
+        add_texts(config.output, store, rows, base, sizes, bars.captions)
+        write_manifest(config.output, rows)
         if config.npz:
-            export_npz(cache, store, rows, config.npz, sizes)
+            export_npz(config.output, store, rows, config.npz, sizes)
     _report(config, rows, failures, passed_over, unknown, len(there.keys() - {source.name for source in sources}))
 
 
 def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
     """Begin a cache, or check that it is of this model and these settings; return the model's sizes."""
-    from ..clips.identity import changes, probe, read_identity, write_identity
-
     probed, settings = probe(base), config.fixed()
     made = read_identity(config.output)
     if made is None:
@@ -98,8 +98,6 @@ def _identify(config: PrepareConfig, base: Base) -> dict[str, Any]:
 
 def _describe(config: PrepareConfig, sources: list[Source]) -> tuple[int, dict[str, str]]:
     """Set captions, scenes and signatures; return the number of unknown manifest rows, and unreadable sources."""
-    from .reading.captions import apply_manifest, beside
-
     unknown = apply_manifest(config.manifest, sources) if config.manifest else 0
     failures = {}
     for source in sources:
@@ -113,12 +111,9 @@ def _describe(config: PrepareConfig, sources: list[Source]) -> tuple[int, dict[s
 
 
 def _work(
-    config: PrepareConfig, sources: list[Source], store: Store, multiple: int, base: Base, bars: Bars
+    sources: list[Source], config: PrepareConfig, store: Store, multiple: int, base: Base, bars: Bars
 ) -> Iterator[tuple[Source, list[str], str]]:
     """Yield each finished source: files to add to the store, or the error."""
-    from ..clips.encode import encode_row
-    from .walk import walk
-
     for source in sources:
 
         def rows(source: Source = source) -> Iterator[dict[str, Any]]:
@@ -127,17 +122,9 @@ def _work(
                 yield encode_row(base, row, config.batch, config.precision)
 
         try:
-            yield source, store.write(rows()), ""
+            yield source, write_rows(store.path, rows()), ""
         except ValueError as error:  # damaged, or the VAE fails on it; a failure to write is an OSError
             yield source, [], str(error)
-
-
-def _spread(
-    config: PrepareConfig, sources: list[Source], store: Store, multiple: int, base: Base, bars: Bars
-) -> Iterator[tuple[Source, list[str], str]]:
-    from .spread import spread
-
-    return spread(sources, config, str(Path(store.path).resolve()), multiple, base.factor)
 
 
 def _report(
@@ -167,7 +154,37 @@ def _report(
         lines.append(
             f"left out: {others} videos that were prepared earlier and are not in {', '.join(map(str, config.videos))}"
         )
-    lines.append(f"every clip, kept or dropped, is in {config.output / 'manifest.parquet'}")
+    lines.append(f"every clip, kept or dropped, is in {config.output / MANIFEST}")
     sys.stdout.write("\n".join(lines) + "\n")
     if not kept:
         raise DataError("no clip is left to train on; see the reasons above")
+
+
+class Bars(Progress):
+    """On stderr, a bar of videos with the position in the current one, and a bar of captions."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self.videos = self.add_task("videos", total=None, visible=False)
+        self.texts = self.add_task("captions", total=None, visible=False)
+
+    def sources(self, done: Iterable[Item], total: int) -> Iterator[Item]:
+        """Pass finished sources through and count them."""
+        self.update(self.videos, total=total, visible=True)
+        for item in done:
+            yield item
+            self.advance(self.videos)
+        self.update(self.videos, description="videos")
+
+    def clip(self, source: Source, row: dict[str, Any]) -> None:
+        self.update(self.videos, description=f"{escape(source.name[-40:])} at {row['start']:.0f} s")
+
+    def captions(self, done: int, total: int) -> None:
+        self.update(self.texts, completed=done, total=total, visible=True)

@@ -12,6 +12,7 @@ import socket
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import numpy as np
 
 from ..clips.source import DataError
 from ..clips.store import COLUMNS, write_rows
+from .encoding import encode_row, open_model
 from .options import PrepareConfig
 from .reading.sources import Source
+from .walk import walk
 
 _MOST_BLOCKS = 2000  # blocks of sources, each decoded by one task
 _EMPTY = {"string": "", "int32": 0, "float64": 0.0, "binary": b"", "large_binary": b""}
@@ -40,10 +43,8 @@ def spread(
     import ray
     import ray.data
 
-    warnings.filterwarnings(
-        "ignore", message="lance is not fork-safe"
-    )  # Ray executes another program right after a fork
-
+    # Ray executes another program right after a fork.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
     _require_cluster(str(config.ray))
     try:
         ray.init(address=config.ray, logging_level="ERROR", log_to_driver=False)
@@ -70,7 +71,10 @@ def _stream(ray: Any, sources: list[Source], config: PrepareConfig, store: str, 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    jobs = [json.dumps({**source.to_dict(), "files": _absolute(source.files)}) for source in sources]
+    jobs = [
+        json.dumps({**asdict(source), "files": [str(Path(file).resolve()) for file in source.files]})
+        for source in sources
+    ]
     blocks = min(len(jobs), _MOST_BLOCKS)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     encoders = {"num_gpus": 1} if gpus else {"num_cpus": 0.5}
@@ -90,7 +94,7 @@ def _stream(ray: Any, sources: list[Source], config: PrepareConfig, store: str, 
             _Encoder,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_kwargs={"config": config, "checkpoint": checkpoint, "store": store},
+            fn_constructor_kwargs={"config": config, "checkpoint": checkpoint, "store": str(Path(store).resolve())},
             compute=ray.data.ActorPoolStrategy(size=max(1, gpus or cpus // 2)),
             **encoders,
         )
@@ -111,15 +115,9 @@ def _stream(ray: Any, sources: list[Source], config: PrepareConfig, store: str, 
             yield sources[number], files.pop(number), ""
 
 
-def _absolute(files: list[str]) -> list[str]:
-    return [str(Path(file).resolve()) for file in files]
-
-
 def _decode(batch: Any, config: PrepareConfig, multiple: int, factor: int) -> Iterator[Any]:
     """Yield the rows of one source one by one, then their number or the error."""
     import pyarrow as pa
-
-    from .walk import walk
 
     (job,) = batch.to_pylist()
     count, last = 0, {}
@@ -136,14 +134,10 @@ def _decode(batch: Any, config: PrepareConfig, multiple: int, factor: int) -> It
 
 class _Encoder:
     def __init__(self, config: PrepareConfig, checkpoint: str, store: str):
-        from .model import open_model
-
         self.config, self.store = config, store
         self.base, _ = open_model(config.model_copy(update={"checkpoint": checkpoint}))
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
-        from ..clips.encode import encode_row
-
         (row,) = batch.to_pylist()
         number, count, error = (row.pop(name) for name in ("number", "count", "error"))
         pictures, latents = row.pop("pictures"), row.pop("latents")

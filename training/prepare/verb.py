@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ...commands.overrides import make_config, parse_overrides
-from ...commands.usage import answer
-from ...commands.verbs import run_verb
+from ...commands.verbs import answer, run_verb
 from .options import PrepareConfig
 
 USAGE = """usage: sdxl-anime-video prepare VIDEOS ... -o CACHE --checkpoint SDXL [--field value ...]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ...temporal.measure.drawings import new_drawings
 from ..clips.source import DataError
+from ..clips.store import SIZES, Row
 from . import npz
 from .options import PrepareConfig
 from .pieces import cut, fault, look, on_grid
-from .reading.cuts import given_scenes, scenes
-from .reading.frames import shown_frames, size_of
+from .reading.frames import given_scenes, scenes, shown_frames, size_of
 from .reading.sources import Source
-from .sizes import Fit, fit
-
-Row = dict[str, Any]  # the store's columns, and `pictures` uint8 [F, H, W, 3] of a clip that is yet to be encoded
+from .sizes import fit
 
 
 def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> Iterator[Row]:
     """Yield every clip of a source in order, dropped clips with their reason; at least one row.
 
+    A row has the store's columns, and `pictures` uint8 `[F, H, W, 3]` of a clip that is yet to be encoded.
     Frames stream through: at most `frames + min_frames` of the config are in memory.
     Raises DataError with the reason if the source is damaged; then no row of it may be kept.
     """
@@ -39,13 +37,14 @@ def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> I
 
 def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]:
     into = fit(*size_of(source), config.resolution, multiple)
+    sizes = dict(zip(SIZES, (*into.original, *into.crop, *into.target), strict=True))
     if into.enlargement > config.max_enlargement:
         height, width = into.original
         reason = (
             f"small: {width}x{height} needs enlarging {into.enlargement:.2g} times, max_enlargement is "
             f"{config.max_enlargement:g}"
         )
-        yield {**_place(into), "scene": 0, "start": 0.0, "frames": 0, "unique": "", "look": b"", "reason": reason}
+        yield {**sizes, "scene": 0, "start": 0.0, "frames": 0, "unique": "", "look": b"", "reason": reason}
         return
     shown = shown_frames(source, config.fps)
     numbered = given_scenes(shown, source.scenes) if source.scenes else scenes(shown, config)
@@ -55,7 +54,7 @@ def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]
         greys = np.stack([picture.grey for picture in clip])
         reason = fault(greys, config)
         row = {
-            **_place(into),
+            **sizes,
             "scene": clip[0].scene,
             "start": round(clip[0].time, 6),
             "frames": len(clip),
@@ -66,16 +65,3 @@ def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]
         yield row if reason else {**row, "pictures": np.stack([picture.pixels for picture in clip])}
     if empty:
         raise DataError("no frame in the scenes of the manifest")
-
-
-def _place(into: Fit) -> Row:
-    """Return SDXL's size conditioning: original size, crop offset, target size."""
-    (height, width), (top, left), (rows, columns) = into.original, into.crop, into.target
-    return {
-        "original_height": height,
-        "original_width": width,
-        "crop_top": top,
-        "crop_left": left,
-        "height": rows,
-        "width": columns,
-    }

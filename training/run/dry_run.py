@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 
 from ...commands.config import ConfigError
-from ...commands.overrides import parse_overrides, read_config
+from ...commands.overrides import make_config, parse_overrides, read_values
 from ...commands.precision import arithmetic
 from ...temporal.hosts.diffusers.single_file import CONFIGS
 from ..config.train import SHAPES_ONLY, TrainConfig
-from ..estimate.advice import Size, gigabytes, largest_clip, savings
-from ..estimate.memory import Live, Memory, estimate
 from ..step.controlnet import require_fit
 from ..step.layers import class_of
+from .memory import Live, Memory, Size, estimate, gigabytes, largest_clip, savings
 from .processes import Processes
 from .progress import Bars, clock
 from .run import set_up
@@ -40,9 +38,10 @@ def main(path: Path, words: list[str]) -> None:
     """
     limit = take_memory(words)
     overrides = parse_overrides(words, TrainConfig)
-    shapes_only = {"clips": "clips", "output": "output"}  # a dry run of shapes reads neither
-    defaults = shapes_only if _base(path, overrides) == SHAPES_ONLY else None
-    config = read_config(path, overrides, TrainConfig, defaults)
+    values = {**read_values(path), **overrides}
+    if values.get("base") == SHAPES_ONLY:
+        values = {"clips": "clips", "output": "output", **values}  # a dry run of shapes reads neither
+    config = make_config(TrainConfig, values, str(path))
     sys.stdout.write("\n".join(_lines(config, limit)) + "\n")
 
 
@@ -59,16 +58,6 @@ def take_memory(words: list[str]) -> float | None:
         raise ConfigError(f"command line: --memory {text!r} is no size; write it like 20GB")
     unit = match[2].lower()
     return float(match[1]) * (1024 if "i" in unit else 1000) ** (3 if unit[0] == "g" else 2)
-
-
-def _base(path: Path, overrides: dict[str, Any]) -> Any:
-    if "base" in overrides:
-        return overrides["base"]
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None  # read_config raises the error
-    return values.get("base") if isinstance(values, dict) else None
 
 
 def _lines(config: TrainConfig, limit: float | None) -> list[str]:
@@ -97,7 +86,7 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
     lines += ["speed: not measured, because there are no weights"] if trainer is None else _speed(trainer)
     lines += _fitting(memory, config, size, factor, limit)
     if limit is not None and memory.total(*size) > limit:
-        lines.append("to fit, change: " + "; ".join(savings(memory, unet_config, config, size, half, gpu)[:3]))
+        lines.append("to fit, change: " + "; ".join(savings(memory, size)[:3]))
     return lines
 
 
@@ -161,7 +150,8 @@ def _fitting(memory: Memory, config: TrainConfig, size: Size, factor: int, limit
     lines, best = [f"clips_per_step that fit {gigabytes(limit)}, by resolution (square) and frames:"], None
     lines.append("resolution " + "".join(f"{frames:>5}" for frames in lengths))
     for side in sides:
-        counts = [_most_clips(memory, frames, side // factor, limit) for frames in lengths]
+        size = side // factor
+        counts = [sum(memory.total(n, frames, size, size) <= limit for n in range(1, 65)) for frames in lengths]
         lines.append(f"{side:>10} " + "".join(f"{count or '-':>5}" for count in counts))
         for frames, count in zip(lengths, counts, strict=True):
             if count:
@@ -169,10 +159,3 @@ def _fitting(memory: Memory, config: TrainConfig, size: Size, factor: int, limit
     if best is None:
         return [*lines, f"nothing fits {gigabytes(limit)}"]
     return [*lines, f"largest that fits: resolution {best[0]}, {best[1]} frames, clips_per_step {best[2]}"]
-
-
-def _most_clips(memory: Memory, frames: int, side: int, limit: float) -> int:
-    count = 0
-    while count < 64 and memory.total(count + 1, frames, side, side) <= limit:
-        count += 1
-    return count

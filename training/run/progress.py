@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -55,39 +54,31 @@ def clock(seconds: float | None) -> str:
 LOG_SECONDS = 60.0
 
 
-class Bars:
+class Bars(Progress):
     """Bars for checking, encoding and training, and lines above them, on stderr; nothing where `quiet`.
 
     A file shows bars only at the end, so where stderr is a file, a line a minute tells the progress.
     """
 
     def __init__(self, config: TrainConfig, quiet: bool = False):
-        self.config = config
-        self.console = Console(stderr=True, quiet=quiet)
-        self.progress = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            console=self.console,
+            console=Console(stderr=True, quiet=quiet),
         )
-        self.checking = self.progress.add_task("check hints", left="", visible=False)
-        self.encoding = self.progress.add_task("encode clips", left="", visible=False)
-        self.training = self.progress.add_task("train", total=config.steps, left="", visible=False)
+        self.config = config
+        self.checking = self.add_task("check hints", left="", visible=False)
+        self.encoding = self.add_task("encode clips", left="", visible=False)
+        self.training = self.add_task("train", total=config.steps, left="", visible=False)
         every = {"validation": config.validation_steps, "samples": config.sample_steps}
         every["checkpoint"] = config.checkpoint_steps
         limit = 60 * config.minutes if config.minutes else None
         self.eta = Eta(config.steps, limit, {name: steps for name, steps in every.items() if steps})
         self.losses: deque[float] = deque(maxlen=50)
         self.logged = time.monotonic()
-
-    def __enter__(self) -> Bars:
-        self.progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
-        self.progress.stop()
 
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -99,11 +90,11 @@ class Bars:
             self.say(line)
 
     def checked(self, done: int, total: int) -> None:
-        self.progress.update(self.checking, completed=done, total=total, visible=True)
+        self.update(self.checking, completed=done, total=total, visible=True)
         self.log(f"check hints: {done} of {total}")
 
     def encoded(self, done: int, total: int) -> None:
-        self.progress.update(self.encoding, completed=done, total=total, visible=True)
+        self.update(self.encoding, completed=done, total=total, visible=True)
         self.log(f"encode clips: {done} of {total}")
 
     def event(self, event: dict[str, Any]) -> None:
@@ -112,7 +103,7 @@ class Bars:
             self.losses.append(event["loss"])
             mean = sum(self.losses) / len(self.losses)
             left = clock(self.eta.remaining(event["step"], event["seconds"]))
-            self.progress.update(
+            self.update(
                 self.training,
                 description=f"train, loss {mean:.5f}",
                 completed=event["step"],

@@ -26,7 +26,6 @@ def write_report(folder: Path, megabytes: float) -> Path:
     megabytes: limit of the clips and contact sheets inside the file, the newest first; it links to the others.
     Raises OSError where it cannot be written.
     """
-
     events = read_log(folder / "log.jsonl")
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     body = [

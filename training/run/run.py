@@ -18,13 +18,13 @@ from ...temporal.hosts.diffusers.base import Base, load_base
 from ..clips.folder import find_clips, load_clips
 from ..clips.prepared import is_cache, require_resolution
 from ..clips.source import ClipSource, DataError
-from ..config.schedule import config_at
 from ..config.train import TrainConfig
-from ..estimate.advice import OutOfMemory, explain, is_out_of_memory, largest_clip
-from ..step import hint_files, layers
+from ..step import layers
 from ..step.data import Data, none_left
+from ..step.hints import require_hints
 from .checkpoint import checkpoints
 from .journal import Tracker, trackers
+from .memory import OutOfMemory, estimate, explain, is_out_of_memory, largest_clip
 from .processes import Processes
 from .progress import Bars
 from .report import write_report
@@ -61,8 +61,8 @@ def set_up(config: TrainConfig, processes: Processes, bars: Bars) -> Trainer:
     base = load_base(config.base, base_dtype(processes.device, config.precision))
     resumed = config.resume not in (None, "latest") or (bool(config.resume) and bool(checkpoints(config.output)))
     layers.require(config, base, resumed)
-    hint_files.require(config, base, bars.checked)
-    clips = load_phase(config_at(config, 0), base, processes, bars)
+    require_hints(config, base, bars.checked)
+    clips = load_phase(config.at(0), base, processes, bars)
     return Trainer(config, base, clips, processes)
 
 
@@ -72,7 +72,7 @@ def require_clips(config: TrainConfig) -> None:
     The clips of later phases are checked too, so that no run fails after a day.
     """
     for began in (0.0, *(phase.until for phase in config.stages)):
-        phase = config_at(config, began)
+        phase = config.at(began)
         if is_cache(phase.clips):
             require_resolution(phase.clips, phase.resolution)
         elif (count := len(find_clips(phase.clips))) <= phase.validation_clips:
@@ -106,7 +106,7 @@ def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     # The error's traceback held the tensors of the step until here.
     trainer.optimizer.zero_grad(set_to_none=True)
     bars.say("out of memory; estimating what would help")
-    raise OutOfMemory(explain(phase, unet_config, size, half, gpu, trainer.step))
+    raise OutOfMemory(explain(estimate(unet_config, phase, half, gpu), size, trainer.step))
 
 
 def _clips_of(phase: TrainConfig) -> tuple[Any, ...]:
@@ -154,7 +154,7 @@ class Run:
             self._checkpoint()
 
     def _enter_phase(self) -> None:
-        phase, before = config_at(self.config, self.trainer.progress()), self.trainer.data
+        phase, before = self.config.at(self.trainer.progress()), self.trainer.data
         if phase == before.config:
             return
         clips = before.clips
@@ -183,7 +183,6 @@ class Run:
         self.report({**event, "seconds": round(trainer.seconds, 3)})
 
     def _sample(self) -> None:
-
         began = time.monotonic()
         name = f"samples/step-{self.trainer.step:08d}"
         with self.trainer.average.in_place():

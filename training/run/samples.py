@@ -14,9 +14,8 @@ from ...files import whole_or_nothing
 from ...temporal.hosts.diffusers.base import Base
 from ...temporal.hosts.diffusers.sampling import sample_clip
 from ...temporal.measure.figures import figures, mean_figures
-from ..config.schedule import last_noise
+from ..step.batch import draw_noise, step_generator
 from ..step.data import Data
-from ..step.draws import draw_noise, step_generator
 from ..step.loss import Loss
 from .processes import Processes
 
@@ -57,7 +56,7 @@ def scenes(base: Base, data: Data) -> list[Scene]:
 def render(loss: Loss, scene: Scene, number: int) -> torch.Tensor:
     """Return latents `[F, 4, h, w]` of a scene by the UNet that trains; the seed is the scene's number."""
     config, device = loss.config, loss.device
-    noise_phase = last_noise(config).model_copy(update={"probability": 1.0})
+    noise_phase = config.last_noise().model_copy(update={"probability": 1.0})
     generator = step_generator(config.seed, _SAMPLE_STEP, number)
     noise = draw_noise(torch.Size((1, *scene.shape)), generator, noise_phase)[0]
     return sample_clip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from ...temporal.hosts.diffusers.base import Base, prepared
 from ...temporal.hosts.diffusers.unet import TemporalUNet
 from ...temporal.weights.formats import save_layers
 from ..clips.source import ClipSource
-from ..config.schedule import config_at, describe_noise, noise_at
 from ..config.train import TrainConfig
 from ..step import layers, objective
 from ..step.average import Average
+from ..step.batch import Batch
 from ..step.controlnet import load_controlnet
 from ..step.data import Data
 from ..step.hints import describe_hints
@@ -34,7 +35,6 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .processes import Processes
-from .validation import validate
 
 
 class Trainer:
@@ -52,7 +52,7 @@ class Trainer:
         self._setup_layers()
         self._setup_optimizer()
         self._setup_loss()
-        self.enter(config_at(config, 0), clips)
+        self.enter(config.at(0), clips)
         self._setup_start()
 
     def _setup_layers(self) -> None:
@@ -158,7 +158,7 @@ class Trainer:
         Part i of the batch belongs to process i modulo their number, so that N processes draw the same clips as one
         process with N times the accumulation.
         """
-        processes, noise = self.processes, noise_at(self.config, self.progress())
+        processes, noise = self.processes, self.config.noise_at(self.progress())
         parts = self.data.config.accumulation * processes.count
         total, drawn = 0.0, []
         for part in range(processes.rank, parts, processes.count):
@@ -178,17 +178,38 @@ class Trainer:
         self.scaler.update()
         return 1 <= self.scaler.get_scale() < before
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the loss of the held-out clips at fixed noise levels, noise and positions, and its mean."""
+        """Return the loss of the held-out clips, with fixed noise and positions, by noise level and in the mean.
+
+        `validation_hinted` is the mean with hints at the config's keyframes, where there are hints.
+        """
+        data, levels = self.data, self.data.config.validation_levels
         with self.average.in_place():
-            return validate(self.loss, self.data, self.processes)
+            by_level = self._losses(data.validation_batches())
+            hinted = self._losses(data.validation_batches(hinted=True)) if data.hints else None
+        result = {"validation": sum(by_level) / len(levels)}
+        result |= {f"validation_{level}": loss for level, loss in zip(levels, by_level, strict=True)}
+        if hinted:
+            result["validation_hinted"] = sum(hinted) / len(levels)
+        return result
+
+    def _losses(self, batches: list[Batch]) -> list[float]:
+        """Return the mean loss at each level; the processes share the levels."""
+        levels = self.data.config.validation_levels
+        means = [0.0] * len(levels)
+        for i, level in self.processes.share(levels):
+            step = int(level * len(self.loss.sigmas))
+            losses = [self.loss(replace(batch, timestep=torch.full_like(batch.timestep, step))) for batch in batches]
+            means[i] = torch.cat(losses).mean().item()
+        return self.processes.sum(*means)
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the layers (their moving average where there is one) with what they were trained on."""
         trained = {
             **metadata,
             **self.data.describe(),
-            "trained_noise": describe_noise(self.config),
+            "trained_noise": self.config.describe_noise(),
             "trained_steps": str(self.step),
             **describe_hints(self.config),
         }

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ...commands.config import ConfigError
 from ...commands.overrides import parse_overrides, read_config
-from ...commands.usage import answer
-from ...commands.verbs import run_verb
+from ...commands.verbs import answer, run_verb
 from ..config.train import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"

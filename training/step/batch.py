@@ -1,13 +1,16 @@
-"""The clips of one forward pass of training, and how they are drawn."""
+"""The batch of one forward pass of training: clips, kept frames and noise, and how they are drawn."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
 
+from ...temporal.clip.noise import mix_frames
 from ...temporal.hosts.diffusers.base import Text
 from ..clips.source import ClipSource
+from ..config.phases import NoisePhase
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,30 @@ def longest_draw(source: ClipSource, buckets: list[list[int]], count: int, frame
     lengths = [sorted((source.lengths[i] for i in bucket), reverse=True) for bucket in buckets]
     room = max(some[count - 1 if count <= len(some) else 0] for some in lengths)  # only small buckets repeat clips
     return max(frames for frames in frame_choices if frames <= room)
+
+
+def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
+    """Return the generator of all draws in a part of a step, so that a resumed run draws as an uninterrupted one."""
+    digest = hashlib.sha256(f"{seed}/{step}/{part}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def kept_frames(frames: int, dropout: float, generator: torch.Generator) -> torch.Tensor:
+    """Return the frames of `frames` that a step uses, rising: each is dropped with chance `dropout`, two are kept."""
+    if not dropout:
+        return torch.arange(frames)
+    chance = torch.rand(frames, generator=generator)
+    kept = max(2, int((chance >= dropout).sum()))
+    return chance.topk(kept).indices.sort().values
+
+
+def draw_noise(shape: torch.Size, generator: torch.Generator, phase: NoisePhase) -> torch.Tensor:
+    """Return noise `[B, F, 4, h, w]`, correlated over frames with the phase's probability for each clip."""
+    noise = torch.randn(shape, generator=generator)
+    if phase.correlation:
+        chance = torch.rand(len(noise), generator=generator)
+        for i in range(len(noise)):
+            base = torch.randn(shape[2:], generator=generator)
+            if chance[i] < phase.probability:
+                noise[i] = mix_frames(noise[i], base, phase.mode, phase.correlation)
+    return noise

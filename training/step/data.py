@@ -7,11 +7,9 @@ import torch
 from ...temporal.hosts.diffusers.base import Base
 from ..clips.source import ClipSource
 from ..config.phases import NoisePhase
-from ..config.schedule import last_noise
 from ..config.train import TrainConfig
 from . import objective
-from .batch import Batch, Clip, draw_clips, longest_draw
-from .draws import draw_noise, kept_frames, step_generator
+from .batch import Batch, Clip, draw_clips, draw_noise, kept_frames, longest_draw, step_generator
 from .hints import Hints
 
 _VALIDATION_STEP = -1  # takes the place of the step in seeds
@@ -77,7 +75,7 @@ class Data:
         clips = [Clip(i, 0, source.frames(i, 0, frames)) for i in numbers]
         latents = torch.stack([clip.latents for clip in clips])
         generator = step_generator(self.config.seed, _VALIDATION_STEP, part)
-        noise = draw_noise(latents.shape, generator, last_noise(self.config))
+        noise = draw_noise(latents.shape, generator, self.config.last_noise())
         captions = torch.tensor([source.caption[i] for i in numbers])
         shown = None
         if hinted and self.hints:

@@ -6,11 +6,11 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ....media.suffixes import is_picture, is_video
+from ...clips.folder import is_picture, is_video
 from ...clips.source import DataError
 
 BESIDE = re.compile(r"\.(txt|json|csv|parquet|yaml|md)")  # captions and notes are not reported
@@ -45,9 +45,6 @@ class Source:
         for file in self.files:
             digest.update(_glance(Path(file)))
         self.signature = digest.hexdigest()[:16]
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 def _glance(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from comfy.utils import ProgressBar
 
 from .....files import whole_or_nothing
 from .....media.metadata import to_json
-from .....media.stills import PATTERN, save_stills
+from .....media.writer import PATTERN, save_stills
 
 
 def save_clip(

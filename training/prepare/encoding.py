@@ -1,4 +1,4 @@
-"""Latents as a cache stores them: mean and deviation of the VAE's posterior, unscaled, in half precision."""
+"""The frozen model that clips are encoded with, and rows as a cache stores them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import numpy as np
 import torch
 
 from ...commands.config import VaePrecision
-from ...temporal.hosts.diffusers.base import Base
+from ...commands.precision import chosen_device
+from ...temporal.hosts.diffusers.base import Base, load_base
+from ..clips.identity import half_posterior
+from .options import PrepareConfig
 
 
-def half_posterior(
-    base: Base, pictures: np.ndarray, batch: int, precision: VaePrecision
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation fp16 `[F, 4, H/8, W/8]` of uint8 pictures `[F, H, W, 3]`.
-
-    Raises ValueError if the VAE returns values that are not finite in fp16.
-    """
-    mean, deviation = (part.half().numpy() for part in base.posterior(torch.from_numpy(pictures), batch, precision))
-    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-        raise ValueError("the VAE returns NaN or infinite values; set precision fp32, or use a VAE made for fp16")
-    return mean, deviation
+def open_model(config: PrepareConfig) -> tuple[Base, int]:
+    """Return the frozen VAE and text encoders, and the number of pixels that picture sides must be multiples of."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base = load_base(config.checkpoint, torch.bfloat16)  # of the UNet, of which only the shape is used
+    multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
+    base.unet = None
+    base.vae.to(chosen_device(config.device))
+    return base, multiple
 
 
 def encode_row(base: Base, row: dict[str, Any], batch: int, precision: VaePrecision) -> dict[str, Any]:

@@ -13,6 +13,7 @@ the VAE and text encoders, which stay in the machine's own memory; `OVERHEAD` st
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,12 +27,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...temporal.hosts.diffusers.base import Base, sigmas_of
 from ...temporal.hosts.diffusers.unet import TemporalUNet
+from ..clips.source import ClipSource
 from ..config.train import TrainConfig
 from ..step.batch import Batch, HintedFrames
 from ..step.controlnet import controlnet_config
 from ..step.layers import create
 from ..step.loss import Loss
 
+Size = tuple[int, int, int, int]
+"""Clips, frames, and height and width of the latents."""
 OVERHEAD = 1e9  # bytes on a GPU beside the tensors, about
 SIZES = ((2, 16), (2, 32), (4, 16))  # frames, latent side of the three steps
 BYTES = {
@@ -74,8 +78,12 @@ class Live(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run; `total` at any size of its clips."""
+    """Bytes of a run; `total` at any size of its clips. The first four fields are the arguments of `estimate`."""
 
+    unet_config: Mapping[str, Any]
+    config: TrainConfig
+    half: bool
+    gpu: bool
     base_parameters: int
     adapter_parameters: int
     parts: dict[str, float]  # bytes of base, ControlNet, layers, gradients, optimizer, EMA, and the overhead on a GPU
@@ -120,7 +128,7 @@ def estimate(
         "EMA": adapter * 4 if config.ema else 0,
         "overhead": OVERHEAD if gpu else 0,
     }
-    return Memory(base, adapter, parts, fit)
+    return Memory(unet_config, config, half, gpu, base, adapter, parts, fit)
 
 
 def _step_of_shapes(
@@ -156,17 +164,13 @@ def _step_of_shapes(
             "rest": sum(p.numel() for p in adapter.parameters()) - matrices,
         }
         precision = config.model_copy(update={"precision": "bf16" if half else "fp32"})
-        loss = Loss(precision, _base(unet), model, torch.device("cpu"), network)
+        base = Base(unet, None, lambda captions: None, sigmas_of({}), "epsilon", {})
+        loss = Loss(precision, base, model, torch.device("cpu"), network)
         with Live(before) as live:
             noisy = torch.empty(1, frames, 4, side, side)
             predicted = loss.predict(noisy, _batch(noisy, unet_config, bool(network)))
             (predicted - torch.empty_like(noisy)).square().mean().backward()
         return live.history, counts
-
-
-def _base(unet: Any) -> Base:
-    """Return a base of this UNet alone."""
-    return Base(unet, None, lambda captions: None, sigmas_of({}), "epsilon", {})
 
 
 def _batch(noisy: torch.Tensor, unet_config: Mapping[str, Any], hinted: bool) -> Batch:
@@ -204,3 +208,64 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+class OutOfMemory(MemoryError):
+    """A step did not fit; the message names three settings to change and the memory that each saves."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a GPU or the machine had no memory left: PyTorch raises a RuntimeError for the machine."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
+    )
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def savings(memory: Memory, size: Size) -> list[str]:
+    """Return settings that lower the estimate, each with the memory that it saves; the best first."""
+    config, (clips, frames, height, width) = memory.config, size
+    now = memory.total(*size)
+    found: list[tuple[float, str]] = []
+    if not config.gradient_checkpointing:
+        changed = config.model_copy(update={"gradient_checkpointing": True})
+        other = estimate(memory.unet_config, changed, memory.half, memory.gpu)
+        found.append((now - other.total(*size), "gradient_checkpointing: true"))
+    if clips > 1:
+        fewer = memory.total(clips // 2, frames, height, width)
+        found.append((now - fewer, f"clips_per_step: {clips // 2} (and accumulation: {config.accumulation * 2})"))
+    shorter = max(2, frames * 2 // 3)
+    found.append((now - memory.total(clips, shorter, height, width), f"frames: [{shorter}]"))
+    if config.resolution:
+        lower = max(64, config.resolution * 3 // 4 // 64 * 64)
+        ratio = lower / config.resolution
+        smaller = memory.total(clips, frames, round(height * ratio), round(width * ratio))
+        found.append((now - smaller, f"resolution: {lower}"))
+    if config.optimizer == "adamw" and memory.gpu:
+        found.append((memory.parts["optimizer"] * (1 - BYTES["adamw8bit"][0] / 8), "optimizer: adamw8bit"))
+    if config.ema:
+        found.append((memory.parts["EMA"], "ema: 0"))
+    found.sort(reverse=True)
+    return [f"{text} (about {gigabytes(saved)} less)" for saved, text in found if saved > 0]
+
+
+def explain(memory: Memory, size: Size, step: int) -> str:
+    """Return the message for a step that did not fit."""
+    clips, frames, height, width = size
+    return (
+        f"out of memory at step {step}; by estimate {clips} x {frames} frames with latents of {width} x {height} need "
+        f"{gigabytes(memory.total(*size))}. Change one or more of: "
+        + "; ".join(savings(memory, size)[:3])
+        + ". Then go on with --resume latest if there is a checkpoint"
+    )
+
+
+def largest_clip(clips: ClipSource, frames: int) -> tuple[int, int, int]:
+    """Return frames, height and width of the largest batch of these clips."""
+    return max(
+        ((min(frames, length), *size) for length, size in zip(clips.lengths, clips.sizes, strict=True)), key=math.prod
+    )

@@ -187,22 +187,17 @@ def _filled(
 
     Raises ValueError that names the file if tensors are missing, of other shapes, or not finite.
     """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    wrong = [published(key) for key, shape in wanted.items() if tuple(_shape(state.get(published(key)))) != shape]
-    if wrong:
+    wanted = network.state_dict()
+    given = {key: state.get(published(key)) for key in wanted}
+    if wrong := [published(key) for key, value in given.items() if value is None or value.shape != wanted[key].shape]:
         raise ValueError(
             f"{name} is of another network: {len(wrong)} of {len(wanted)} tensors are missing or of another shape, "
             f"the first {wrong[0]}; download it again"
         )
-    broken = [published(key) for key in wanted if not state[published(key)].isfinite().all()]
-    if broken:
+    if broken := [published(key) for key, value in given.items() if not value.isfinite().all()]:
         raise ValueError(f"{name} is damaged: {broken[0]} holds NaN or infinite values; download it again")
-    network.load_state_dict({key: state[published(key)] for key in wanted}, assign=True)
+    network.load_state_dict(given, assign=True)
     return network.float().eval().requires_grad_(False)
-
-
-def _shape(value: torch.Tensor | None) -> tuple[int, ...]:
-    return (-1,) if value is None else tuple(value.shape)
 
 
 def library_module(name: str) -> ModuleType:

@@ -187,7 +187,7 @@ def test_what_is_validated_and_saved_is_the_moving_average(trainer, tmp_path):
         follow = {name: value + rate * (run.layers.state_dict()[name] - value) for name, value in follow.items()}
     current = {name: value.clone() for name, value in run.layers.state_dict().items()}
     averaged = run.validate()["validation"]
-    run.save(tmp_path / "a.safetensors", {})
+    run.save(tmp_path / "a.safetensors", "unknown")
     assert all(torch.equal(current[name], value) for name, value in run.layers.state_dict().items())
     saved = load_adapter(tmp_path / "a.safetensors").state_dict()
     for name, value in saved.items():

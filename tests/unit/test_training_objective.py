@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sdxl_anime_video.schedulers.best_hq import training_sigmas
-from sdxl_anime_video.training.step import objective
+from sdxl_anime_video.training.step import loss as objective
+from sdxl_anime_video.training.step.optimizers import learning_rate_scale
 
 SIGMAS = training_sigmas(0.00085, 0.012, "scaled_linear", 1000)
 
@@ -85,7 +86,7 @@ def test_timesteps_cover_the_range_and_lean_to_noise():
 
 
 def test_learning_rate_rises_and_falls():
-    scale = objective.learning_rate_scale
+    scale = learning_rate_scale
     assert scale(0, 10, 0) == 0.1
     assert scale(9, 10, 0) == 1
     assert scale(100, 10, 0.5) == pytest.approx(0.5)

@@ -45,10 +45,10 @@ def spread(
 
     # Ray executes another program right after a fork.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
-    _require_cluster(str(config.ray))
     try:
+        _require_listener(str(config.ray))
         ray.init(address=config.ray, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise DataError(f"ray: no cluster at {config.ray} ({error}); start one with `ray start --head`") from None
     try:
         yield from _stream(ray, sources, config, store, multiple, factor)
@@ -56,15 +56,11 @@ def spread(
         ray.shutdown()
 
 
-def _require_cluster(address: str) -> None:
-    """Raise DataError unless something listens at host:port; Ray itself would try for two minutes."""
+def _require_listener(address: str) -> None:
+    """Raise OSError or OverflowError unless something listens at host:port; Ray itself would try for two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdecimal()):
-        return  # local, auto
-    try:
+    if colon and port.isdecimal():  # not local or auto
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise DataError(f"ray: no cluster at {address} ({error}); start one with `ray start --head`") from None
 
 
 def _stream(ray: Any, sources: list[Source], config: PrepareConfig, store: str, multiple: int, factor: int):

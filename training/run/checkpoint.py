@@ -24,10 +24,6 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be written or resumed from; the message says why."""
 
 
-def _named_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
-    return {name: optimizer.state[parameter] for name, parameter in model.named_parameters()}
-
-
 def save_checkpoint(
     path: Path,
     model: nn.Module,
@@ -38,7 +34,8 @@ def save_checkpoint(
     """Write all that later steps depend on; the file appears whole or not at all. Raises CheckpointError."""
     tensors = {f"adapter.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
-    for name, state in _named_states(model, optimizer).items():
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
         tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in state.items()}
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     try:

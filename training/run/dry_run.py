@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -77,11 +76,15 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
         if gpu and limit is None:
             limit = float(torch.cuda.get_device_properties(trainer.device).total_memory)
     half = dtype != torch.float32
-    memory = _estimate(unet_config, config, half, gpu)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("count bytes")
+        memory = estimate(unet_config, config, half, gpu, lambda n, total: bar.update(task, completed=n, total=total))
+    parts = ", ".join(f"{name} {gigabytes(value)}" for name, value in memory.parts.items() if value)
     lines = [
         f"base: {memory.base_parameters / 1e6:,.1f} M parameters, frozen, {NAMES[dtype]}",
         f"{class_of(config).kind}: {memory.adapter_parameters / 1e6:,.1f} M parameters, trained, fp32",
-        *_memory_lines(memory, size, factor),
+        f"memory, estimated: {gigabytes(memory.total(*size))} for {size[0]} x {size[1]} frames of "
+        f"{size[3] * factor} x {size[2] * factor}: {parts}, step {gigabytes(memory.step(*size))}",
     ]
     lines += ["speed: not measured, because there are no weights"] if trainer is None else _speed(trainer)
     lines += _fitting(memory, config, size, factor, limit)
@@ -93,21 +96,6 @@ def _lines(config: TrainConfig, limit: float | None) -> list[str]:
 def _trainer(config: TrainConfig) -> Trainer:
     with Bars(config) as bars:
         return set_up(config.model_copy(update={"resume": None}), Processes(config.device), bars)
-
-
-def _estimate(unet_config: Any, config: TrainConfig, half: bool, gpu: bool) -> Memory:
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("count bytes")
-        return estimate(unet_config, config, half, gpu, lambda n, total: bar.update(task, completed=n, total=total))
-
-
-def _memory_lines(memory: Memory, size: Size, factor: int) -> list[str]:
-    clips, frames, height, width = size
-    parts = ", ".join(f"{name} {gigabytes(value)}" for name, value in memory.parts.items() if value)
-    return [
-        f"memory, estimated: {gigabytes(memory.total(*size))} for {clips} x {frames} frames of "
-        f"{width * factor} x {height * factor}: {parts}, step {gigabytes(memory.step(*size))}"
-    ]
 
 
 def _speed(trainer: Trainer) -> list[str]:

@@ -20,7 +20,7 @@ from ..clips.prepared import is_cache, require_resolution
 from ..clips.source import ClipSource, DataError
 from ..config.train import TrainConfig
 from ..step import layers
-from ..step.data import Data, none_left
+from ..step.data import none_left
 from ..step.hints import require_hints
 from .checkpoint import checkpoints
 from .journal import Tracker, trackers
@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> Path:
             with trackers(config, trainer.step, bars.event, processes.main) as report, _advice(trainer, bars):
                 Run(trainer, bars, report).to_the_end()
             if processes.main:
-                trainer.save(weights, training_record(trainer.data, trainer.base, revision))
+                trainer.save(weights, revision)
                 bars.say(f"{weights}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
     return weights
 
@@ -209,17 +209,3 @@ class Run:
                     log.warning("report.html cannot be written (%s); the run goes on without", error)
             self.bars.eta.other("checkpoint", self._took(began))
             self.saved = self.trainer.step, self.trainer.seconds
-
-
-def training_record(data: Data, base: Base, revision: str) -> dict[str, str]:
-    """Return the metadata of weights: the clips they were trained on, and the revision of this program."""
-    config, clips = data.config, data.clips
-    sizes = {f"{width * base.factor}x{height * base.factor}" for height, width in clips.sizes}
-    return {
-        "trained_base": Path(config.base).name,
-        "trained_dataset": config.dataset or config.clips.name,
-        "trained_fps": f"{clips.fps:g}",
-        "trained_resolution": ", ".join(sorted(sizes)),
-        "trained_revision": revision,
-        **({"trained_start": config.start.name} if config.start else {}),
-    }

@@ -15,14 +15,14 @@ from ...temporal.hosts.diffusers.unet import TemporalUNet
 from ...temporal.weights.formats import save_layers
 from ..clips.source import ClipSource
 from ..config.train import TrainConfig
-from ..step import layers, objective
+from ..step import layers
 from ..step.average import Average
-from ..step.batch import Batch
+from ..step.batch import Batch, longest_draw
 from ..step.controlnet import load_controlnet
 from ..step.data import Data
 from ..step.hints import describe_hints
 from ..step.loss import Loss
-from ..step.optimizers import make_optimizer
+from ..step.optimizers import learning_rate_scale, make_optimizer
 from .checkpoint import (
     CheckpointError,
     checkpoint_path,
@@ -125,7 +125,7 @@ class Trainer:
         Raises FloatingPointError, in every process, if loss or gradient is not finite for another reason.
         """
         phase = self.data.config
-        scale = objective.learning_rate_scale(self.step, phase.warmup_steps, self.progress())
+        scale = learning_rate_scale(self.step, phase.warmup_steps, self.progress())
         scale *= phase.learning_rate / self.config.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * scale
@@ -204,14 +204,25 @@ class Trainer:
             means[i] = torch.cat(losses).mean().item()
         return self.processes.sum(*means)
 
-    def save(self, path: Path, metadata: dict[str, str]) -> None:
-        """Write the layers (their moving average where there is one) with what they were trained on."""
+    def save(self, path: Path, revision: str) -> None:
+        """Write the layers (their moving average where there is one) with a record of their training.
+
+        revision: of this program when the run began.
+        """
+        config, clips, factor = self.data.config, self.data.clips, self.base.factor
+        sizes = {f"{width * factor}x{height * factor}" for height, width in clips.sizes}
         trained = {
-            **metadata,
-            **self.data.describe(),
-            "trained_noise": self.config.describe_noise(),
+            "trained_base": Path(config.base).name,
+            "trained_dataset": config.dataset or config.clips.name,
+            "trained_fps": f"{clips.fps:g}",
+            "trained_resolution": ", ".join(sorted(sizes)),
+            "trained_revision": revision,
+            **({"trained_start": config.start.name} if config.start else {}),
+            "trained_clips": str(sum(map(len, self.data.buckets))),
+            "trained_frames": str(longest_draw(clips, self.data.buckets, config.clips_per_step, config.frames)),
+            "trained_noise": config.describe_noise(),
             "trained_steps": str(self.step),
-            **describe_hints(self.config),
+            **describe_hints(config),
         }
         with self.average.in_place():
             save_layers(self.layers, path, trained)

@@ -1,1 +1,1 @@
-"""One training step: batch, noise, objective, hints, optimizer."""
+"""One training step: batch, noise, hints, layers, loss, optimizer."""

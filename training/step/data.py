@@ -8,9 +8,9 @@ from ...temporal.hosts.diffusers.base import Base
 from ..clips.source import ClipSource
 from ..config.phases import NoisePhase
 from ..config.train import TrainConfig
-from . import objective
-from .batch import Batch, Clip, draw_clips, draw_noise, kept_frames, longest_draw, step_generator
+from .batch import Batch, Clip, draw_clips, draw_noise, kept_frames, step_generator
 from .hints import Hints
+from .loss import hide_latents, timesteps
 
 _VALIDATION_STEP = -1  # takes the place of the step in seeds
 
@@ -45,7 +45,7 @@ class Data:
         dropped = torch.rand(count, generator=generator) < config.caption_dropout
         # One number in each of `count` equal parts of [0, 1), in random order: less variance than free draws.
         uniform = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-        timestep = objective.timesteps(uniform, len(self.sigmas), config.high_noise_bias)
+        timestep = timesteps(uniform, len(self.sigmas), config.high_noise_bias)
         offset = 0
         if config.random_positions:
             offset = int(torch.randint(config.max_frames - frames + 1, (1,), generator=generator))
@@ -53,7 +53,7 @@ class Data:
         if config.pure_noise_share:
             pure = torch.rand(count, generator=generator) < config.pure_noise_share
             timestep[pure] = len(self.sigmas) - 1
-            noise[pure] = objective.hide_latents(noise[pure], latents[pure], self.sigmas[timestep[pure]].float())
+            noise[pure] = hide_latents(noise[pure], latents[pure], self.sigmas[timestep[pure]].float())
         kept = kept_frames(frames, config.temporal_dropout, generator)
         hinted = self.hints.draw(clips, kept, generator) if self.hints else None
         captions = torch.where(dropped, 0, captions)
@@ -85,11 +85,6 @@ class Data:
 
     def _time_ids(self, numbers: list[int]) -> torch.Tensor:
         return torch.stack([self.clips.time_ids(i) for i in numbers])
-
-    def describe(self) -> dict[str, str]:
-        """Return the entries of the weights' metadata that tell the clips trained on."""
-        longest = longest_draw(self.clips, self.buckets, self.config.clips_per_step, self.config.frames)
-        return {"trained_clips": str(sum(map(len, self.buckets))), "trained_frames": str(longest)}
 
 
 def hold_out(buckets: list[list[int]], count: int) -> list[int]:

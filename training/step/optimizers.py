@@ -1,7 +1,8 @@
-"""The optimizers of temporal layers, with the rate and decay of each parameter."""
+"""The optimizers of temporal layers, with the rate and decay of each parameter and the rate of each step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,12 @@ def parameter_groups(layers: nn.Module, config: TrainConfig) -> list[dict[str, A
         kind = {"gate": "gate", "pos_emb": "position", "pos_value": "position"}.get(name.rsplit(".", 1)[-1])
         groups[kind or ("matrix" if parameter.ndim > 1 else "vector")]["params"].append(parameter)
     return [{**group, "lr": group["peak"]} for group in groups.values() if group["params"]]
+
+
+def learning_rate_scale(step: int, warmup: int, progress: float) -> float:
+    """Return a linear warm-up over `warmup` steps, times a cosine from 1 at progress 0 to 0 at progress 1."""
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
 def make_optimizer(layers: nn.Module, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:

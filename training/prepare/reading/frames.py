@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ....media.reader import iter_timed, probe_clip
 from ...clips.source import DataError
 from ..options import PrepareConfig
 from .sources import Source
@@ -31,8 +32,6 @@ def size_of(source: Source) -> tuple[int, int]:
             return picture.height, picture.width
     import av
 
-    from ....media.reader import probe_clip
-
     info = probe_clip(source.files[0])
     with av.open(source.files[0], options={"protocol_whitelist": "file"}) as container:
         aspect = container.streams.video[0].sample_aspect_ratio
@@ -45,7 +44,7 @@ def shown_frames(source: Source, fps: float) -> Iterator[Shown]:
     A frame comes late by one, because it ends where the next one starts. The last one lasts as long as the one before.
     Raises DataError, ValueError or OSError for a file that is damaged.
     """
-    frames = _pictures(source, fps) if source.kind == "pictures" else _video(source)
+    frames = _pictures(source, fps) if source.kind == "pictures" else iter_timed(source.files[0])
     before = None
     interval = 1 / fps
     for time, frame in frames:
@@ -57,12 +56,6 @@ def shown_frames(source: Source, fps: float) -> Iterator[Shown]:
     if before is None:
         raise DataError("no frames")
     yield Shown(before[0], before[0] + min(interval or 1 / fps, HOLD), before[1])
-
-
-def _video(source: Source) -> Iterator[tuple[float, Any]]:
-    from ....media.reader import iter_timed
-
-    return iter_timed(source.files[0])
 
 
 def _pictures(source: Source, fps: float) -> Iterator[tuple[float, Any]]:

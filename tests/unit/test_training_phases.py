@@ -129,7 +129,7 @@ def test_8_bit_moments_want_a_gpu_and_their_library(trainer):
     except ImportError:
         config = TrainConfig(clips="in", output="out", optimizer="adamw8bit")
         with pytest.raises(ConfigError, match=r"needs bitsandbytes .*pip install bitsandbytes"):
-            optimizers.require_optimizer(config, torch.device("cuda"))
+            optimizers.make_optimizer(torch.nn.Linear(1, 1), config, torch.device("cuda"))
 
 
 def test_validation_is_at_the_levels_asked_for(trainer):

@@ -51,7 +51,7 @@ def main() -> int:
         "walk": lambda: sum(1 for _ in walk(source, config, 32, 8)),
     }
     if options.toon:
-        from ..training.prepare.encoding import encode_row, open_model
+        from ..training.prepare.walk import encode_row, open_model
 
         base, multiple = open_model(config)
         work["encode"] = lambda: [encode_row(base, row, 4, "fp32") for row in walk(source, config, multiple, 8)]

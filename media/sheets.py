@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,9 @@ def image_grid(images: np.ndarray, columns: int = 0, labels: Sequence[str] = ())
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     size = max(12, height // 24)
     head = size + GAP if any(labels) else 0
-    rest = [""] * (count - len(labels))
     cells = [
         _labelled(image[..., :3].astype(np.float32), label, size, head)
-        for image, label in zip(images, [*labels, *rest], strict=True)
+        for image, label in zip_longest(images, labels, fillvalue="")
     ]
     rows = [_arranged(cells[start : start + columns], 1, GAP) for start in range(0, count, columns)]
     inner = _arranged(rows, 0, GAP)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...files import whole_or_nothing
-from ...training.step.average import Average
+from ...training.step.optimizers import Average
 
 
 class Clock:

@@ -11,11 +11,10 @@ import pytest
 
 from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.prepare.options import PrepareConfig
-from sdxl_anime_video.training.prepare.pieces import Picture, cut, on_grid, ssim
+from sdxl_anime_video.training.prepare.pieces import Picture, buckets, cut, fit, on_grid, ssim
 from sdxl_anime_video.training.prepare.reading.captions import apply_manifest
 from sdxl_anime_video.training.prepare.reading.frames import given_scenes, scenes, shown_frames, size_of
 from sdxl_anime_video.training.prepare.reading.sources import Source, find_sources
-from sdxl_anime_video.training.prepare.sizes import buckets, fit
 
 
 def config(**fields) -> PrepareConfig:

@@ -16,8 +16,8 @@ from sdxl_anime_video.training.clips.source import Clips, DataError
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.trainer import Trainer
-from sdxl_anime_video.training.step.average import Average
 from sdxl_anime_video.training.step.batch import draw_clips, draw_noise, longest_draw
+from sdxl_anime_video.training.step.optimizers import Average
 
 STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 

@@ -115,7 +115,7 @@ def load_clips(
     base: Base,
     resolution: int | None = None,
     precision: Precision = "fp32",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     shortest: int = 1,
 ) -> ClipSource:
     """Open a cache that `prepare` made; or read, scale and encode every clip of a folder of videos.
@@ -183,7 +183,7 @@ def _encode(
     base: Base,
     resolution: int | None,
     precision: Precision,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> tuple[list[np.ndarray], float]:
     from ...media.reader import read_clip
 
@@ -198,8 +198,7 @@ def _encode(
             raise DataError(f"{file}: smaller than {base.multiple} x {base.multiple} pixels")
         arrays.append(base.encode(torch.from_numpy(frames), precision=precision).half().numpy())
         rates.append(float(fps))
-        if progress:
-            progress(i + 1, len(files))
+        progress(i + 1, len(files))
     return arrays, float(np.median(rates))
 
 

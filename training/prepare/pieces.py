@@ -1,20 +1,76 @@
-"""Clips cut out of scenes: frames on a time grid, cut to length, checked by small grey pictures."""
+"""Clips cut out of scenes: frames in a bucket's size, on a time grid, cut to length, checked by small grey pictures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import reduce
 
 from .options import PrepareConfig
 from .reading.frames import Shown
-from .sizes import Fit
 
 SLACK = 0.005  # seconds; Matroska rounds time stamps to 1 ms, GIF to 10 ms
 _SMALL = 64  # side of the grey pictures, as in Sakuga-42M
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the pictures of a source are scaled and then cropped to their bucket, in pixels."""
+
+    original: tuple[int, int]  # height, width
+    scaled: tuple[int, int]
+    crop: tuple[int, int]  # top, left
+    target: tuple[int, int]
+
+    @property
+    def enlargement(self) -> float:
+        return self.scaled[0] / self.original[0]
+
+    def picture(self, frame: Any) -> np.ndarray:
+        """Return uint8 RGB `[H, W, 3]` of an av.VideoFrame."""
+        from ...media.pixels import FULL_RANGE
+
+        how = "LANCZOS" if self.enlargement > 1 else "AREA"
+        (height, width), (top, left) = self.scaled, self.crop
+        # Only with the range given does FFmpeg use the file's colour matrix.
+        whole = frame.reformat(width, height, format="rgb24", interpolation=how, dst_color_range=FULL_RANGE)
+        return whole.to_ndarray()[top : top + self.target[0], left : left + self.target[1]]
+
+
+def buckets(resolution: int, multiple: int) -> list[tuple[int, int]]:
+    """Return heights and widths, multiples of `multiple`, of at most `resolution` squared pixels and shape 1:4.
+
+    Source: the aspect buckets of SDXL's training (Podell et al. 2023, appendix I).
+    """
+    area = resolution**2
+    found = set()
+    for side in range(multiple, 2 * resolution + 1, multiple):
+        other = area // side // multiple * multiple
+        if other and max(side, other) <= 4 * min(side, other):
+            found |= {(side, other), (other, side)}
+    return sorted(found)
+
+
+def fit(height: int, width: int, resolution: int, multiple: int) -> Fit:
+    """Return how to scale and crop a picture to the bucket of the nearest shape.
+
+    Raises ValueError if the resolution is below a bucket's smallest side.
+    """
+    # Sides are multiples of 64 as in SDXL's buckets, of the model's number for small pictures.
+    choices = buckets(resolution, math.lcm(64, multiple) if resolution >= 512 else multiple)
+    if not choices:
+        raise ValueError(f"resolution: {resolution} is too small; raise it to {multiple} or more")
+    shape = math.log(height / width)
+    rows, columns = min(choices, key=lambda size: (abs(math.log(size[0] / size[1]) - shape), -size[0] * size[1]))
+    scale = max(rows / height, columns / width)
+    scaled = max(rows, round(height * scale)), max(columns, round(width * scale))
+    crop = (scaled[0] - rows) // 2, (scaled[1] - columns) // 2
+    return Fit((height, width), scaled, crop, (rows, columns))
 
 
 class Picture(NamedTuple):
@@ -26,7 +82,7 @@ class Picture(NamedTuple):
     grey: np.ndarray  # uint8 [64, 64]
 
 
-def on_grid(frames: Iterable[tuple[int, Shown]], fps: float, fit: Fit) -> Iterator[Picture]:
+def on_grid(frames: Iterable[tuple[int, Shown]], fps: float, into: Fit) -> Iterator[Picture]:
     """Yield the frame on screen at each 1/fps from the start of each scene; one frame may come several times."""
     scene, begin, count = None, 0.0, 0
     for number, shown in frames:
@@ -35,7 +91,7 @@ def on_grid(frames: Iterable[tuple[int, Shown]], fps: float, fit: Fit) -> Iterat
         picture = None
         while (time := begin + count / fps) < shown.end - SLACK:
             if picture is None:
-                pixels = fit.picture(shown.frame)
+                pixels = into.picture(shown.frame)
                 picture = Picture(number, time, pixels, grey(pixels))
             yield picture._replace(time=time)
             count += 1

@@ -19,14 +19,13 @@ from ...temporal.hosts.diffusers.base import Base
 from ..clips.identity import changes, probe, read_identity, write_identity
 from ..clips.source import DataError
 from ..clips.store import MANIFEST, Store, write_rows
-from .encoding import encode_row, open_model
 from .manifest import add_texts, manifest_rows, write_manifest
 from .npz import export_npz
 from .options import PrepareConfig
 from .reading.captions import apply_manifest, beside
 from .reading.sources import Source, find_sources
 from .spread import spread
-from .walk import walk
+from .walk import encode_row, open_model, walk
 
 Item = TypeVar("Item")
 

@@ -20,10 +20,9 @@ import numpy as np
 
 from ..clips.source import DataError
 from ..clips.store import COLUMNS, write_rows
-from .encoding import encode_row, open_model
 from .options import PrepareConfig
 from .reading.sources import Source
-from .walk import walk
+from .walk import encode_row, open_model, walk
 
 _MOST_BLOCKS = 2000  # blocks of sources, each decoded by one task
 _EMPTY = {"string": "", "int32": 0, "float64": 0.0, "binary": b"", "large_binary": b""}

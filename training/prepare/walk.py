@@ -1,20 +1,25 @@
-"""Turn a source into rows of the cache, before encoding."""
+"""Turn a source into rows of the cache: its clips, then encoded by the frozen model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 
+from ...commands.config import VaePrecision
+from ...commands.precision import chosen_device
+from ...temporal.hosts.diffusers.base import Base, load_base
 from ...temporal.measure.drawings import new_drawings
+from ..clips.identity import half_posterior
 from ..clips.source import DataError
 from ..clips.store import SIZES, Row
 from . import npz
 from .options import PrepareConfig
-from .pieces import cut, fault, look, on_grid
+from .pieces import cut, fault, fit, look, on_grid
 from .reading.frames import given_scenes, scenes, shown_frames, size_of
 from .reading.sources import Source
-from .sizes import fit
 
 
 def walk(source: Source, config: PrepareConfig, multiple: int, factor: int) -> Iterator[Row]:
@@ -65,3 +70,27 @@ def _walk(source: Source, config: PrepareConfig, multiple: int) -> Iterator[Row]
         yield row if reason else {**row, "pictures": np.stack([picture.pixels for picture in clip])}
     if empty:
         raise DataError("no frame in the scenes of the manifest")
+
+
+def open_model(config: PrepareConfig) -> tuple[Base, int]:
+    """Return the frozen VAE and text encoders, and the number of pixels that picture sides must be multiples of."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base = load_base(config.checkpoint, torch.bfloat16)  # of the UNet, of which only the shape is used
+    multiple = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
+    base.unet = None
+    base.vae.to(chosen_device(config.device))
+    return base, multiple
+
+
+def encode_row(base: Base, row: dict[str, Any], batch: int, precision: VaePrecision) -> dict[str, Any]:
+    """Return a row of the store: `pictures` are encoded, `latents` of an .npz clip unscaled, other rows unchanged."""
+    row = dict(row)
+    pictures, latents = row.pop("pictures", None), row.pop("latents", None)
+    mean, deviation = b"", b""
+    if pictures is not None:
+        mean, deviation = (part.tobytes() for part in half_posterior(base, pictures, batch, precision))
+    elif latents is not None and not row["reason"]:
+        mean = (latents / base.vae.config.scaling_factor).astype(np.float16).tobytes()
+        deviation = bytes(len(mean))
+    return {"tokens": b"", "pooled": b"", **row, "mean": mean, "deviation": deviation}

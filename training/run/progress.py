@@ -83,7 +83,7 @@ class Bars(Progress):
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def log(self, line: str) -> None:
+    def say_each_minute(self, line: str) -> None:
         """Print a line where stderr is a file, at most one in LOG_SECONDS."""
         if not self.console.is_terminal and time.monotonic() - self.logged >= LOG_SECONDS:
             self.logged = time.monotonic()
@@ -91,11 +91,11 @@ class Bars(Progress):
 
     def checked(self, done: int, total: int) -> None:
         self.update(self.checking, completed=done, total=total, visible=True)
-        self.log(f"check hints: {done} of {total}")
+        self.say_each_minute(f"check hints: {done} of {total}")
 
     def encoded(self, done: int, total: int) -> None:
         self.update(self.encoding, completed=done, total=total, visible=True)
-        self.log(f"encode clips: {done} of {total}")
+        self.say_each_minute(f"encode clips: {done} of {total}")
 
     def event(self, event: dict[str, Any]) -> None:
         """Show an event of the log: a step with its loss, a validation, or rendered clips."""
@@ -110,7 +110,7 @@ class Bars(Progress):
                 left=f"{left} left",
                 visible=True,
             )
-            self.log(f"step {event['step']} of {self.config.steps}: loss {mean:.5f}, {left} left")
+            self.say_each_minute(f"step {event['step']} of {self.config.steps}: loss {mean:.5f}, {left} left")
         if "validation" in event:
             hinted = f", with hints {event['validation_hinted']:.6f}" if "validation_hinted" in event else ""
             self.say(f"step {event['step']}: validation loss {event['validation']:.6f}{hinted}")

@@ -16,13 +16,12 @@ from ...temporal.weights.formats import save_layers
 from ..clips.source import ClipSource
 from ..config.train import TrainConfig
 from ..step import layers
-from ..step.average import Average
 from ..step.batch import Batch, longest_draw
 from ..step.controlnet import load_controlnet
 from ..step.data import Data
 from ..step.hints import describe_hints
 from ..step.loss import Loss
-from ..step.optimizers import learning_rate_scale, make_optimizer
+from ..step.optimizers import Average, learning_rate_scale, make_optimizer
 from .checkpoint import (
     CheckpointError,
     checkpoint_path,

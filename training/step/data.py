@@ -66,11 +66,11 @@ class Data:
         hinted: whether the config's keyframes have hints.
         """
         sizes = sorted({self.clips.sizes[i] for i in self.held_out})
-        return [self._held_out(size, part, hinted) for part, size in enumerate(sizes)]
+        groups = [[i for i in self.held_out if self.clips.sizes[i] == size] for size in sizes]
+        return [self._held_out(numbers, part, hinted) for part, numbers in enumerate(groups)]
 
-    def _held_out(self, size: tuple[int, int], part: int, hinted: bool) -> Batch:
+    def _held_out(self, numbers: list[int], part: int, hinted: bool) -> Batch:
         source = self.clips
-        numbers = [i for i in self.held_out if source.sizes[i] == size]
         frames = min([max(self.config.frames), *(source.lengths[i] for i in numbers)])
         clips = [Clip(i, 0, source.frames(i, 0, frames)) for i in numbers]
         latents = torch.stack([clip.latents for clip in clips])

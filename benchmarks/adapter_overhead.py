@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -26,32 +27,16 @@ from ..temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from ..temporal.layers.adapter import TemporalAdapter
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule
 from ..temporal.weights.formats import load_layers
+from .training_step import TOKENS, unet_config
 
-POOLED, TOKENS = 1280, 77
-COMMON = {
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": POOLED + 6 * 256,
-}
-SIZES = {
-    "toon": {
-        "block_out_channels": (64, 128, 256),
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
-        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
-        "transformer_layers_per_block": 1,
-        "attention_head_dim": (1, 2, 4),
-        "layers_per_block": 1,
-        "cross_attention_dim": 128,
-    },
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-    },
+TOON_SIZE = {
+    "block_out_channels": (64, 128, 256),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+    "transformer_layers_per_block": 1,
+    "attention_head_dim": (1, 2, 4),
+    "layers_per_block": 1,
+    "cross_attention_dim": 128,
 }
 
 
@@ -63,11 +48,11 @@ def build(arguments: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
     if arguments.weights:
         unet = load_toon_diffusers()[0].to(**where)
     else:
+        config = unet_config("sdxl") | (TOON_SIZE if arguments.size == "toon" else {})
         with torch.device(arguments.device):
-            unet = UNet2DConditionModel(**COMMON, **SIZES[arguments.size]).to(**where).eval()
+            unet = UNet2DConditionModel.from_config(config).to(**where).eval()
     config = unet.config
-    rows = arguments.frames * arguments.clips
-    side = arguments.pixels // 8
+    rows, side = arguments.frames * arguments.clips, arguments.pixels // 8
     inputs = {
         "sample": torch.randn(rows, 4, side, side, **where),
         "timestep": torch.tensor(500, device=arguments.device),
@@ -87,11 +72,8 @@ def temporal_layers(unet: torch.nn.Module, arguments: argparse.Namespace) -> dic
         return {path.stem: TemporalUNet(unet, load_layers(path).to(**where)) for path in arguments.weights}
     most = max(24, arguments.frames)
     places = {site: width for site, width in unet_sites(unet, MotionModule).items() if site.direction != "mid"}
-    made = {
-        "adapter": TemporalUNet(
-            unet, TemporalAdapter.create(unet_sites(unet, TemporalAdapter), max_frames=most, **where)
-        )
-    }
+    adapter = TemporalAdapter.create(unet_sites(unet, TemporalAdapter), max_frames=most, **where)
+    made = {"adapter": TemporalUNet(unet, adapter)}
     for kind in FORMATS:
         module = MotionModule(MotionConfig(places, kind, most), **where)
         module.reset_parameters()
@@ -141,11 +123,9 @@ def measure(arguments: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    import sys
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="*", type=Path, help="adapters and motion modules for the toon model")
-    parser.add_argument("--size", choices=list(SIZES), default="toon")
+    parser.add_argument("--size", choices=["toon", "sdxl"], default="toon")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--pixels", type=int, default=128, help="side of a frame")

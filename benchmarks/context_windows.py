@@ -25,7 +25,7 @@ import torch
 from ..headless.comfyui import import_comfyui
 from ..temporal.clip.segments import plan_segments
 from ..temporal.measure.metrics import seam_score
-from .judging.evaluate import held_out_pairs
+from .judging.arms import held_out_pairs
 
 LENGTH, OVERLAP = 16, 4
 ADAPTER = Path(__file__).parents[1] / "demo/weights/temporal_adapters/toon/toon_adapter.safetensors"

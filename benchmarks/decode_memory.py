@@ -34,19 +34,9 @@ def narrow_vae():
     import comfy.sd
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    layout = {
-        "double_z": True,
-        "z_channels": 4,
-        "resolution": 128,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 32,
-        "ch_mult": [1, 1, 1, 1],
-        "num_res_blocks": 0,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    config = {"ddconfig": layout, "embed_dim": 4}
+    from ..demo.comfy import vae_config
+
+    config = vae_config(width=32, multiples=(1, 1, 1, 1), blocks=0)
     model = AutoencoderKL(**config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -94,9 +84,7 @@ def compare(arguments: argparse.Namespace) -> float:
     """Measure each length and write a line about it; the ratio of the last to the first."""
     peaks = []
     for frames in arguments.frames:
-        command = [sys.executable, "-m", MODULE, "--child", "--frames", str(frames), "--pixels", str(arguments.pixels)]
-        command += ["--vae", arguments.vae, "--tile-size", str(arguments.tile_size)]
-        command += ["--save-frames"] * arguments.save_frames
+        command = [sys.executable, "-m", MODULE, *sys.argv[1:], "--child", "--frames", str(frames)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         peaks.append(figures["peak"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -98,22 +99,28 @@ def ToonTokenizer(embedding_directory=None, tokenizer_data=None):
     return tokenizer
 
 
-def _load_vae(stored: dict[str, Tensor]):
-    import comfy.sd
-
+def vae_config(width: int, multiples: Sequence[int], blocks: int) -> dict:
+    """An SDXL VAE of other widths, and `blocks` residual blocks a level, in the terms of ComfyUI's AutoencoderKL."""
     layout = {
         "double_z": True,
         "z_channels": 4,
         "resolution": 128,
         "in_channels": 3,
         "out_ch": 3,
-        "ch": VAE_WIDTHS[0],
-        "ch_mult": [width // VAE_WIDTHS[0] for width in VAE_WIDTHS],
-        "num_res_blocks": 1,
+        "ch": width,
+        "ch_mult": list(multiples),
+        "num_res_blocks": blocks,
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    vae = comfy.sd.VAE(sd=dict(stored), config={"params": {"ddconfig": layout, "embed_dim": 4}})
+    return {"ddconfig": layout, "embed_dim": 4}
+
+
+def _load_vae(stored: dict[str, Tensor]):
+    import comfy.sd
+
+    config = vae_config(VAE_WIDTHS[0], [width // VAE_WIDTHS[0] for width in VAE_WIDTHS], 1)
+    vae = comfy.sd.VAE(sd=dict(stored), config={"params": config})
     for module in vae.first_stage_model.modules():
         if isinstance(module, torch.nn.GroupNorm):
             module.num_groups = VAE_GROUPS

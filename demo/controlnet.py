@@ -6,17 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .model import CONTEXT, HEAD, UNET_WIDTHS, WEIGHTS
+from .model import ENCODER, WEIGHTS
 
-CONFIG = {
-    "block_out_channels": UNET_WIDTHS,
-    "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D",) * len(UNET_WIDTHS),
-    "cross_attention_dim": CONTEXT,
-    "attention_head_dim": tuple(width // HEAD for width in UNET_WIDTHS),
-    "use_linear_projection": True,
-    "conditioning_embedding_out_channels": (16, 32, 96, 256),  # core's loader knows no others
-}
+CONFIG = {**ENCODER, "conditioning_embedding_out_channels": (16, 32, 96, 256)}  # core's loader knows no others
 
 
 def load_toon_controlnet(hint: str = "pose") -> Any:

@@ -26,6 +26,14 @@ TOWERS = {
 }
 PAD = {"clip_l": END, "clip_g": 0}
 CONTEXT, POOLED = 64 + 128, 128
+ENCODER = {  # the UNet's half that a ControlNet repeats, in diffusers' terms
+    "block_out_channels": UNET_WIDTHS,
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * len(UNET_WIDTHS),
+    "cross_attention_dim": CONTEXT,
+    "attention_head_dim": tuple(width // HEAD for width in UNET_WIDTHS),
+    "use_linear_projection": True,
+}
 
 # CLIP's token ids of the words that the captions use (each is a single token).
 TOKENS: dict[str, int] = {
@@ -118,16 +126,10 @@ def new_unet():
     """A freshly initialised UNet2DConditionModel of SDXL's make."""
     from diffusers import UNet2DConditionModel
 
-    levels = len(UNET_WIDTHS)
     unet = UNet2DConditionModel(
+        **ENCODER,
         sample_size=16,
-        block_out_channels=UNET_WIDTHS,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=CONTEXT,
-        attention_head_dim=tuple(width // HEAD for width in UNET_WIDTHS),
-        use_linear_projection=True,
+        up_block_types=("CrossAttnUpBlock2D",) * len(UNET_WIDTHS),
         addition_embed_type="text_time",
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=POOLED + 6 * 256,

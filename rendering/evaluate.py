@@ -12,7 +12,7 @@ import numpy as np
 
 from ..commands.verbs import complain, run_verb
 from ..files import write_whole
-from ..temporal.measure.figures import FIGURES, figures
+from ..temporal.measure.figures import FIGURES, figures, markdown_table
 
 COLUMNS = {"frames": "number of frames", **FIGURES}
 
@@ -79,12 +79,10 @@ def measure(path: Path, advance: Callable[[], Any] = lambda: None) -> dict[str, 
 def _report(found: dict[str, dict[str, Any]], json_file: Path | None) -> None:
     from ..media.metadata import to_json
 
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{of[key]:.3g}" for key in COLUMNS) + " |" for name, of in found.items()]
     if found:
-        sys.stdout.write("\n".join(lines) + "\n")
-    if json_file and found:
-        write_whole(json_file, to_json({"clips": found}, indent=1) + "\n")
+        sys.stdout.write(markdown_table(found, list(COLUMNS)))
+        if json_file:
+            write_whole(json_file, to_json({"clips": found}, indent=1) + "\n")
 
 
 class _Bar:

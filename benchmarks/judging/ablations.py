@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...files import write_whole
+from ...temporal.measure.figures import markdown_table
 from ..arguments import whole
-from .evaluate import Arm, Sampler, held_out_pairs
-from .judge import Judge, mean_scores, table
+from .arms import held_out_pairs, report, say
+from .evaluate import Arm, Sampler
+from .judge import Judge, mean_scores
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "toon.yaml"
 UNLEARNT = ["--position-learning-rate", "null"]  # a motion module's positions
@@ -121,8 +121,8 @@ def rendered(adapter: Path | None, pairs: int, steps: int, cfg: float, arms: dic
     return found
 
 
-def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Train and measure what has no figures yet; results.json and table.md hold all that has."""
+def run(options: argparse.Namespace) -> str:
+    """Train and measure what has no figures yet; results.json and table.md hold all that has. Returns the table."""
     options.output.mkdir(parents=True, exist_ok=True)
     results = options.output / "results.json"
     found: dict[str, dict[str, float]] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
@@ -130,14 +130,14 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     for number, name in enumerate(options.variants, 1):
         if name in found:
             continue
-        sys.stderr.write(f"{number}/{len(options.variants)} {name}\n")
+        say(f"{number}/{len(options.variants)} {name}")
         adapter = train(options.output / name.replace(" ", "_").replace(",", ""), VARIANTS[name], options.steps)
         held_out = held_out or HeldOut()
         found[name] = held_out.ratios(adapter) | rendered(adapter, options.pairs, options.sampler_steps, 3.0, ARMS)
         write_whole(results, json.dumps(found, indent=1))
         columns = [*NOISES, *(prefix + figure for prefix in ARMS for figure in RENDERED)]
-        write_whole(options.output / "table.md", table(found, columns))
-    return found
+        write_whole(options.output / "table.md", markdown_table(found, columns))
+    return (options.output / "table.md").read_text(encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,15 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sampler-steps", type=whole(1, 1000), default=12)
     parser.add_argument("--threads", type=whole(1), default=None)
     options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
-        run(options)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write((options.output / "table.md").read_text(encoding="utf-8"))
-    return 0
+    return report(lambda: run(options), options.threads, subprocess.CalledProcessError)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ nearest keyframe (of `--keyframes`). Writes table.md, results.json and sheet.png
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +22,13 @@ import torch
 from ...commands.config import at_field
 from ...demo.hints import KINDS, hint_pictures
 from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
-from ...files import write_whole
 from ...media.sheets import contact_sheet
 from ...temporal.clip.keyframes import keyframe_rows, picture_of_frame, strength_curve
 from ...temporal.measure import metrics, paths
 from ..arguments import number, whole
-from .evaluate import held_out_pairs
-from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
-from .judge import mean_scores, table
+from .arms import Results, arms_parser, held_out_pairs, say
+from .in_comfyui import TOON, add_arguments, report_in_comfyui, temporal_layers, with_progressive_noise
+from .judge import read_limbs
 
 MAKE = "python -m sdxl_anime_video.benchmarks.making.train controlnet"
 PAINTED, HELD, DECODED, NO_HINTS, FULL = "painted", "held", "decoded", "no hints", "all"
@@ -43,17 +39,12 @@ MISS = 16.0
 _SKY = 0.36  # of the frame, from its upper left corner: where the sun is
 
 
-def read_pose(clip: np.ndarray) -> dict[str, np.ndarray]:
-    """Places of gloves and boots in a clip `[F, H, W, 3]`, each `[F, 2]` (x, y) in pixels; NaN where not seen."""
-    return paths.limb_paths(clip, {name: np.array(colour) / 255 for name, colour in LIMB_COLOURS.items()})
-
-
 def pose_errors(clip: np.ndarray, truth: Clip) -> np.ndarray:
     """How far each limb is from where it is read in the painted clip, `[F, 4]` in pixels at 128, at most MISS.
 
     NaN where the painter shows nothing of the limb.
     """
-    wanted, found = read_pose(truth.frames), read_pose(clip)
+    wanted, found = read_limbs(truth.frames), read_limbs(clip)
     scale = 128 / clip.shape[1]
     off = np.stack([np.linalg.norm(found[name] - wanted[name], axis=1) * scale for name in LIMB_COLOURS], 1)
     off = np.where(np.isfinite(off), off, MISS).clip(max=MISS)
@@ -78,7 +69,7 @@ def scores(clip: np.ndarray, truth: Clip, keyframes: list[int]) -> dict[str, flo
         "pose_error": float(np.nanmean(off)),
         "at_keyframes": float(np.nanmean(off[keyframes])),
         "between": float(np.nanmean(off[others])) if others else float("nan"),
-        "limbs_seen": float(np.mean([paths.seen_share(path) for path in read_pose(clip).values()])),
+        "limbs_seen": float(np.mean([paths.seen_share(path) for path in read_limbs(clip).values()])),
         "background_drift": background_drift(clip, Spec.parse(truth.caption).background),
         "flicker": metrics.flicker(clip),
     }
@@ -95,8 +86,8 @@ class Arm:
         words = text.split()
         if len(words) not in (1, 3):
             raise ValueError(f"arm {text!r}: write {NO_HINTS!r}, or keyframes, or keyframes with a falloff and frames")
-        falloff, reach = (words[1], whole(1)(words[2])) if len(words) == 3 else ("none", 1)
         with at_field(f"arm {text!r}"):
+            falloff, reach = (words[1], whole(1)(words[2])) if len(words) == 3 else ("none", 1)
             self.rows = keyframe_rows(words[0], frames)
         self.pictures = picture_of_frame(self.rows, frames, len(self.rows))
         self.curve = strength_curve(self.rows, frames, falloff, reach)
@@ -122,13 +113,10 @@ class Renderer:
         """A clip `[F, 128, 128, 3]`, 0..1; hints: uint8 `[F, H, W, 3]`."""
         import comfy.sample
 
-        from ...temporal.clip.contract import NoiseSettings
         from ...temporal.hosts.comfy.conditioning.control import control_clip
-        from ...temporal.hosts.comfy.sampling.wrapper import record
 
         options = self.options
-        mixed = NoiseSettings("progressive", options.correlation)
-        model = record(self.model, lambda contract: contract.with_noise(mixed)) if options.correlation else self.model
+        model = with_progressive_noise(self.model, options.correlation)
         prompts: list = [self._encode(caption), self._encode("")]
         if arm.curve is not None:
             pictures = torch.from_numpy(hints[arm.rows]).float() / 255  # nothing else is known of the clip
@@ -160,17 +148,21 @@ def gap_closed(means: dict[str, dict[str, float]]) -> None:
         of["gap_closed"] = (none - of["pose_error"]) / (none - full) if none != full else float("nan")
 
 
-def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
+def parse_arms(options: argparse.Namespace) -> dict[str, Arm]:
+    """The arms by their texts. Raises ValueError for a text that is no arm."""
+    return {text: Arm(text, options.frames) for text in options.arms}
+
+
+def run(options: argparse.Namespace, arms: dict[str, Arm]) -> str:
     """Render and judge every caption by every arm; write the files; return the table."""
-    arms = {text: Arm(text, options.frames) for text in options.arms}
     with at_field("--keyframes"):
         keyframes = keyframe_rows(options.keyframes, options.frames)
     nearest = np.array(keyframes)[picture_of_frame(keyframes, options.frames, len(keyframes))]
-    options.output.mkdir(parents=True, exist_ok=True)
+    results = Results(options.output, arms, COLUMNS)
     renderer = Renderer(options)
-    each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    settings = {name: str(value) for name, value in vars(options).items()}
+    pairs, table = held_out_pairs(options.pairs, options.seed), ""
     sheet: list[tuple[str, np.ndarray]] = []
-    pairs = held_out_pairs(options.pairs, options.seed)
     for i, (caption, seed) in enumerate(pairs):
         painted = paint_clip(caption, options.frames, 128, seed)
         hints = hint_pictures(painted, options.hint)
@@ -183,27 +175,23 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
                 clip = renderer.decoded(painted.frames)
             else:
                 clip = renderer.render(caption, seed, hints, arm)
-            each[text].append(scores(clip, painted, keyframes))
+            results.each[text].append(scores(clip, painted, keyframes))
             if i < options.shown:
                 sheet.append((text, clip))
-            say(f"{i + 1}/{len(pairs)} {caption}: {text}, pose error {each[text][-1]['pose_error']:.2f} px")
-        means = {text: mean_scores(some) for text, some in each.items()}
+            say(f"{i + 1}/{len(pairs)} {caption}: {text}, pose error {results.each[text][-1]['pose_error']:.2f} px")
+        means = results.means()
         gap_closed(means)
-        settings = {name: str(value) for name, value in vars(options).items()}
-        results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
-        write_whole(options.output / "results.json", json.dumps(results, indent=1))
-        write_whole(options.output / "table.md", table(means, COLUMNS))
+        table = results.write(means, pairs=pairs[: i + 1], settings=settings)
         if i < options.shown:
             contact_sheet(sheet, options.frames, 128).save(options.output / "sheet.png")
-    return table(means, COLUMNS)
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.benchmarks.judging.control", description=__doc__)
-    add_arguments(parser, "outputs/evaluation_control")
+    parser = arms_parser("control", __doc__, output="outputs/evaluation_control", arms=DEFAULT_ARMS, pairs=12)
+    add_arguments(parser)
     parser.add_argument("--controlnet", type=Path, default=None, help="default: the pack's, for the hint")
     parser.add_argument("--hint", choices=KINDS, default="pose", help="what the ControlNet is shown")
-    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
     parser.add_argument("--keyframes", default="0,25%,50%,75%,100%", help="what at_keyframes and between refer to")
     parser.add_argument("--steps", type=whole(1, 1000), default=20)
     parser.add_argument(
@@ -213,13 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strength", type=number(0, 10), default=1.0)
     options = parser.parse_args(arguments)
     options.controlnet = options.controlnet or TOON / "controlnet" / "toon" / f"toon_{options.hint}.safetensors"
-    try:
-        for arm in options.arms:
-            Arm(arm, options.frames)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return evaluate(options, run, options.controlnet, MAKE)
+    return report_in_comfyui(options, parse_arms, run, options.controlnet, MAKE)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ...demo.painter import ACTIONS, HELD_OUT, paint_clip
-from ...files import write_whole
+from ...commands.config import at_field
+from ...demo.painter import paint_clip
 from ...media.sheets import contact_sheet
 from ..arguments import number, whole
-from .judge import COLUMNS, Judge, mean_scores, table
+from .arms import Results, arms_parser, held_out_pairs, report, say
+from .judge import COLUMNS, Judge
 
 # As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
 DEFAULT_ARMS = (
@@ -43,8 +42,6 @@ DEFAULT_ARMS = (
     "adapter + freenoise 1",
 )
 REAL = ("real", "real decoded")  # not sampled: the painter's own clips, and those through the VAE
-# Held-out pairs: so many that each action still has as many captions as every other.
-MOST_PAIRS = len(ACTIONS) * min(sum(caption.endswith(f", {action}") for caption in HELD_OUT) for action in ACTIONS)
 FREENOISE_WINDOW = {"window": 8, "overlap": 4}  # half of a clip, so that there is something to repeat
 
 
@@ -69,10 +66,8 @@ class Arm:
             raise ValueError(
                 f"arm {text!r} is none of: {', '.join(REAL)}, independent, MODE R, adapter, adapter + MODE R"
             )
-        try:
+        with at_field(f"arm {text!r}"):
             check_settings(words[0], float(words[1]), **FREENOISE_WINDOW)
-        except ValueError as error:
-            raise ValueError(f"arm {text!r}: {error}") from None
         return cls(bool(plus), words[0], float(words[1]))
 
 
@@ -85,14 +80,6 @@ def parse_arms(texts: list[str], adapter: bool) -> dict[str, Arm | None]:
     if lacking := [text for text, arm in arms.items() if arm and arm.adapter and not adapter]:
         raise ValueError(f"arm {lacking[0]!r} needs an adapter; give its file with --adapter")
     return arms
-
-
-def held_out_pairs(count: int, seed: int = 0) -> list[tuple[str, int]]:
-    """`count` held-out (caption, seed) pairs, at most MOST_PAIRS, as many of one action as of another."""
-    random = np.random.default_rng(seed)
-    captions = [HELD_OUT[i] for i in random.permutation(len(HELD_OUT))]
-    by_action = [[caption for caption in captions if caption.endswith(f", {action}")] for action in ACTIONS]
-    return [(by_action[i % len(ACTIONS)][i // len(ACTIONS)], 1000 + i) for i in range(count)]
 
 
 def folder_pairs(folder: Path, frames: int) -> list[tuple[str, int]]:
@@ -159,21 +146,22 @@ class Sampler:
         return self.base.decode(latents).numpy()
 
 
-def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any]:
-    """Sample and judge every pair by every arm; write the three files; return the results."""
+def run(options: argparse.Namespace) -> str:
+    """Sample and judge every pair by every arm; write the three files; return the table."""
     import cv2
 
     arms = parse_arms(options.arms, options.adapter is not None)
     if options.threads:
-        torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
     pairs = (
         folder_pairs(options.clips, options.frames) if options.clips else held_out_pairs(options.pairs, options.seed)
     )
-    options.output.mkdir(parents=True, exist_ok=True)
+    results = Results(options.output, arms, ("true_warp_error", *COLUMNS) if options.clips else COLUMNS)
     sampler = Sampler(options.adapter, options.frames, options.size, options.steps, options.cfg)
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-    shown: dict[str, list[np.ndarray]] = {name: [] for name in arms}
+    settings = {name: getattr(options, name) for name in ("frames", "steps", "cfg")}
+    metadata = sampler.adapter.metadata if sampler.adapter else None
+    every, table = max(1, len(pairs) // options.shown), ""
+    sheet: list[tuple[str, np.ndarray]] = []
     for i, (caption, seed) in enumerate(pairs):
         painted = paint_clip(caption, options.frames, options.size, seed)
         judge = Judge(caption, options.frames, options.size, truth=painted if options.clips else None)
@@ -182,50 +170,29 @@ def run(options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, Any
                 clip = sampler.decoded(painted.frames) if name == "real decoded" else painted.frames / np.float32(255)
             else:
                 clip = sampler.clip(arm, caption, seed)
-            scores[name].append(judge.scores(clip))
-            if i % max(1, len(pairs) // options.shown) == 0 and len(shown[name]) < options.shown:
-                shown[name].append(clip)
+            results.each[name].append(judge.scores(clip))
+            if i % every == 0 and i // every < options.shown:
+                sheet.append((name, clip))
         say(f"{i + 1}/{len(pairs)} {caption}")
-        results = {
-            "pairs": [{"caption": c, "seed": s} for c, s in pairs[: i + 1]],
-            "settings": {"frames": options.frames, "steps": options.steps, "cfg": options.cfg},
-            "adapter": sampler.adapter.metadata if sampler.adapter else None,
-            "mean": {name: mean_scores(some) for name, some in scores.items()},
-            "each": scores,
-        }
-        results["table"] = table(results["mean"], ("true_warp_error", *COLUMNS) if options.clips else COLUMNS)
-        write_whole(options.output / "results.json", json.dumps(results, indent=1))
-    rows = zip(*shown.values(), strict=True)  # of one pair each
-    sheet = contact_sheet([pair for row in rows for pair in zip(arms, row, strict=True)], side=options.size)
-    sheet.save(options.output / "sheet.png")
-    write_whole(options.output / "table.md", results["table"])
-    return results
+        done = [{"caption": c, "seed": s} for c, s in pairs[: i + 1]]
+        table = results.write(results.means(), pairs=done, settings=settings, adapter=metadata)
+    contact_sheet(sheet, side=options.size).save(options.output / "sheet.png")
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.benchmarks.judging.evaluate", description=__doc__)
+    parser = arms_parser("evaluate", __doc__, output="outputs/evaluation", arms=DEFAULT_ARMS, pairs=24)
     parser.add_argument("--adapter", type=Path, help="adapter or motion module; needed by the arms that name it")
-    parser.add_argument("--output", type=Path, default=Path("outputs/evaluation"))
-    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=24, help="held-out caption/seed pairs")
     parser.add_argument("--clips", type=Path, help="take captions and seeds from this folder of painted clips instead")
-    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS), help="e.g. real 'shared 0.9' 'adapter'")
-    parser.add_argument("--frames", type=whole(2), default=16)
     parser.add_argument("--size", type=whole(16), default=128, help="a multiple of 16")
     parser.add_argument("--steps", type=whole(1, 1000), default=28)
     parser.add_argument("--cfg", type=number(0, 100), default=5.0)
-    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
     parser.add_argument("--shown", type=whole(1), default=3, help="clips of each arm on the contact sheet")
     parser.add_argument("--threads", type=whole(1), default=None)
     options = parser.parse_args(arguments)
     if options.size % 16:
         parser.error(f"argument --size: {options.size} is no multiple of 16, which the model needs")
-    try:
-        results = run(options, lambda line: sys.stderr.write(line + "\n"))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(results["table"])
-    return 0
+    return report(lambda: run(options), options.threads)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,23 +12,44 @@ import torch
 
 from ...demo.model import WEIGHTS
 from ..arguments import number, whole
-from .evaluate import MOST_PAIRS
+from .arms import report
 
 TOON = WEIGHTS.parent
 ADAPTER = TOON / "temporal_adapters" / "toon" / "toon_adapter.safetensors"
 
 
-def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    """The arguments that all of them have. output: the default folder."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that all of them have."""
     parser.add_argument("--adapter", type=Path, default=ADAPTER, help="a temporal adapter or a motion module")
-    parser.add_argument("--output", type=Path, default=Path(output))
-    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=12, help="held-out caption/seed pairs")
-    parser.add_argument("--frames", type=whole(2), default=16)
     parser.add_argument("--correlation", type=number(0, 1), default=0.95, help="of progressive noise")
-    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
     parser.add_argument("--shown", type=whole(1), default=3, help="pairs on the contact sheet")
     parser.add_argument("--threads", type=whole(1), default=None)
     parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
+
+
+def report_in_comfyui(
+    options: argparse.Namespace,
+    parse: Callable[[argparse.Namespace], Any],
+    run: Callable[[argparse.Namespace, Any], str],
+    file: Path,
+    command: str,
+) -> int:
+    """Print the table that `run` makes of the parsed arms, in a process with ComfyUI; returns the exit status.
+
+    file: must be there beside the adapter; command: makes one. What is wrong with the options goes to stderr.
+    """
+    from ...headless.comfyui import import_comfyui
+
+    def make_table() -> str:
+        arms = parse(options)
+        for path, make in ((options.adapter, "python -m sdxl_anime_video train"), (file, command)):
+            if not path.is_file():
+                raise ValueError(f"{path} is missing; restore it from the repository or make it with {make}")
+        with tempfile.TemporaryDirectory(prefix="sav-evaluate-") as base:
+            import_comfyui(Path(base), cpu=options.cpu or not torch.cuda.is_available())
+            return run(options, arms)
+
+    return report(make_table, options.threads)
 
 
 def temporal_layers(path: Path) -> Callable[[Any], Any]:
@@ -47,28 +67,10 @@ def temporal_layers(path: Path) -> Callable[[Any], Any]:
     return lambda model: apply(model, layers)
 
 
-def evaluate(
-    options: argparse.Namespace,
-    run: Callable[[argparse.Namespace, Callable[[str], Any]], str],
-    file: Path,
-    command: str,
-) -> int:
-    """Print the table that `run` makes of the options, in a process with ComfyUI; the exit status.
+def with_progressive_noise(model: Any, correlation: float) -> Any:
+    """A clone of a MODEL that samples from progressive noise; the MODEL itself for a correlation of 0."""
+    from ...temporal.clip.contract import NoiseSettings
+    from ...temporal.hosts.comfy.sampling.wrapper import record
 
-    file: must be there beside the adapter; command: makes one. What is wrong with the files goes to stderr.
-    """
-    from ...headless.comfyui import ComfyUINotFound, import_comfyui
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
-        for path, make in ((options.adapter, "python -m sdxl_anime_video train"), (file, command)):
-            if not path.is_file():
-                raise ValueError(f"{path} is missing; restore it from the repository or make it with {make}")
-        with tempfile.TemporaryDirectory(prefix="sav-evaluate-") as base:
-            import_comfyui(Path(base), cpu=options.cpu or not torch.cuda.is_available())
-            sys.stdout.write(run(options, lambda line: sys.stderr.write(line + "\n")))
-    except (ValueError, OSError, ComfyUINotFound) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+    noise = NoiseSettings("progressive", correlation)
+    return record(model, lambda contract: contract.with_noise(noise)) if correlation else model

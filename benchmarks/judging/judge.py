@@ -25,6 +25,11 @@ _PAINTED = 4  # clips of a caption that stand for what the painter does
 _MOVING_LIMB, _MOVING_BODY = 1.5, 1.0  # pixels at 128: below, an amplitude is only noise of the measurement
 
 
+def read_limbs(clip: np.ndarray) -> dict[str, np.ndarray]:
+    """Places of gloves and boots in a clip `[F, H, W, 3]`, each `[F, 2]` (x, y) in pixels; NaN where not seen."""
+    return paths.limb_paths(clip, {name: np.array(colour) / 255 for name, colour in LIMB_COLOURS.items()})
+
+
 class Judge:
     """Scores clips of one caption.
 
@@ -41,15 +46,12 @@ class Judge:
         self.identity = painted[0].identity
         seen = np.mean([clip.character.mean(0) for clip in painted], axis=0)  # [H, W], how often the character is there
         self.reach, self.core = seen > 0.02, seen > 0.6
-        limbs = [self._limbs(clip.frames) for clip in painted]
+        limbs = [read_limbs(clip.frames) for clip in painted]
         amplitudes = {name: _mean(paths.path_amplitude(limb[name]) for limb in limbs) for name in LIMB_COLOURS}
         self.limbs = {name: value for name, value in amplitudes.items() if value >= _MOVING_LIMB * size / 128}
         self.centroid = _mean(paths.path_amplitude(self._body(clip.frames)) for clip in painted)
         self.body_moves = self.centroid >= _MOVING_BODY * size / 128
         self.motion = _mean(metrics.motion(clip.frames) for clip in painted)
-
-    def _limbs(self, clip: np.ndarray) -> dict[str, np.ndarray]:
-        return paths.limb_paths(clip, {name: np.array(colour) / 255 for name, colour in LIMB_COLOURS.items()})
 
     def _body(self, clip: np.ndarray) -> np.ndarray:
         colours = [np.array(self.identity[name]) / 255 for name in ("hair", "clothes")]
@@ -65,7 +67,7 @@ class Judge:
         jerkiness: of the moving limbs' paths. limbs_seen: share of frames in which a limb is found.
         """
         found = figures(clip, np.broadcast_to(self.core, clip.shape[:3]))
-        limbs = self._limbs(clip)
+        limbs = read_limbs(clip)
         moving = {name: limbs[name] for name in self.limbs}
         truth, truly = self.truth, {}
         if truth is not None:
@@ -90,11 +92,3 @@ def _mean(values: Iterable[float]) -> float:
 def mean_scores(each: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each figure over clips, leaving out clips in which it is not known."""
     return {name: _mean(score[name] for score in each) for name in each[0]} if each else {}
-
-
-def table(means: dict[str, dict[str, float]], columns: Iterable[str] = COLUMNS) -> str:
-    """The means as a Markdown table, one row an arm."""
-    columns = list(columns)
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {arm} | " + " | ".join(f"{of[name]:.3g}" for name in columns) + " |" for arm, of in means.items()]
-    return "\n".join(lines) + "\n"

@@ -12,14 +12,13 @@ a clip of 96 frames takes minutes on a CPU.
 from __future__ import annotations
 
 import argparse
-import json
-import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...commands.config import at_field
+from ...commands.interrupts import interrupt_on_signals
 from ...demo.painter import paint_clip
 from ...files import write_whole
 from ...headless.client import ComfyClient, PromptError
@@ -27,11 +26,11 @@ from ...headless.comfyui import find_comfyui
 from ...headless.graph import saved_clip
 from ...headless.server import ComfyServer, ServerError, device_flags
 from ...temporal.clip.noise import MODES
-from ...temporal.clip.segments import CARRIES, SCHEDULES, plan_segments
+from ...temporal.clip.segments import SCHEDULES, plan_segments
 from ...temporal.measure.metrics import seam_score
 from ..arguments import number, whole
-from .evaluate import MOST_PAIRS, held_out_pairs
-from .judge import Judge, mean_scores, table
+from .arms import Results, arms_parser, held_out_pairs, report, say
+from .judge import Judge
 
 LENGTH = 16  # frames that the model sees at once
 WINDOW_OVERLAP = 4
@@ -51,50 +50,38 @@ COLUMNS = ("seam", "flicker", "warp_error", "identity_drift", "centroid_ratio", 
 Graph = dict[str, dict[str, Any]]
 
 
+CHAIN = {"segment_frames": LENGTH, "overlap": WINDOW_OVERLAP, "carry_denoise": 1.0}
+
+
 def parse_arm(text: str) -> dict[str, Any]:
     """Node settings of an arm: `chain` or `windows`, `anchor`, `noise`. Raises ValueError for anything else."""
-    try:
-        return _settings(text)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"arm {text!r}: {error}") from None
-
-
-def _settings(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for part in text.split("+"):
-        word, _, value = part.strip().partition(" ")
-        if word in CARRIES:
-            overlap = word == "overlap"
-            given = {"overlap": whole(0, LENGTH - 1)(value)} if overlap else {"carry_denoise": number(0.01, 1)(value)}
-            found["chain"] = {
-                "segment_frames": LENGTH,
-                "overlap": WINDOW_OVERLAP,
-                "carry": word,
-                "carry_denoise": 1.0,
-                **given,
-            }
-        elif word == "windows" and value in SCHEDULES:
-            found["windows"] = {
-                "length": LENGTH,
-                "overlap": WINDOW_OVERLAP,
-                "schedule": value,
-                "fuse": "pyramid",
-            }
-        elif word == "anchor":
-            found["anchor"] = {"every": 16, "strength": number(0, 1)(value), "band": "low"}
-        elif word in MODES:
-            found["noise"] = {"mode": word, "correlation": number(0, 1)(value)}
-        else:
-            raise ValueError(f"{part.strip()!r} is no overlap, last_frame, windows, anchor or noise mode")
-    if ("chain" in found) == ("windows" in found):
-        raise ValueError("it needs a chain (overlap N, last_frame D) or windows (windows SCHEDULE)")
+    with at_field(f"arm {text!r}"):
+        found: dict[str, Any] = {}
+        for part in text.split("+"):
+            found |= _settings(part.strip())
+        if ("chain" in found) == ("windows" in found):
+            raise ValueError("it needs a chain (overlap N, last_frame D) or windows (windows SCHEDULE)")
     return found
+
+
+def _settings(part: str) -> dict[str, dict[str, Any]]:
+    word, _, value = part.partition(" ")
+    if word == "overlap":
+        return {"chain": {**CHAIN, "carry": word, "overlap": whole(0, LENGTH - 1)(value)}}
+    if word == "last_frame":
+        return {"chain": {**CHAIN, "carry": word, "carry_denoise": number(0.01, 1)(value)}}
+    if word == "windows" and value in SCHEDULES:
+        return {"windows": {"length": LENGTH, "overlap": WINDOW_OVERLAP, "schedule": value, "fuse": "pyramid"}}
+    if word == "anchor":
+        return {"anchor": {"every": 16, "strength": number(0, 1)(value), "band": "low"}}
+    if word in MODES:
+        return {"noise": {"mode": word, "correlation": number(0, 1)(value)}}
+    raise ValueError(f"{part!r} is no overlap, last_frame, windows, anchor or noise mode")
 
 
 def borders(arm: str, frames: int) -> list[int]:
     """Frames at which a new piece of the clip begins."""
-    settings = {} if arm == "real" else parse_arm(arm)
-    chain = settings.get("chain", {})
+    chain = {} if arm == "real" else parse_arm(arm).get("chain", {})
     overlap = chain.get("overlap", WINDOW_OVERLAP) if chain.get("carry") != "last_frame" else 0
     return [segment.new.start for segment in plan_segments(frames, LENGTH, overlap)[1:]]
 
@@ -125,39 +112,30 @@ def graph(arm: str, caption: str, seed: int, options: argparse.Namespace) -> Gra
     add("positive", "CLIPTextEncode", clip=["base", 1], text=caption)
     add("negative", "CLIPTextEncode", clip=["base", 1], text="")
     add("latent", "SAV_EmptyVideoLatent", width=128, height=128, frames=options.frames)
-    add(
-        "sampler",
-        "KSampler",
-        model=model,
-        positive=["positive", 0],
-        negative=["negative", 0],
-        latent_image=["latent", 0],
-        seed=seed,
-        steps=options.steps,
-        cfg=options.cfg,
-        sampler_name="dpmpp_2m",
-        scheduler="karras",
-        denoise=1.0,
-    )
+    wires = {"model": model, "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+    steps = {"steps": options.steps, "cfg": options.cfg, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    add("sampler", "KSampler", **wires, **steps, seed=seed, denoise=1.0)
     save = {"fps": 12.0, "filename_prefix": "clip", "crf": 4, "save_frames": False}
     add("save", "SAV_DecodeAndSaveClip", samples=["sampler", 0], vae=["base", 2], tile_size=0, **save)
     return nodes
 
 
-def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Render and judge every caption by every arm; write the files; return the means."""
+def run(options: argparse.Namespace) -> str:
+    """Render and judge every caption by every arm; write the files; return the table."""
     from ...media.reader import read_clip
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    pairs = held_out_pairs(options.pairs, options.seed)
-    scores: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
+    begins = {arm: borders(arm, options.frames) for arm in options.arms}
+    results = Results(options.output, begins, COLUMNS)
+    pairs, table = held_out_pairs(options.pairs, options.seed), ""
+    settings = {name: getattr(options, name) for name in ("frames", "steps", "cfg", "adapter")}
+    interrupt_on_signals()  # so that the server never stays behind
     with (
         ComfyServer(find_comfyui(), flags=["--cpu"] if options.cpu else device_flags()) as server,
         ComfyClient(server.url) as client,
     ):
         for i, (caption, seed) in enumerate(pairs):
             judge = Judge(caption, options.frames)
-            for arm in options.arms:
+            for arm in begins:
                 if arm == "real":
                     clip = paint_clip(caption, options.frames, 128, seed).frames / np.float32(255)
                 else:
@@ -165,49 +143,25 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
                     path = options.output / f"{i}_{arm.replace(' ', '_')}.mp4"
                     write_whole(path, client.view(record))
                     clip = read_clip(path)[0] / np.float32(255)
-                seam = seam_score(clip, borders(arm, options.frames))
-                scores[arm].append({"seam": seam, **judge.scores(clip)})
-                sys.stderr.write(f"{i + 1}/{len(pairs)} {caption}: {arm}, seam {seam:.3f}\n")
-            means = {arm: mean_scores(some) for arm, some in scores.items()}
-            about = {"frames": options.frames, "steps": options.steps, "cfg": options.cfg, "adapter": options.adapter}
-            results = {"pairs": pairs[: i + 1], "settings": about, "mean": means, "each": scores}
-            write_whole(options.output / "results.json", json.dumps(results, indent=1))
-            write_whole(options.output / "table.md", table(means, COLUMNS))
-    return means
+                seam = seam_score(clip, begins[arm])
+                results.each[arm].append({"seam": seam, **judge.scores(clip)})
+                say(f"{i + 1}/{len(pairs)} {caption}: {arm}, seam {seam:.3f}")
+            table = results.write(results.means(), pairs=pairs[: i + 1], settings=settings)
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sdxl_anime_video.benchmarks.judging.long_clips", description=__doc__
-    )
+    parser = arms_parser("long_clips", __doc__, output="outputs/evaluation_long", arms=DEFAULT_ARMS, pairs=6, frames=96)
     parser.add_argument("--adapter", default="toon/toon_adapter.safetensors", help="as ComfyUI lists it")
-    parser.add_argument("--output", type=Path, default=Path("outputs/evaluation_long"))
-    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=6, help="held-out caption/seed pairs")
-    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
-    parser.add_argument("--frames", type=whole(2), default=96)
     parser.add_argument("--steps", type=whole(1, 1000), default=20)
     parser.add_argument("--cfg", type=number(0, 100), default=3.0)
-    parser.add_argument("--seed", type=whole(0), default=0, help="chooses the pairs")
     parser.add_argument("--cpu", action="store_true", help="render on the CPU even if there is a GPU")
     options = parser.parse_args(arguments)
     try:
-        for arm in options.arms:
-            if arm != "real":
-                parse_arm(arm)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # so that the server never stays behind
-        signal.signal(name, signal.default_int_handler)
-    try:
-        sys.stdout.write(table(run(options), COLUMNS))
-    except (ServerError, PromptError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return report(lambda: run(options), None, ServerError, PromptError)
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; what was measured is in {options.output}\n")
+        say(f"interrupted; what was measured is in {options.output}")
         return 130
-    return 0
 
 
 if __name__ == "__main__":

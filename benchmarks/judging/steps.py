@@ -10,24 +10,21 @@ noise, and judges the clips beside painted ones. An arm is a preset with its ste
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from ...commands.config import at_field
 from ...demo.painter import paint_clip
-from ...files import write_whole
 from ...media.sheets import contact_sheet
 from ...schedulers.presets import PRESETS
 from ..arguments import number, whole
-from .evaluate import held_out_pairs
-from .in_comfyui import TOON, add_arguments, evaluate, temporal_layers
-from .judge import Judge, mean_scores, table
+from .arms import Results, arms_parser, held_out_pairs, say
+from .in_comfyui import TOON, add_arguments, report_in_comfyui, temporal_layers, with_progressive_noise
+from .judge import Judge
 
 PAINTED = "painted"
 DEFAULT_ARMS = (PAINTED, "best_hq 28", "best_hq 6", "lcm 6", "lcm 6 + lora", "lcm 5 + lora", "lcm 4 + lora")
@@ -43,10 +40,8 @@ class Arm:
         words = first.split()
         if len(words) != 2 or words[0] not in PRESETS or (plus and rest != "lora"):
             raise ValueError(f"arm {text!r} is none of: {PAINTED}, PRESET STEPS, PRESET STEPS + lora")
-        try:
+        with at_field(f"arm {text!r}"):
             self.preset, self.steps, self.lora = words[0], whole(1, 1000)(words[1]), bool(plus)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"arm {text!r}: {error}") from None
 
 
 def detail(clip: np.ndarray) -> float:
@@ -79,13 +74,10 @@ class Renderer:
         """A clip `[F, 128, 128, 3]`, 0..1, and the seconds that its sampling took."""
         import comfy.sample
 
-        from ...temporal.clip.contract import NoiseSettings
         from ...temporal.hosts.comfy.presets import prepared
-        from ...temporal.hosts.comfy.sampling.wrapper import record
 
         options = self.options
-        noise = NoiseSettings("progressive", options.correlation)
-        noisy = record(self.models[arm.lora], lambda contract: contract.with_noise(noise))
+        noisy = with_progressive_noise(self.models[arm.lora], options.correlation)
         model, sampler, sigmas = prepared(noisy, arm.preset, arm.steps)
         prompts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (caption, "")]
         latent = torch.zeros(options.frames, 4, 16, 16)
@@ -97,48 +89,43 @@ class Renderer:
         return self.vae.decode(samples).cpu().float().numpy(), took
 
 
-def run(options: argparse.Namespace, say: Callable[[str], Any]) -> str:
+def parse_arms(options: argparse.Namespace) -> dict[str, Arm | None]:
+    """The arms by their texts; None for the painted clip. Raises ValueError for a text that is no arm."""
+    return {text: None if text == PAINTED else Arm(text) for text in options.arms}
+
+
+def run(options: argparse.Namespace, arms: dict[str, Arm | None]) -> str:
     """Render and judge every caption by every arm; write the files; return the table."""
-    arms = {text: None if text == PAINTED else Arm(text) for text in options.arms}
-    options.output.mkdir(parents=True, exist_ok=True)
+    results = Results(options.output, arms, COLUMNS)
     renderer = Renderer(options)
-    each: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
-    shown: dict[str, list[np.ndarray]] = {arm: [] for arm in arms}
-    pairs = held_out_pairs(options.pairs, options.seed)
+    settings = {name: str(value) for name, value in vars(options).items()}
+    pairs, table = held_out_pairs(options.pairs, options.seed), ""
+    sheet: list[tuple[str, np.ndarray]] = []
     for i, (caption, seed) in enumerate(pairs):
         painted = paint_clip(caption, options.frames, 128, seed).frames / np.float32(255)
         judge = Judge(caption, options.frames)
         for text, arm in arms.items():
             clip, took = renderer.render(arm, caption, seed) if arm else (painted, float("nan"))
-            each[text].append({**judge.scores(clip), "seconds": took, "detail": detail(clip) / detail(painted)})
-            if len(shown[text]) < options.shown:
-                shown[text].append(clip)
+            results.each[text].append({**judge.scores(clip), "seconds": took, "detail": detail(clip) / detail(painted)})
+            if i < options.shown:
+                sheet.append((text, clip))
         say(f"{i + 1}/{len(pairs)} {caption}")
-        means = {text: mean_scores(some) for text, some in each.items()}
-        settings = {name: str(value) for name, value in vars(options).items()}
-        results = {"pairs": pairs[: i + 1], "settings": settings, "mean": means, "each": each}
-        write_whole(options.output / "results.json", json.dumps(results, indent=1))
-        write_whole(options.output / "table.md", table(means, COLUMNS))
-        rows = [(text, clip) for text, clips in shown.items() for clip in clips]
-        contact_sheet(rows, side=128).save(options.output / "sheet.png")
-    return table(means, COLUMNS)
+        table = results.write(results.means(), pairs=pairs[: i + 1], settings=settings)
+        contact_sheet(sorted(sheet, key=lambda row: list(arms).index(row[0])), side=128).save(
+            options.output / "sheet.png"
+        )
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sdxl_anime_video.benchmarks.judging.steps", description=__doc__)
-    add_arguments(parser, "outputs/evaluation_steps")
+    parser = arms_parser("steps", __doc__, output="outputs/evaluation_steps", arms=DEFAULT_ARMS, pairs=12)
+    add_arguments(parser)
     parser.add_argument("--lora", type=Path, default=TOON / "loras/toon/toon_lcm.safetensors")
     parser.add_argument("--weight", type=number(-10, 10), default=1.0, help="of the LoRA")
-    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS))
     parser.add_argument("--cfg", type=number(0, 100), nargs=2, default=[3.0, 1.0], help="without and with the LoRA")
     options = parser.parse_args(arguments)
-    try:
-        for arm in set(options.arms) - {PAINTED}:
-            Arm(arm)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return evaluate(options, run, options.lora, "python -m sdxl_anime_video.benchmarks.making.train lcm")
+    make = "python -m sdxl_anime_video.benchmarks.making.train lcm"
+    return report_in_comfyui(options, parse_arms, run, options.lora, make)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Clip:
     of frame t is at p + flow in frame t + 1 (or hidden there; see `visible`). part: uint8 `[F,H,W]`, index into
     `part_names`. pose: float32 `[F,J,2]` in pixels, order `joints`.
     outline: uint8 `[F,H,W]` coverage. depth: float32 `[F,H,W]`, nearness from 0 (sky) to 1, as depth maps are drawn.
-    centroid: float32 `[F,2]`, mean pixel of the visible character. identity: RGB of skin, hair, clothes and limbs.
+    identity: RGB of skin, hair, clothes and limbs.
     """
 
     caption: str
@@ -43,7 +43,6 @@ class Clip:
     pose: np.ndarray
     outline: np.ndarray
     depth: np.ndarray
-    centroid: np.ndarray
     identity: dict[str, tuple[int, int, int]]
     joints: tuple[str, ...] = JOINTS
 
@@ -67,6 +66,14 @@ class Clip:
         """bool `[F,H,W]`: where the character is seen."""
         behind = [i for i, name in enumerate(self.part_names) if name in _PARALLAX]
         return ~np.isin(self.part, behind)
+
+    @cached_property
+    def centroid(self) -> np.ndarray:
+        """float32 `[F,2]`: mean pixel of the visible character."""
+        seen = self.character
+        y, x = np.mgrid[: seen.shape[1], : seen.shape[2]] + 0.5
+        count = np.maximum(seen.sum((1, 2)), 1)
+        return np.stack([(seen * x).sum((1, 2)) / count, (seen * y).sum((1, 2)) / count], axis=1).astype(np.float32)
 
 
 def _similarity(scale: float, to: Sequence[float] | np.ndarray, angle: float = 0.0) -> np.ndarray:
@@ -180,19 +187,11 @@ def paint_clip(
         pose=np.array(pose, np.float32),
         outline=np.stack([picture.outline for picture in pictures]),
         depth=_depth(part, raster.parts),
-        centroid=_centroids(part, raster.parts),
         identity={"skin": SKIN, "hair": HAIR[spec.hair], "clothes": CLOTHES[spec.clothes], **LIMB_COLOURS},
     )
 
 
 def _depth(part: np.ndarray, names: list[str]) -> np.ndarray:
     figure = [name for name in names if name not in _NEARNESS]
-    nearness = dict(zip(figure, np.linspace(*_CHARACTER_NEARNESS, len(figure)), strict=True))
-    return np.array([_NEARNESS.get(name, nearness.get(name, 0.0)) for name in names], np.float32)[part]
-
-
-def _centroids(part: np.ndarray, names: list[str]) -> np.ndarray:
-    figure = np.isin(part, [i for i, name in enumerate(names) if name not in _PARALLAX])
-    y, x = np.mgrid[: part.shape[1], : part.shape[2]] + 0.5
-    count = np.maximum(figure.sum((1, 2)), 1)
-    return np.stack([(figure * x).sum((1, 2)) / count, (figure * y).sum((1, 2)) / count], axis=1).astype(np.float32)
+    nearness = _NEARNESS | dict(zip(figure, np.linspace(*_CHARACTER_NEARNESS, len(figure)), strict=True))
+    return np.array([nearness[name] for name in names], np.float32)[part]

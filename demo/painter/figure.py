@@ -102,49 +102,25 @@ def _back_hair(character: str, hair: tuple) -> list[Shape]:
 
 
 def _head(character: str, hair: tuple) -> list[Shape]:
-    eye = [
-        shape
-        for x in (-0.075, 0.075)
-        for shape in (
-            Shape("face", _ellipse(x, 0.045, 0.031, 0.050), EYE, "eyes"),
-            Shape("face", _ellipse(x + 0.010, 0.025, 0.013, 0.017), EYE_LIGHT, "eye_lights"),
-        )
-    ]
-    eye.sort(key=lambda shape: shape.group, reverse=True)
+    eyes = [Shape("face", _ellipse(x, 0.045, 0.031, 0.050), EYE, "eyes") for x in (-0.075, 0.075)]
+    eyes += [Shape("face", _ellipse(x + 0.010, 0.025, 0.013, 0.017), EYE_LIGHT, "eye_lights") for x in (-0.075, 0.075)]
     mouth = Shape("face", np.array([[-0.03, 0.115], [0.03, 0.115], [0.0, 0.14]]), MOUTH, "mouth")
     shapes = [Shape("head", _ellipse(0.0, 0.0, 0.195, 0.18), SKIN, "head", LINE)]
-    return [*shapes, mouth, *eye, *_front_hair(character, hair)]
+    return [*shapes, mouth, *eyes, *_front_hair(character, hair)]
 
 
 def _front_hair(character: str, hair: tuple) -> list[Shape]:
     angle = np.linspace(np.pi, 2 * np.pi, 16)
+    width, height = (0.215, 0.20) if character == "boy" else (0.212, 0.205)
+    outer = np.stack([width * np.cos(angle), height * np.sin(angle)], axis=1)
     if character == "boy":
-        outer = np.stack([0.215 * np.cos(angle), 0.20 * np.sin(angle)], axis=1)
         outer[2:-1:3] *= 1.24
-    else:
-        outer = np.stack([0.212 * np.cos(angle), 0.205 * np.sin(angle)], axis=1)
-    fringe = {
-        "girl": [
-            [0.20, 0.05],
-            [0.16, -0.05],
-            [0.08, -0.035],
-            [0.0, -0.09],
-            [-0.08, -0.035],
-            [-0.16, -0.05],
-            [-0.20, 0.05],
-        ],
-        "boy": [
-            [0.20, 0.03],
-            [0.14, -0.07],
-            [0.10, -0.01],
-            [0.03, -0.08],
-            [-0.04, -0.01],
-            [-0.12, -0.08],
-            [-0.20, 0.03],
-        ],
-        "cat": [[0.205, 0.12], [0.165, -0.03], [0.0, -0.045], [-0.165, -0.03], [-0.205, 0.12]],
+    x, y = {  # of the fringe
+        "girl": ([0.20, 0.16, 0.08, 0.0, -0.08, -0.16, -0.20], [0.05, -0.05, -0.035, -0.09, -0.035, -0.05, 0.05]),
+        "boy": ([0.20, 0.14, 0.10, 0.03, -0.04, -0.12, -0.20], [0.03, -0.07, -0.01, -0.08, -0.01, -0.08, 0.03]),
+        "cat": ([0.205, 0.165, 0.0, -0.165, -0.205], [0.12, -0.03, -0.045, -0.03, 0.12]),
     }[character]
-    cap = np.concatenate([outer, fringe])
+    cap = np.concatenate([outer, np.stack([x, y], axis=1)])
     shapes = []
     if character == "cat":
         for sign in (-1, 1):

@@ -10,19 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-JOINTS: tuple[str, ...] = (
-    "hip",
-    "chest",
-    "head",
-    "near_elbow",
-    "near_hand",
-    "far_elbow",
-    "far_hand",
-    "near_knee",
-    "near_foot",
-    "far_knee",
-    "far_foot",
-)
+_LIMBS = (("elbow", "hand"), ("knee", "foot"))
+JOINTS = ("hip", "chest", "head", *(f"{side}_{joint}" for limb in _LIMBS for side in ("near", "far") for joint in limb))
 
 ARM, LEG = 0.095, 0.095  # length of each of the two bones
 CHEST, HEAD = np.array([0.0, -0.115]), np.array([0.0, -0.31])
@@ -56,20 +45,33 @@ def act(action: str, beat: float) -> Targets:
         hands={"near": (-0.08, 0.14 + breath), "far": (0.08, 0.14 + breath)},
         feet={"near": (-0.06, GROUND), "far": (0.065, GROUND)},
     )
-    return _ACTIONS[action](rest, slow, fast, beat)
+    if action == "run":
+        _run(rest, fast, beat)
+    elif action == "jump":
+        _jump(rest, beat)
+    elif action == "wave":
+        angle = 2.35 + 0.42 * math.sin(fast)
+        rest.hands["near"] = (-0.185 * math.sin(angle), 0.185 * math.cos(angle))
+        rest.lean = 0.03 * math.sin(fast)
+    elif action == "turn":
+        rest.yaw, rest.swing = math.sin(slow), -0.16 * math.cos(slow)
+    elif action == "pan":
+        rest.pan = 0.10 * math.sin(slow)
+    elif action == "zoom":
+        rest.zoom = 1.0 + 0.14 * math.sin(slow)
+    return rest
 
 
-def _run(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
+def _run(rest: Targets, fast: float, beat: float) -> None:
     rest.hip = (0.0, -0.02 + 0.018 * math.cos(2 * fast))
     rest.lean, rest.yaw, rest.swing = 0.10, 0.8, 0.30 + 0.12 * math.sin(2 * fast)
     for side, phase in (("near", fast), ("far", fast + math.pi)):
         rest.feet[side] = (0.125 * math.cos(phase), GROUND - 0.01 - 0.075 * max(0.0, -math.sin(phase)))
         rest.hands[side] = (0.03 - 0.125 * math.cos(phase), 0.10 - 0.03 * math.cos(phase))
     rest.scroll = beat * 0.0625
-    return rest
 
 
-def _jump(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
+def _jump(rest: Targets, beat: float) -> None:
     phase = (beat / 16) % 1.0
     air = (phase - 0.3) / 0.5
     if 0.0 < air < 1.0:
@@ -85,35 +87,8 @@ def _jump(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
         lift = 0.0
         rest.swing = -0.25 * math.cos(math.pi * ground)
     angle = 0.5 + 2.0 * lift
-    rest.hands = {side: (sign * 0.17 * math.sin(angle), 0.17 * math.cos(angle)) for side, sign in _SIDES}
-    return rest
-
-
-def _wave(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
-    angle = 2.35 + 0.42 * math.sin(fast)
-    rest.hands["near"] = (-0.185 * math.sin(angle), 0.185 * math.cos(angle))
-    rest.lean = 0.03 * math.sin(fast)
-    return rest
-
-
-def _turn(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
-    rest.yaw = math.sin(slow)
-    rest.swing = -0.16 * math.cos(slow)
-    return rest
-
-
-def _pan(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
-    rest.pan = 0.10 * math.sin(slow)
-    return rest
-
-
-def _zoom(rest: Targets, slow: float, fast: float, beat: float) -> Targets:
-    rest.zoom = 1.0 + 0.14 * math.sin(slow)
-    return rest
-
-
-_SIDES = (("near", -1.0), ("far", 1.0))
-_ACTIONS = {"run": _run, "jump": _jump, "wave": _wave, "turn": _turn, "pan": _pan, "zoom": _zoom}
+    for side, sign in (("near", -1.0), ("far", 1.0)):
+        rest.hands[side] = (sign * 0.17 * math.sin(angle), 0.17 * math.cos(angle))
 
 
 def bend(start: np.ndarray, end: np.ndarray, bone: float, side: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ pixels. Coordinates are continuous: pixel i covers [i, i + 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import cv2
 import numpy as np
@@ -54,20 +55,14 @@ class Raster:
     def draw(self, maps: dict[str, np.ndarray]) -> Picture:
         """`maps`: part name -> affine `[2,3]` from part coordinates to pixels."""
         labels = np.zeros((self.height * SUPERSAMPLE, self.width * SUPERSAMPLE), np.uint8)
-        start = 0
-        while start < len(self.shapes):
-            end = start
-            while end < len(self.shapes) and self.shapes[end].group == self.shapes[start].group:
-                end += 1
-            polygons = {i: self._pixels(self.shapes[i], maps) for i in range(start, end)}
-            for i, points in polygons.items():
-                scale = np.hypot(*maps[self.shapes[i].part][:, 0]) * SUPERSAMPLE
-                width = round(2 * self.shapes[i].line * scale)
+        for _, group in groupby(enumerate(self.shapes), key=lambda member: member[1].group):
+            members = [(i, shape, self._pixels(shape, maps)) for i, shape in group]
+            for i, shape, points in members:
+                width = round(2 * shape.line * (np.hypot(*maps[shape.part][:, 0]) * SUPERSAMPLE))
                 if width > 0:
                     cv2.polylines(labels, [points], True, 2 * i + 1, width, cv2.LINE_8, _SHIFT)
-            for i, points in polygons.items():
+            for i, _, points in members:
                 cv2.fillPoly(labels, [points], 2 * i, cv2.LINE_8, _SHIFT)
-            start = end
         size = (self.width, self.height)
         frame = cv2.resize(self._palette[labels], size, interpolation=cv2.INTER_AREA)
         outline = cv2.resize((labels & 1) * np.uint8(255), size, interpolation=cv2.INTER_AREA)

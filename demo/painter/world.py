@@ -63,14 +63,8 @@ class Spec:
     action: str
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("character", self.character, CHARACTERS),
-            ("hair", self.hair, HAIR),
-            ("clothes", self.clothes, CLOTHES),
-            ("background", self.background, BACKGROUNDS),
-            ("action", self.action, ACTIONS),
-        ):
-            if value not in known:
+        for name, known in _KNOWN.items():
+            if (value := getattr(self, name)) not in known:
                 raise ValueError(f"toon world: {name} {value!r} does not exist; choose one of {', '.join(known)}")
 
     @property
@@ -92,9 +86,10 @@ class Spec:
             raise ValueError(
                 f"toon world: cannot read {caption!r}; write e.g. 'girl, blue hair, red dress, sunset, run'"
             )
-        return cls(words[0][0], words[1][0], words[2][0], words[3][0], words[4][0])
+        return cls(*(part[0] for part in words))
 
 
-_ALL = [Spec(*values) for values in itertools.product(CHARACTERS, HAIR, CLOTHES, BACKGROUNDS, ACTIONS)]
+_KNOWN = {"character": CHARACTERS, "hair": HAIR, "clothes": CLOTHES, "background": BACKGROUNDS, "action": ACTIONS}
+_ALL = [Spec(*values) for values in itertools.product(*_KNOWN.values())]
 TRAIN: tuple[str, ...] = tuple(spec.caption for spec in _ALL if not spec.held_out)
 HELD_OUT: tuple[str, ...] = tuple(spec.caption for spec in _ALL if spec.held_out)

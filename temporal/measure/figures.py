@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, pairwise, tee
 
 import numpy as np
@@ -52,3 +52,10 @@ def figures(frames: Iterable[np.ndarray], region: np.ndarray | None = None) -> d
 def mean_figures(clips: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the mean of each figure over clips; nothing for no clips."""
     return {name: float(np.mean([clip[name] for clip in clips])) for name in clips[0]} if clips else {}
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
+    """Return figures as a Markdown table: a row for each name, three digits."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {row} | " + " | ".join(f"{of[name]:.3g}" for name in columns) + " |" for row, of in rows.items()]
+    return "\n".join(lines) + "\n"

@@ -74,11 +74,11 @@ def test_a_damaged_lora_is_named(lora, tmp_path):
     path = tmp_path / "cut.safetensors"
     path.write_bytes(lora[2].read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"cut\.safetensors .*[Dd]ownload"):
-        evaluate_steps.run(options_for(path, tmp_path / "out"), lambda line: None)
+        evaluate_steps.run(options_for(path, tmp_path / "out"), {})
 
 
 def test_arms_are_rendered_and_judged(lora, tmp_path):
     options = options_for(lora[2], tmp_path / "out")
-    table = evaluate_steps.run(options, lambda line: None)
+    table = evaluate_steps.run(options, evaluate_steps.parse_arms(options))
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == options.arms
     assert {path.name for path in options.output.iterdir()} == {"table.md", "results.json", "sheet.png"}

@@ -7,9 +7,11 @@ import pytest
 
 from sdxl_anime_video.benchmarks.judging import evaluate
 from sdxl_anime_video.benchmarks.judging import long_clips as evaluate_long
-from sdxl_anime_video.benchmarks.judging.evaluate import Arm, folder_pairs, held_out_pairs, table
+from sdxl_anime_video.benchmarks.judging.arms import MOST_PAIRS, held_out_pairs
+from sdxl_anime_video.benchmarks.judging.evaluate import Arm, folder_pairs
 from sdxl_anime_video.benchmarks.judging.judge import COLUMNS, Judge, mean_scores
 from sdxl_anime_video.demo.painter import ACTIONS, HELD_OUT, paint_clip
+from sdxl_anime_video.temporal.measure.figures import markdown_table
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def test_wrong_arms_are_refused_up_front(program, arm, message, tmp_path, capsys
 
 
 def test_as_many_pairs_as_are_allowed_can_be_had():
-    assert len(set(held_out_pairs(evaluate.MOST_PAIRS))) == evaluate.MOST_PAIRS
+    assert len(set(held_out_pairs(MOST_PAIRS))) == MOST_PAIRS
 
 
 def test_an_output_that_is_a_file_is_one_line(tmp_path, capsys):
@@ -183,7 +185,7 @@ def test_the_painters_flow_sees_what_estimated_flow_hides(running):
 
 def test_table(running):
     judge, clip = running
-    text = table({"real": judge.scores(clip)})
+    text = markdown_table({"real": judge.scores(clip)}, COLUMNS)
     assert text.count("\n") == 3
     assert "| real |" in text
 

@@ -5,19 +5,8 @@ import numpy as np
 import pytest
 
 from sdxl_anime_video.benchmarks.making import paint_clips
-from sdxl_anime_video.demo.painter import (
-    ACTIONS,
-    BACKGROUNDS,
-    CHARACTERS,
-    CLOTHES,
-    HAIR,
-    HELD_OUT,
-    LIMB_COLOURS,
-    TRAIN,
-    Spec,
-    paint_clip,
-)
-from sdxl_anime_video.demo.painter.world import EYE, EYE_LIGHT, MOUTH, OUTLINE, SKIN
+from sdxl_anime_video.demo.painter import ACTIONS, BACKGROUNDS, HELD_OUT, LIMB_COLOURS, TRAIN, Spec, paint_clip
+from sdxl_anime_video.demo.painter.world import CHARACTERS, CLOTHES, EYE, EYE_LIGHT, HAIR, MOUTH, OUTLINE, SKIN
 
 CAPTIONS = [
     "girl, blue hair, red dress, sunset, run",

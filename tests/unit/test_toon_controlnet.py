@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sdxl_anime_video.benchmarks.judging import control as evaluate_control
+from sdxl_anime_video.benchmarks.judging.judge import read_limbs
 from sdxl_anime_video.benchmarks.making.controlnet import Controlled, as_hints, new_controlnet, train_controlnet
 from sdxl_anime_video.benchmarks.making.data import painted_frames
 from sdxl_anime_video.demo.hints import KINDS, hint_pictures
@@ -87,7 +88,7 @@ def test_training_resumes(base, tmp_path):
 def test_pose_is_read_back(clip):
     """On painted frames, where each limb is seen: gloves at their joint, boots at their middle; a move is told."""
     waving = paint_clip("cat, blonde hair, white coat, meadow, wave", 8, 128, seed=1)
-    read = evaluate_control.read_pose(waving.frames)
+    read = read_limbs(waving.frames)
     for name in LIMB_COLOURS:
         off = np.linalg.norm(read[name] - (waving.joint(name) - 0.5), axis=1)
         assert off.max() < (1.5 if name.endswith("hand") else 3)

@@ -30,8 +30,7 @@ class SDXLAnimeVideo(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from ..demo.comfy import register_folders
 
-        folders = (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER, hint_weights.FOLDER)
-        for folder in folders:
+        for folder in (temporal_adapter.FOLDER, motion_module.FOLDER, motion_module.LORA_FOLDER, hint_weights.FOLDER):
             register_folder(folder)
         register_folders()
         return NODES

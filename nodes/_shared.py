@@ -34,6 +34,11 @@ def frames_input(tooltip: str, most: int = 4096) -> io.Int.Input:
     return io.Int.Input("frames", default=16, min=1, max=most, tooltip=tooltip)
 
 
+def fps_input(name: str, default: float, tooltip: str) -> io.Float.Input:
+    """Return an input for frames per second."""
+    return io.Float.Input(name, default=default, min=0.01, max=240.0, step=0.001, tooltip=tooltip)
+
+
 def share_input(name: str, default: float, tooltip: str, **options: Any) -> io.Float.Input:
     """Return an input from 0 to 1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **options)

@@ -1,7 +1,7 @@
 """A clip at another frame rate: motion compensation computes the frames between its frames."""
 
 from ._api import io
-from ._shared import check_pictures, images_input, named_classmethod
+from ._shared import check_pictures, fps_input, images_input, named_classmethod
 
 
 class InterpolateFrames(io.ComfyNode):
@@ -9,9 +9,6 @@ class InterpolateFrames(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        def rate(name: str, default: float, tooltip: str):
-            return io.Float.Input(name, default=default, min=0.01, max=240.0, step=0.001, tooltip=tooltip)
-
         return io.Schema(
             node_id="SAV_InterpolateFrames",
             display_name="Interpolate Frames",
@@ -20,8 +17,8 @@ class InterpolateFrames(io.ComfyNode):
             "lower rate drops frames.",
             inputs=[
                 images_input(),
-                rate("fps_in", 12.0, "Frames per second of the given clip."),
-                rate(
+                fps_input("fps_in", 12.0, "Frames per second of the given clip."),
+                fps_input(
                     "fps_out",
                     24.0,
                     "Frames per second of the new clip. Twice fps_in turns F frames into 2F - 1; the same rate changes "

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ._api import InputImpl, io, ui
-from ._shared import check_pictures, images_input, named_classmethod
+from ._shared import check_pictures, fps_input, images_input, named_classmethod
 
 
 class SaveClip(io.ComfyNode):
@@ -68,13 +68,8 @@ def clip_schema(*, inputs: list, **identity: Any) -> io.Schema:
         category="SDXL Anime Video/video",
         inputs=[
             *inputs,
-            io.Float.Input(
-                "fps",
-                default=12.0,
-                min=0.01,
-                max=240.0,
-                step=0.001,
-                tooltip="Frames per second, kept exactly; 23.976 means 24000/1001. Anime is drawn at 8 to 12.",
+            fps_input(
+                "fps", 12.0, "Frames per second, kept exactly; 23.976 means 24000/1001. Anime is drawn at 8 to 12."
             ),
             io.String.Input(
                 "filename_prefix",

@@ -54,7 +54,7 @@ def take_control(control: Any, rows: Sequence[int], controls: dict | None = None
     The copy shares model and settings. Advanced-ControlNet's objects are returned as they are: their methods are bound
     to the original, so a copy would change it, and they choose their frames themselves (`tell_advanced`).
     """
-    if hasattr(control, "sub_idxs"):
+    if is_advanced(control):
         return control
     if controls is not None and id(control) in controls:
         return controls[id(control)]
@@ -69,6 +69,11 @@ def take_control(control: Any, rows: Sequence[int], controls: dict | None = None
     if controls is not None:
         controls[id(control)] = cut
     return cut
+
+
+def is_advanced(control: Any) -> bool:
+    """Return whether it is Advanced-ControlNet's: those cannot be cut, and read their frames from the options."""
+    return hasattr(control, "sub_idxs")
 
 
 def tell_advanced(transformer_options: dict[str, Any], rows: Sequence[int], frames: int) -> None:

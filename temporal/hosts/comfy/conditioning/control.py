@@ -16,7 +16,7 @@ import torch
 from ....clip.frames import require_equal_frames
 from ..errors import at_node
 from ..published import FRAMES_KEY, frames_of, window_rows
-from .conds import take_control, tell_advanced
+from .conds import is_advanced, take_control, tell_advanced
 
 NODE = "Control Keyframes"
 Residuals = dict[str, list[torch.Tensor | None]]
@@ -65,7 +65,7 @@ class KeyframedControl(comfy.controlnet.ControlBase):
 
     def _ask(self, frames: list[int], x, t, cond, batched_number: int, options: dict[str, Any]) -> Residuals | None:
         """Return the inner ControlNet's residuals for these frames of the clip."""
-        if _is_advanced(self.inner):
+        if is_advanced(self.inner):
             options = {key: value for key, value in options.items() if key != "ad_params"}
             tell_advanced(options, frames, len(self.curve))
             return self.inner.get_control(x, t, cond, batched_number, options)
@@ -153,7 +153,7 @@ def control_clip(
     def behind(previous: Any) -> KeyframedControl:
         if previous not in made:
             inner = control_net.copy()
-            shown = hints[list(pictures)] if _is_advanced(inner) and len(hints) > 1 else hints
+            shown = hints[list(pictures)] if is_advanced(inner) and len(hints) > 1 else hints
             inner.set_cond_hint(shown.movedim(-1, 1), strength, percent_range, vae=vae)
             made[previous] = KeyframedControl(inner, pictures, curve, layer_weights)
             made[previous].set_previous_controlnet(previous)
@@ -185,11 +185,6 @@ def _published_frames(options: Mapping[str, Any], batch: int, expected: int) -> 
     if len(advanced.get("sub_idxs") or ()) == batch:
         return list(advanced["sub_idxs"]), advanced["full_length"]
     return list(range(batch)), batch
-
-
-def _is_advanced(control: Any) -> bool:
-    """Return whether it is Advanced-ControlNet's: those cannot be cut, and read their frames from the options."""
-    return hasattr(control, "sub_idxs")
 
 
 def _layers(control: Residuals) -> dict[tuple[str, int], torch.Tensor]:

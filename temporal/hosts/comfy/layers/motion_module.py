@@ -29,8 +29,6 @@ from .beta_schedule import UNCHANGED, with_beta_schedule
 from .in_unet import blocks_of, placed
 from .planned import PlannedPatch, as_patcher, no_sdxl_unet
 
-DIRECTIONS = ("down", "mid", "up")
-
 
 @dataclass(frozen=True, eq=False)
 class MotionPatch(PlannedPatch):
@@ -111,7 +109,7 @@ def apply_motion_module(
             "with several Motion LoRA nodes in a row."
         )
     model = with_beta_schedule(model, beta_schedule, module.beta_schedule, held=bool(before))
-    factors = {direction: (factors or {}).get(direction, 1.0) for direction in DIRECTIONS}
+    factors = {"down": 1.0, "mid": 1.0, "up": 1.0, **(factors or {})}
     if reason := _no_effect(module, strength, start_percent, end_percent, factors):
         logging.warning(
             "%s: %s, so the motion module has no effect and frames will not move together.", MotionPatch.node, reason

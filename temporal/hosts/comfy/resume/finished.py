@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import folder_paths
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -29,7 +30,6 @@ from .fingerprint import SAMPLED_BY, Digests, fingerprint
 WHO = "Segment Chain"
 KEPT_NAMES = 8
 KEPT_RUNS = 6
-AFRESH = "starts afresh, because this changed"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -54,8 +54,6 @@ class FinishedSegments:
 
         Raises ValueError if another file or folder is in their place, or if the runs cannot be compared.
         """
-        import folder_paths
-
         check_resume_id(chain.resume_id)
         named = Path(folder_paths.get_user_directory()) / "sdxl-anime-video" / "resume" / chain.resume_id
         parts = fingerprint(chain, clip, sampling)
@@ -67,7 +65,9 @@ class FinishedSegments:
             for path in folder.glob("*"):
                 _require(path, _is_own_file)
             if not folder.exists() and (changed := _changed(named, parts)):
-                logging.warning("%s: resume_id %s %s: %s", WHO, chain.resume_id, AFRESH, changed)
+                logging.warning(
+                    "%s: resume_id %s starts afresh, because this changed: %s", WHO, chain.resume_id, changed
+                )
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "run.json", json.dumps(parts, indent=1).encode())
         _keep_newest(folder, KEPT_RUNS)

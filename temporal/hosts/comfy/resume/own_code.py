@@ -25,7 +25,7 @@ def own_code(pack: Path = PACK) -> str:
         if name not in found and not name.startswith(OUTSIDE):
             tree = ast.parse(file.read_bytes())
             waiting += _imported(tree, file)
-            found[name] = ast.dump(_without_docstrings(tree))
+            found[name] = ast.dump(_WithoutDocstrings().visit(tree))
     return hashlib.blake2b(repr(sorted(found.items())).encode(), digest_size=16).hexdigest()
 
 
@@ -38,13 +38,6 @@ def _imported(tree: ast.AST, file: Path) -> Iterator[Path]:
             yield from (path.with_suffix(".py") for path in paths if path.with_suffix(".py").is_file())
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # a lambda's is an expression
-            node.body = [line for line in body if not _is_text(line)]  # pyright: ignore[reportAttributeAccessIssue]
-    return tree
-
-
-def _is_text(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node

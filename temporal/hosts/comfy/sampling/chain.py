@@ -13,10 +13,8 @@ from ....clip.contract import Chain
 from ....clip.segments import Segment
 from ..conditioning.conds import take_frames
 from ..errors import at_node
-from ..resume.finished import FinishedSegments
+from ..resume.finished import WHO, FinishedSegments
 from .segment import Clip, Sampling, sample_segment
-
-WHO = "Segment Chain"
 
 
 def sample_chain(clip: Clip, chain: Chain, sampling: Sampling) -> torch.Tensor:

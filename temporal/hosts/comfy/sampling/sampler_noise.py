@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
@@ -22,15 +23,9 @@ def with_step_noise(
     if function is None or not _takes_noise_sampler(function):
         return sampler
     stream = brownian_stream if _asks_overlapping_intervals(function) else normal_stream
-    draw = step_noise(
-        index,
-        settings.mode,
-        settings.correlation,
-        lambda frame: stream(seed, frame, shape),
-        seed=seed,
-        window=settings.window,
-        overlap=settings.overlap,
-    )
+    freenoise = {"seed": seed, "window": settings.window, "overlap": settings.overlap}
+    frame_noise = partial(stream, seed, shape=shape)
+    draw = step_noise(index, settings.mode, settings.correlation, frame_noise, **freenoise)
     changed = copy.copy(sampler)
     changed.extra_options = {
         **sampler.extra_options,

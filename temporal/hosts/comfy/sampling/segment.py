@@ -77,17 +77,8 @@ def sample_segment(
     sampler = _with_step_noise(sampling.sampler, clip, segment, guider.model_patcher.load_device)
     guider.model_options = options
     try:
-        samples = sampling.executor(
-            noise,
-            latent,
-            sampler,
-            sampling.sigmas,
-            given_mask,
-            sampling.callback,
-            sampling.disable_pbar,
-            clip.seed,
-            **rest,
-        )
+        inputs = noise, latent, sampler, sampling.sigmas, given_mask
+        samples = sampling.executor(*inputs, sampling.callback, sampling.disable_pbar, clip.seed, **rest)
     finally:
         guider.model_options = base_options
     return pinned.put_exact(samples) if finishes else samples

@@ -64,19 +64,14 @@ def side_by_side(rows: Sequence[Sequence[tuple[str, np.ndarray]]], side: int = 2
     rows: the table; a cell is (label, frames `[F, h, w, 3]`), `side` pixels high.
     """
     length = min(len(frames) for row in rows for _, frames in row)
-    return np.stack(
-        [
-            _arranged(
-                [
-                    _arranged([_titled(_scaled(clip[i], side), label) for label, clip in row], 1, _NARROW)
-                    for row in rows
-                ],
-                0,
-                _NARROW,
-            )
-            for i in range(length)
+
+    def table(i: int) -> np.ndarray:
+        strips = [
+            _arranged([_titled(_scaled(clip[i], side), label) for label, clip in row], 1, _NARROW) for row in rows
         ]
-    )
+        return _arranged(strips, 0, _NARROW)
+
+    return np.stack([table(i) for i in range(length)])
 
 
 def _scaled(frame: Any, height: int) -> np.ndarray:

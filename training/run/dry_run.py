@@ -138,8 +138,8 @@ def _fitting(memory: Memory, config: TrainConfig, size: Size, factor: int, limit
     lines, best = [f"clips_per_step that fit {gigabytes(limit)}, by resolution (square) and frames:"], None
     lines.append("resolution " + "".join(f"{frames:>5}" for frames in lengths))
     for side in sides:
-        size = side // factor
-        counts = [sum(memory.total(n, frames, size, size) <= limit for n in range(1, 65)) for frames in lengths]
+        edge = side // factor
+        counts = [sum(memory.total(n, frames, edge, edge) <= limit for n in range(1, 65)) for frames in lengths]
         lines.append(f"{side:>10} " + "".join(f"{count or '-':>5}" for count in counts))
         for frames, count in zip(lengths, counts, strict=True):
             if count:

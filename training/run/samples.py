@@ -19,6 +19,7 @@ from ..step.data import Data
 from ..step.loss import Loss
 from .processes import Processes
 
+_FIGURES = ("flicker", "warp_error", "coverage", "motion")
 _SAMPLE_STEP = -2  # takes the place of the step in seeds
 
 
@@ -80,11 +81,6 @@ def decoded(base: Base, device: torch.device, latents: torch.Tensor) -> np.ndarr
         base.vae.to(home)
 
 
-def _logged(clip: np.ndarray) -> dict[str, float]:
-    found = figures(clip)
-    return {name: found[name] for name in ("flicker", "warp_error", "coverage", "motion")}
-
-
 def sample(loss: Loss, data: Data, processes: Processes, folder: Path) -> dict[str, Any]:
     """Render every scene into `folder`; returns mean figures, beside those of the real clips where there are some.
 
@@ -101,9 +97,10 @@ def sample(loss: Loss, data: Data, processes: Processes, folder: Path) -> dict[s
     if not processes.main:
         return {}
     _write(everything, folder, data.clips.fps)
-    means = mean_figures([_logged(clip) for _, _, clip, _ in everything])
-    truth = mean_figures([_logged(real) for *_, real in everything if real is not None])
-    return {**means, **{f"real_{name}": value for name, value in truth.items()}}
+    means = mean_figures([figures(clip) for _, _, clip, _ in everything])
+    truth = mean_figures([figures(real) for *_, real in everything if real is not None])
+    shown = {name: means[name] for name in _FIGURES}
+    return shown | {f"real_{name}": truth[name] for name in _FIGURES if truth}
 
 
 def _write(everything: list[tuple[int, str, np.ndarray, np.ndarray | None]], folder: Path, fps: float) -> None:

@@ -22,10 +22,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-PACK_ROOT = Path(__file__).resolve().parents[1]
+from .comfyui import PACK_ROOT
+
 PACK_FOLDER = "sdxl-anime-video"
 
 # Wanted on every version that knows them; a version that does not simply starts without.
@@ -65,6 +67,7 @@ def log_faults(log: str) -> list[str]:
     return [line for line in log.splitlines() if _FAULT.search(line)]
 
 
+@dataclass(eq=False)
 class ComfyServer:
     """One ComfyUI process.
 
@@ -76,28 +79,16 @@ class ComfyServer:
     Raises ServerError when the server does not come up within `start_timeout` seconds.
     """
 
-    def __init__(
-        self,
-        comfy_dir: Path,
-        *,
-        flags: Sequence[str] = (),
-        model_files: Mapping[str, Sequence[Path]] | None = None,
-        env: Mapping[str, str] | None = None,
-        log_path: Path | None = None,
-        python: str = sys.executable,
-        start_timeout: float = 180.0,
-    ) -> None:
-        self.comfy_dir = Path(comfy_dir).resolve()
-        self.flags = list(flags)
-        self.model_files = dict(model_files or {})
-        self.env = dict(env or {})
-        self.python = python
-        self.start_timeout = start_timeout
-        self.base = Path()
-        self.port = 0
-        self._wanted_log_path = log_path
-        self._log_path = Path()
-        self._process: subprocess.Popen[bytes] | None = None
+    comfy_dir: Path
+    flags: Sequence[str] = ()
+    model_files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
+    python: str = sys.executable
+    start_timeout: float = 180.0
+    base: Path = field(default=Path(), init=False)
+    port: int = field(default=0, init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def url(self) -> str:
@@ -115,7 +106,8 @@ class ComfyServer:
 
     def log(self) -> str:
         """Everything that the server has written so far."""
-        return self._log_path.read_text(encoding="utf-8", errors="replace") if self._log_path.is_file() else ""
+        path = self.log_path
+        return path.read_text(encoding="utf-8", errors="replace") if path and path.is_file() else ""
 
     def __enter__(self) -> ComfyServer:
         try:
@@ -152,13 +144,13 @@ class ComfyServer:
             target.mkdir(parents=True, exist_ok=True)
             for file in files:
                 (target / file.name).symlink_to(Path(file).resolve(strict=True))
-        self._log_path = self._wanted_log_path or self.base / "comfyui.log"
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path = self.log_path or self.base / "comfyui.log"
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
 
     def _start(self) -> None:
         for _ in range(3):  # another program may take the port between our look and ComfyUI's bind
             self.port = _free_port()
-            with self._log_path.open("wb") as log:
+            with self.log_path.open("wb") as log:
                 self._process = subprocess.Popen(
                     self._command(),
                     cwd=self.comfy_dir,
@@ -184,7 +176,7 @@ class ComfyServer:
         for flag, values in _WANTED_FLAGS.items():
             if flag in known and flag not in self.flags:
                 command += [flag, *(value.format(base=self.base) for value in values)]
-        return command + self.flags
+        return [*command, *self.flags]
 
     def _wait_until_ready(self) -> bool:
         """True once HTTP answers; False when the process ended or the time is up."""

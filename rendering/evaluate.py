@@ -33,21 +33,31 @@ def main(arguments: list[str]) -> int:
 
 def _evaluate(clips: list[Path], json_file: Path | None) -> int:
     """Measure the clips and report; returns the exit status."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from ..media.metadata import to_json
+
     if json_file and not json_file.parent.is_dir():
         raise ValueError(f"--json: the folder {json_file.parent} does not exist; make it, or name another")
     if json_file and json_file.is_dir():
         raise ValueError(f"--json: {json_file} is a folder; name a file")
     found, failed = {}, 0
-    with _Bar(sum(path.is_file() for path in clips)) as advance:
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed} frames"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"measure {sum(path.is_file() for path in clips)} clips:", total=None)
         for path in clips:
             try:
                 if path.is_dir():
                     raise ValueError(f"{path} is a folder; name the clips in it, such as {path / '*.mp4'}")
-                found[str(path)] = measure(path, advance)
+                found[str(path)] = measure(path, lambda: bar.advance(task))
             except (ValueError, OSError) as error:
                 complain("evaluate", error)
                 failed = 1
-    _report(found, json_file)
+    if found:
+        sys.stdout.write(markdown_table(found, list(COLUMNS)))
+    if found and json_file:
+        write_whole(json_file, to_json({"clips": found}, indent=1) + "\n")
     return failed
 
 
@@ -74,31 +84,3 @@ def measure(path: Path, advance: Callable[[], Any] = lambda: None) -> dict[str, 
         raise ValueError(f"{path} has less than 2 frames; a clip has 2 or more")
     size = {"fps": float(exact_fps(info.fps)), "width": info.width, "height": info.height}
     return {"frames": len(seen), **found, **size}
-
-
-def _report(found: dict[str, dict[str, Any]], json_file: Path | None) -> None:
-    from ..media.metadata import to_json
-
-    if found:
-        sys.stdout.write(markdown_table(found, list(COLUMNS)))
-        if json_file:
-            write_whole(json_file, to_json({"clips": found}, indent=1) + "\n")
-
-
-class _Bar:
-    """Count frames on stderr; their total is unknown until a file is read to its end."""
-
-    def __init__(self, clips: int):
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed} frames"), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task(f"measure {clips} clips:", total=None)
-
-    def __enter__(self) -> Callable[[], Any]:
-        self.progress.start()
-        return lambda: self.progress.advance(self.task)
-
-    def __exit__(self, *_: Any) -> None:
-        self.progress.stop()

@@ -76,8 +76,11 @@ def load(config: RenderConfig) -> tuple[Base, TemporalLayers | None]:
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = names.get(config.precision, torch.float16 if device.type == "cuda" else torch.float32)
     adapter = load_layers(config.adapter, dtype=dtype).to(device) if config.adapter else None
-    if adapter is not None:
-        _check_frames(config, adapter)
+    if adapter is not None and (at_once := frames_at_once(config)) > adapter.max_frames:
+        raise ValueError(
+            f"frames: {at_once} frames at once are more than the {adapter.kind}'s max_frames {adapter.max_frames}; "
+            f"set segment_frames to {adapter.trained_frames or adapter.max_frames}"
+        )
     base = load_base(config.checkpoint, dtype)
     base.unet.to(device)
     base.vae.to(device)
@@ -86,16 +89,6 @@ def load(config: RenderConfig) -> tuple[Base, TemporalLayers | None]:
 
 def frames_at_once(config: RenderConfig) -> int:
     return min(config.frames, config.segment_frames or config.frames)
-
-
-def _check_frames(config: RenderConfig, adapter: TemporalLayers) -> None:
-    at_once, most = frames_at_once(config), adapter.max_frames
-    best = adapter.trained_frames or most
-    if at_once > most:
-        raise ValueError(
-            f"frames: {at_once} frames at once are more than the {adapter.kind}'s max_frames {most}; "
-            f"set segment_frames to {best}"
-        )
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def _render(path: str, *words: str) -> None:
     from .render import render
 
     try:
-        with _Bars() as report:
+        with _bars() as report:
             render(config, report, lambda line: sys.stderr.write(f"{line}\n"))
     except torch.OutOfMemoryError:
         raise MemoryError(
@@ -40,24 +41,19 @@ def _render(path: str, *words: str) -> None:
     sys.stdout.write(f"{config.output}\n")
 
 
-class _Bars:
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], Any]]:
     """A bar on stderr for each part of the work."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __enter__(self) -> Callable[[str, int, int], Any]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True))
-        self.progress.start()
-        tasks: dict[str, Any] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bars:
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = self.progress.add_task(what, total=total)
-            self.progress.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
 
-        return report
-
-    def __exit__(self, *_: Any) -> None:
-        self.progress.stop()
+        yield report

@@ -40,7 +40,7 @@ def to_api(graph: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]
     """
     if (graph.get("definitions") or {}).get("subgraphs"):
         raise GraphError("The graph has subgraphs: unpack them first.")
-    wiring = _Wiring(graph)
+    nodes, links = {node["id"]: node for node in graph["nodes"]}, {link[0]: link for link in graph["links"]}
     prompt = {}
     for node in sorted(graph["nodes"], key=lambda node: node["order"]):
         if node["mode"] in (_NEVER, _BYPASS) or node["type"] in _NOTES or node["type"] == "Reroute":
@@ -50,41 +50,32 @@ def to_api(graph: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]
             raise GraphError(f"Node {node['id']}: the server does not know {node['type']!r}.")
         inputs = _widget_values(node, schema)
         for socket in node.get("inputs", ()):
-            if socket.get("link") is None:
-                continue
-            source = wiring.source(socket["link"])
-            if source is not None:
+            if source := _source(nodes, links, socket.get("link")):
                 inputs[socket["name"]] = list(source)
         title = node.get("title") or schema["display_name"] or node["type"]
         prompt[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     return prompt
 
 
-class _Wiring:
-    """Where a link really comes from, once muted, bypassed and reroute nodes are looked through."""
+def _source(nodes: dict[int, dict[str, Any]], links: dict[int, list[Any]], link_id: int | None) -> Link | None:
+    """(node id, output slot) that feeds a link, once muted, bypassed and reroute nodes are looked through.
 
-    def __init__(self, graph: dict[str, Any]) -> None:
-        self.nodes = {node["id"]: node for node in graph["nodes"]}
-        self.links = {link[0]: link for link in graph["links"]}
-
-    def source(self, link_id: int) -> Link | None:
-        """(node id, output slot) that feeds a link; None when a muted node or a loose end does."""
-        _, origin_id, slot, _, _, _ = self.links[link_id]
-        origin = self.nodes[origin_id]
-        if origin["mode"] == _NEVER:
-            return None
-        if origin["type"] == "Reroute":
-            return self._upstream(origin["inputs"][0])
-        if origin["mode"] == _BYPASS:
-            kind = origin["outputs"][slot]["type"]
-            inputs = origin.get("inputs", [])
-            same_slot = [inputs[slot]] if slot < len(inputs) else []
-            through = next((socket for socket in same_slot + inputs if socket["type"] == kind), None)
-            return self._upstream(through) if through else None
-        return str(origin_id), slot
-
-    def _upstream(self, socket: dict[str, Any]) -> Link | None:
-        return None if socket.get("link") is None else self.source(socket["link"])
+    None without a link, and when a muted node or a loose end feeds it.
+    """
+    if link_id is None:
+        return None
+    _, origin_id, slot, _, _, _ = links[link_id]
+    origin = nodes[origin_id]
+    if origin["mode"] == _NEVER:
+        return None
+    if origin["type"] == "Reroute":
+        return _source(nodes, links, origin["inputs"][0].get("link"))
+    if origin["mode"] == _BYPASS:
+        kind = origin["outputs"][slot]["type"]
+        inputs = origin.get("inputs", [])
+        through = next((socket for socket in inputs[slot : slot + 1] + inputs if socket["type"] == kind), {})
+        return _source(nodes, links, through.get("link"))
+    return str(origin_id), slot
 
 
 def _widget_values(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -121,11 +112,6 @@ def _widgets(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, options
 
 
-def dumps(prompt: dict[str, Any]) -> str:
-    """The text of a twin: stable, so that a diff shows what changed."""
-    return json.dumps(prompt, indent=2, ensure_ascii=False) + "\n"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     from ..headless.client import ComfyClient
@@ -139,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         object_info = client.object_info()
     stale = []
     for path in sorted(FOLDER.glob("*.json")):
-        text = dumps(to_api(json.loads(path.read_text(encoding="utf-8")), object_info))
+        prompt = to_api(json.loads(path.read_text(encoding="utf-8")), object_info)
+        text = json.dumps(prompt, indent=2, ensure_ascii=False) + "\n"
         twin = API_FOLDER / path.name
         if twin.is_file() and twin.read_text(encoding="utf-8") == text:
             continue

@@ -14,10 +14,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BytesIO
+from fractions import Fraction
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ...files import write_whole
+from ...files import whole_or_nothing, write_whole
 from ...headless.client import ComfyClient, Event, PromptError
 from ...headless.comfyui import find_comfyui
 from ...headless.graph import only, saved_clip, variant, with_files
@@ -34,7 +36,7 @@ from ...media.reader import read_clip
 from ...media.sheets import contact_sheet, side_by_side
 from ...media.writer import write_clip
 from ...temporal.measure.figures import mean_figures
-from .report import figure_table, report_figures, write_report
+from .report import figure_table, report_figures
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",
@@ -57,7 +59,7 @@ class Take:
     variant: str
     file: Path
     frames: np.ndarray  # uint8 [F, H, W, 3], as the saved clip decodes
-    fps: float
+    fps: Fraction
     seconds: float  # from queueing to the saved clip
 
 
@@ -91,12 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
-    # `make demo CHECKPOINT=... ADAPTER=...` puts both into the environment
-    checkpoint, adapter = os.environ.get("CHECKPOINT") or None, os.environ.get("ADAPTER") or None
-    parser.add_argument(
-        "--checkpoint", type=Path, default=checkpoint and Path(checkpoint), help="path of a real SDXL checkpoint"
-    )
-    parser.add_argument("--adapter", type=Path, default=adapter and Path(adapter), help="path of its temporal adapter")
+    # `make demo CHECKPOINT=... ADAPTER=...` puts both into the environment; argparse makes a path of a default text
+    checkpoint, adapter = (os.environ.get(name) or None for name in ("CHECKPOINT", "ADAPTER"))
+    parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="path of a real SDXL checkpoint")
+    parser.add_argument("--adapter", type=Path, default=adapter, help="path of its temporal adapter")
     parser.add_argument("--caption", action="append", help="what to render; repeat for more (default: three)")
     parser.add_argument("--frames", type=int, help="frames a clip (default: the graph's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the graph's)")
@@ -121,73 +121,52 @@ def _wrong_files(options: argparse.Namespace) -> str:
 
 def _render(options: argparse.Namespace, console: Console, out: Path, log: Path) -> tuple[list[Take], dict[str, Any]]:
     """All takes, caption by caption, without and with the adapter; and what they were made with."""
-    name = "temporal_adapter" if options.checkpoint else "demo"
-    prompt = json.loads((PACK_ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    workflow = json.loads((PACK_ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    name = f"{'temporal_adapter' if options.checkpoint else 'demo'}.json"
+    graphs = PACK_ROOT / "workflows"
+    prompt, workflow = (json.loads((folder / name).read_text(encoding="utf-8")) for folder in (graphs / "api", graphs))
     files: dict[str, list[Path]] = {}
     if options.checkpoint:
         files = {"checkpoints": [options.checkpoint], "temporal_adapters": [options.adapter]}
         prompt = with_files(prompt, checkpoint=options.checkpoint.name, adapter=options.adapter.name)
     captions = options.caption or (SDXL_CAPTIONS if options.checkpoint else TOON_CAPTIONS)
-
+    given = {field: getattr(options, field) for field in ("seed", "frames", "steps")}
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn()
     with ExitStack() as stack:
         with console.status("Starting ComfyUI"):
             server = ComfyServer(find_comfyui(), flags=device_flags(), model_files=files, log_path=log)
             stack.enter_context(server)
         client = stack.enter_context(ComfyClient(server.url))
         console.print(f"ComfyUI is up at {server.url}", highlight=False)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeElapsedColumn(),
-        )
         progress = stack.enter_context(Progress(*columns, console=console))
-        takes = []
-        for number, caption in enumerate(captions, 1):
-            for kind, strength in VARIANTS.items():
-                job = variant(
-                    prompt,
-                    caption=caption,
-                    seed=options.seed,
-                    strength=strength,
-                    prefix=f"{number}_{kind.replace(' ', '_')}",
-                    frames=options.frames,
-                    steps=options.steps,
-                )
-                bar = progress.add_task(f"{caption}, {kind}", total=1.0)
-                takes.append(_take(client, job, workflow, (caption, kind), out, progress, bar))
+        takes, job = [], prompt
+        for (number, caption), kind in product(enumerate(captions, 1), VARIANTS):
+            prefix = f"{number}_{kind.replace(' ', '_')}"
+            job = variant(prompt, caption=caption, strength=VARIANTS[kind], prefix=prefix, **given)
+            show = partial(progress.update, progress.add_task(f"{caption}, {kind}", total=1.0))
+            file, seconds = _brought_home(client, job, workflow, out, show)
+            takes.append(Take(caption, kind, file, *read_clip(file), seconds))
         about = _about(client.system_stats(), job, options)
-        faults = log_faults(server.log())
-        if faults:
+        if faults := log_faults(server.log()):
             raise ServerError("The server's log has faults:\n" + "\n".join(faults))
         return takes, about
 
 
-def _take(
-    client: ComfyClient,
-    job: dict[str, Any],
-    workflow: dict[str, Any],
-    name: tuple[str, str],
-    out: Path,
-    progress: Progress,
-    bar: Any,
-) -> Take:
-    """Renders one prompt, brings its clip home and reads it back."""
+def _brought_home(
+    client: ComfyClient, job: dict[str, Any], workflow: dict[str, Any], out: Path, show: Callable[..., Any]
+) -> tuple[Path, float]:
+    """Render one prompt; returns the saved clip in `out`, and the seconds until it was there. show: of its bar."""
 
-    def show(event: Event) -> None:
+    def advance(event: Event) -> None:
         data = event["data"]
         if event["type"] == "progress" and data["max"]:
-            progress.update(bar, completed=data["value"] / data["max"])
+            show(completed=data["value"] / data["max"])
 
     started = time.monotonic()
-    record = saved_clip(client.run(job, workflow, show))
+    record = saved_clip(client.run(job, workflow, advance))
     path = out / record["filename"]
     write_whole(path, client.view(record))
-    seconds = time.monotonic() - started
-    progress.update(bar, completed=1.0)
-    frames, fps = read_clip(path)
-    return Take(*name, file=path, frames=np.asarray(frames), fps=float(fps), seconds=seconds)
+    show(completed=1.0)
+    return path, time.monotonic() - started
 
 
 def _about(machine: dict[str, Any], job: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -207,13 +186,12 @@ def _about(machine: dict[str, Any], job: dict[str, Any], options: argparse.Names
 
 def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: Path, console: Console) -> None:
     """Pictures, report and table from the rendered clips."""
-    png = BytesIO()
-    contact_sheet([(f"{take.caption}   {take.variant}", take.frames) for take in takes]).save(png, "PNG")
-    write_whole(out / "contact_sheet.png", png.getvalue())
+    with whole_or_nothing(out / "contact_sheet.png") as part:
+        contact_sheet([(f"{take.caption}   {take.variant}", take.frames) for take in takes]).save(part, "PNG")
     cells = [(f"{take.variant}\n{take.caption}", take.frames) for take in takes]
     width = len(VARIANTS)
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
-    write_clip(out / "side_by_side.mp4", side_by_side(rows), takes[0].fps)
+    write_clip(out / "side_by_side.mp4", side_by_side(rows), float(takes[0].fps))
 
     measured = [(take, report_figures(take.frames)) for take in takes]
     means = {kind: mean_figures([f for take, f in measured if take.variant == kind]) for kind in VARIANTS}
@@ -222,10 +200,9 @@ def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: 
         {"caption": t.caption, "variant": t.variant, "file": t.file.name, "seconds": round(t.seconds, 2), **record}
         for t, record in measured
     ]
-    frames = len(takes[0].frames)
-    write_report(
-        out / "report.json", {**about, "frames": frames, "seconds": round(seconds, 1), "mean": means, "clips": clips}
-    )
+    size = {"frames": len(takes[0].frames), "seconds": round(seconds, 1)}
+    report = json.dumps({**about, **size, "mean": means, "clips": clips}, indent=2, ensure_ascii=False)
+    write_whole(out / "report.json", report + "\n")
     lines = [(take.caption, take.variant, record) for take, record in measured]
     lines += [("mean", kind, record) for kind, record in means.items()]
     console.print(figure_table(lines, "Measured on the saved clips; less flicker counts only where motion stays"))

@@ -1,16 +1,12 @@
-"""Figures of the rendered clips: computed, averaged, written as report.json and shown as a table."""
+"""Figures of the rendered clips: computed, and shown as a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from ...files import write_whole
 from ...temporal.measure.figures import figures
 
 # figure -> (heading, digits)
@@ -38,8 +34,3 @@ def figure_table(rows: Sequence[tuple[str, str, dict[str, float]]], title: str) 
     for caption, kind, record in rows:
         table.add_row(caption, kind, *(f"{record[name]:.{digits}f}" for name, (_, digits) in FIGURES.items()))
     return table
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """report.json, whole or not at all."""
-    write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -23,12 +23,13 @@ def variant(
     seed: int,
     strength: float,
     prefix: str,
+    correlation: float | None = None,
     frames: int | None = None,
     steps: int | None = None,
 ) -> Prompt:
     """A copy of one of our graphs with its caption, seed, adapter strength and file prefix set.
 
-    frames, steps: left as the graph has them when None.
+    correlation, frames, steps: left as the graph has them when None.
     """
     prompt = copy.deepcopy(prompt)
     sampler = only(prompt, "SamplerCustom")
@@ -37,6 +38,8 @@ def variant(
     prompt[positive]["inputs"]["text"] = caption
     only(prompt, "SAV_ApplyTemporalAdapter")["strength"] = strength
     only(prompt, "SAV_SaveClip")["filename_prefix"] = prefix
+    if correlation is not None:
+        only(prompt, "SAV_CorrelatedNoise")["correlation"] = correlation
     if frames is not None:
         only(prompt, "SAV_EmptyVideoLatent")["frames"] = frames
     if steps is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import zip_longest
 from typing import Any
 
@@ -72,6 +73,14 @@ def side_by_side(rows: Sequence[Sequence[tuple[str, np.ndarray]]], side: int = 2
         return _arranged(strips, 0, _NARROW)
 
     return np.stack([table(i) for i in range(length)])
+
+
+def animated_webp(frames: np.ndarray, fps: float, quality: int = 80) -> bytes:
+    """Return an endless animated WebP of a clip uint8 `[F, H, W, 3]`."""
+    first, *rest = map(Image.fromarray, frames)
+    stored = BytesIO()
+    first.save(stored, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=quality)
+    return stored.getvalue()
 
 
 def _scaled(frame: Any, height: int) -> np.ndarray:

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...demo.judge import Judge, mean_scores
 from ...files import write_whole
 from ...temporal.measure.figures import markdown_table
 from ..arguments import whole
 from .arms import held_out_pairs, report, say
 from .evaluate import Arm, Sampler
-from .judge import Judge, mean_scores
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "toon.yaml"
 UNLEARNT = ["--position-learning-rate", "null"]  # a motion module's positions

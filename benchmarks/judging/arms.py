@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...demo.judge import mean_scores
 from ...demo.painter import ACTIONS, HELD_OUT
 from ...files import write_whole
 from ...temporal.measure.figures import markdown_table
 from ..arguments import whole
-from .judge import mean_scores
 
 # Held-out pairs: so many that each action still has as many captions as every other.
 MOST_PAIRS = len(ACTIONS) * min(sum(caption.endswith(f", {action}") for caption in HELD_OUT) for action in ACTIONS)

@@ -21,6 +21,7 @@ import torch
 
 from ...commands.config import at_field
 from ...demo.hints import KINDS, hint_pictures
+from ...demo.judge import read_limbs
 from ...demo.painter import BACKGROUNDS, LIMB_COLOURS, Clip, Spec, paint_clip
 from ...media.sheets import contact_sheet
 from ...temporal.clip.keyframes import keyframe_rows, picture_of_frame, strength_curve
@@ -28,7 +29,6 @@ from ...temporal.measure import metrics, paths
 from ..arguments import number, whole
 from .arms import Results, arms_parser, held_out_pairs, say
 from .in_comfyui import TOON, add_arguments, report_in_comfyui, temporal_layers, with_progressive_noise
-from .judge import read_limbs
 
 MAKE = "python -m sdxl_anime_video.benchmarks.making.train controlnet"
 PAINTED, HELD, DECODED, NO_HINTS, FULL = "painted", "held", "decoded", "no hints", "all"

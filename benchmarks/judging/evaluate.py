@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from ...commands.config import at_field
+from ...demo.judge import COLUMNS, Judge
 from ...demo.painter import paint_clip
 from ...media.sheets import contact_sheet
 from ..arguments import number, whole
 from .arms import Results, arms_parser, held_out_pairs, report, say
-from .judge import COLUMNS, Judge
 
 # As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
 DEFAULT_ARMS = (

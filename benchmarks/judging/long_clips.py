@@ -19,6 +19,7 @@ import numpy as np
 
 from ...commands.config import at_field
 from ...commands.interrupts import interrupt_on_signals
+from ...demo.judge import Judge
 from ...demo.painter import paint_clip
 from ...files import write_whole
 from ...headless.client import ComfyClient, PromptError
@@ -30,7 +31,6 @@ from ...temporal.clip.segments import SCHEDULES, plan_segments
 from ...temporal.measure.metrics import seam_score
 from ..arguments import number, whole
 from .arms import Results, arms_parser, held_out_pairs, report, say
-from .judge import Judge
 
 LENGTH = 16  # frames that the model sees at once
 WINDOW_OVERLAP = 4

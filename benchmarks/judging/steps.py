@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from ...commands.config import at_field
+from ...demo.judge import Judge
 from ...demo.painter import paint_clip
 from ...media.sheets import contact_sheet
 from ...schedulers.presets import PRESETS
 from ..arguments import number, whole
 from .arms import Results, arms_parser, held_out_pairs, say
 from .in_comfyui import TOON, add_arguments, report_in_comfyui, temporal_layers, with_progressive_noise
-from .judge import Judge
 
 PAINTED = "painted"
 DEFAULT_ARMS = (PAINTED, "best_hq 28", "best_hq 6", "lcm 6", "lcm 6 + lora", "lcm 5 + lora", "lcm 4 + lora")

@@ -1,9 +1,10 @@
-"""`make demo`: the same captions with and without the temporal adapter, rendered by a real ComfyUI server.
+"""`make demo`: the same captions three ways, rendered by a real ComfyUI server.
 
     python -m sdxl_anime_video.demo.run                                    # the toon world, on any CPU
     python -m sdxl_anime_video.demo.run --checkpoint sdxl.safetensors --adapter adapter.safetensors
 
-Clips, a side-by-side clip, a contact sheet, report.json and the server's log go to `--out`.
+Independent frames, frames with noise in common, and such frames with the temporal adapter. A page that plays the clips
+in step, the clips, a side-by-side clip, a contact sheet, report.json and the server's log go to `--out`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 import signal
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,12 @@ from ...headless.comfyui import find_comfyui
 from ...headless.graph import only, saved_clip, variant, with_files
 from ...headless.server import PACK_ROOT, ComfyServer, ServerError, device_flags, log_faults
 from ...media.reader import read_clip
-from ...media.sheets import contact_sheet, side_by_side
+from ...media.sheets import animated_webp, contact_sheet, side_by_side
 from ...media.writer import write_clip
-from ...temporal.measure.figures import mean_figures
-from .report import figure_table, report_figures
+from ...rendering.page import PageClip
+from ..judge import mean_scores
+from ..painter import paint_clip
+from .report import FIGURES, PAINTED, TOON_FIGURES, demo_page, figure_table, judge_of, report_figures, report_text
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",
@@ -48,7 +52,12 @@ SDXL_CAPTIONS = (
     "anime, 1boy, red hair, black shirt, waving in a meadow, cel shading, clean lines",
     "anime, 1girl, green hair, red dress, jumping in the snow, cel shading, clean lines",
 )
-VARIANTS = {"without adapter": 0.0, "with adapter": 1.0}
+WAYS: dict[str, tuple[float, float | None]] = {  # adapter strength, correlation of the noise (None: the graph's)
+    "independent frames": (0.0, 0.0),
+    "shared noise alone": (0.0, None),
+    "temporal adapter": (1.0, None),
+}
+TOON_STEPS = 12  # of the toon world, whose graph has 20: three clips a caption are to take two minutes
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Take:
     """One rendered clip."""
 
     caption: str
-    variant: str
+    way: str
     file: Path
     frames: np.ndarray  # uint8 [F, H, W, 3], as the saved clip decodes
     fps: Fraction
@@ -87,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if log.is_file():
             console.print(f"End of {log}:\n{log.read_text(errors='replace')[-3000:]}", markup=False, highlight=False)
         return 1
-    _publish(takes, about, started, out, console)
+    _publish(takes, about, started, options, console)
     return 0
 
 
@@ -99,8 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--adapter", type=Path, default=adapter, help="path of its temporal adapter")
     parser.add_argument("--caption", action="append", help="what to render; repeat for more (default: three)")
     parser.add_argument("--frames", type=int, help="frames a clip (default: the graph's)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the graph's)")
+    parser.add_argument(
+        "--steps", type=int, help=f"sampling steps (default: {TOON_STEPS}; with --checkpoint the graph's)"
+    )
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--open", action="store_true", help="open the page of the clips in a browser at the end")
     parser.add_argument("--out", default=str(PACK_ROOT / "outputs" / "demo"), help="folder for the results")
     return parser
 
@@ -120,7 +132,7 @@ def _wrong_files(options: argparse.Namespace) -> str:
 
 
 def _render(options: argparse.Namespace, console: Console, out: Path, log: Path) -> tuple[list[Take], dict[str, Any]]:
-    """All takes, caption by caption, without and with the adapter; and what they were made with."""
+    """All takes, caption by caption, way by way; and what they were made with."""
     name = f"{'temporal_adapter' if options.checkpoint else 'demo'}.json"
     graphs = PACK_ROOT / "workflows"
     prompt, workflow = (json.loads((folder / name).read_text(encoding="utf-8")) for folder in (graphs / "api", graphs))
@@ -129,7 +141,8 @@ def _render(options: argparse.Namespace, console: Console, out: Path, log: Path)
         files = {"checkpoints": [options.checkpoint], "temporal_adapters": [options.adapter]}
         prompt = with_files(prompt, checkpoint=options.checkpoint.name, adapter=options.adapter.name)
     captions = options.caption or (SDXL_CAPTIONS if options.checkpoint else TOON_CAPTIONS)
-    given = {field: getattr(options, field) for field in ("seed", "frames", "steps")}
+    steps = options.steps or (None if options.checkpoint else TOON_STEPS)
+    given = {"seed": options.seed, "frames": options.frames, "steps": steps}
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn()
     with ExitStack() as stack:
         with console.status("Starting ComfyUI"):
@@ -139,12 +152,13 @@ def _render(options: argparse.Namespace, console: Console, out: Path, log: Path)
         console.print(f"ComfyUI is up at {server.url}", highlight=False)
         progress = stack.enter_context(Progress(*columns, console=console))
         takes, job = [], prompt
-        for (number, caption), kind in product(enumerate(captions, 1), VARIANTS):
-            prefix = f"{number}_{kind.replace(' ', '_')}"
-            job = variant(prompt, caption=caption, strength=VARIANTS[kind], prefix=prefix, **given)
-            show = partial(progress.update, progress.add_task(f"{caption}, {kind}", total=1.0))
+        for (number, caption), way in product(enumerate(captions, 1), WAYS):
+            strength, correlation = WAYS[way]
+            named = {"caption": caption, "prefix": f"{number}_{way.replace(' ', '_')}"}
+            job = variant(prompt, strength=strength, correlation=correlation, **named, **given)
+            show = partial(progress.update, progress.add_task(f"{caption}, {way}", total=1.0))
             file, seconds = _brought_home(client, job, workflow, out, show)
-            takes.append(Take(caption, kind, file, *read_clip(file), seconds))
+            takes.append(Take(caption, way, file, *read_clip(file), seconds))
         about = _about(client.system_stats(), job, options)
         if faults := log_faults(server.log()):
             raise ServerError("The server's log has faults:\n" + "\n".join(faults))
@@ -184,31 +198,55 @@ def _about(machine: dict[str, Any], job: dict[str, Any], options: argparse.Names
     }
 
 
-def _publish(takes: Sequence[Take], about: dict[str, Any], started: float, out: Path, console: Console) -> None:
-    """Pictures, report and table from the rendered clips."""
-    with whole_or_nothing(out / "contact_sheet.png") as part:
-        contact_sheet([(f"{take.caption}   {take.variant}", take.frames) for take in takes]).save(part, "PNG")
-    cells = [(f"{take.variant}\n{take.caption}", take.frames) for take in takes]
-    width = len(VARIANTS)
-    rows = [cells[start : start + width] for start in range(0, len(cells), width)]
-    write_clip(out / "side_by_side.mp4", side_by_side(rows), float(takes[0].fps))
+def _publish(
+    takes: Sequence[Take], about: dict[str, Any], started: float, options: argparse.Namespace, console: Console
+) -> None:
+    """Pictures, report, table and page from the rendered clips."""
+    out, fps = Path(options.out), float(takes[0].fps)
+    rows = [(caption, list(some)) for caption, some in groupby(takes, lambda take: take.caption)]
+    page = [(caption, _page_clips(caption, some, options.seed)) for caption, some in rows]
+    labels = [clip.label for clip in page[0][1]]
+    measured = {label: [clip.figures for _, clips in page for clip in clips if clip.label == label] for label in labels}
+    means = {label: mean_scores(some) for label, some in measured.items()}
 
-    measured = [(take, report_figures(take.frames)) for take in takes]
-    means = {kind: mean_figures([f for take, f in measured if take.variant == kind]) for kind in VARIANTS}
-    seconds = time.monotonic() - started
+    strips = [(f"{caption}   {clip.label}", clip.frames) for caption, some in page for clip in some]
+    with whole_or_nothing(out / "contact_sheet.png") as part:
+        contact_sheet(strips).save(part, "PNG")
+    cells = [[(f"{clip.label}\n{caption}", clip.frames) for clip in clips] for caption, clips in page]
+    write_clip(out / "side_by_side.mp4", side_by_side(cells), fps)
+    write_whole(out / "side_by_side.webp", animated_webp(side_by_side(cells, side=176), fps))
+
+    files = {(take.caption, take.way): {"file": take.file.name, "seconds": round(take.seconds, 2)} for take in takes}
     clips = [
-        {"caption": t.caption, "variant": t.variant, "file": t.file.name, "seconds": round(t.seconds, 2), **record}
-        for t, record in measured
+        {"caption": caption, "way": clip.label, **files.get((caption, clip.label), {}), **clip.figures}
+        for caption, some in page
+        for clip in some
     ]
-    size = {"frames": len(takes[0].frames), "seconds": round(seconds, 1)}
-    report = json.dumps({**about, **size, "mean": means, "clips": clips}, indent=2, ensure_ascii=False)
-    write_whole(out / "report.json", report + "\n")
-    lines = [(take.caption, take.variant, record) for take, record in measured]
-    lines += [("mean", kind, record) for kind, record in means.items()]
-    console.print(figure_table(lines, "Measured on the saved clips; less flicker counts only where motion stays"))
+    seconds = time.monotonic() - started
+    frames = len(takes[0].frames)
+    report = {**about, "frames": frames, "seconds": round(seconds, 1), "mean": means, "clips": clips}
+    write_whole(out / "report.json", report_text(report))
+    base, *_, best = WAYS
+    write_whole(out / "index.html", demo_page(page, means, about, fps, base, best).encode())
+
+    parts = [(caption, {clip.label: clip.figures for clip in some}) for caption, some in page]
+    for caption, ways in (*parts, ("mean", means)):
+        console.print(figure_table(caption, ways, TOON_FIGURES if PAINTED in labels else FIGURES))
     console.print(f"{len(takes)} clips in {seconds:.0f} s. Look at:", highlight=False)
-    for name in ("contact_sheet.png", "side_by_side.mp4", "report.json"):
+    for name in ("contact_sheet.png", "side_by_side.mp4", "side_by_side.webp", "report.json", "index.html"):
         console.print(f"  {out / name}", highlight=False, soft_wrap=True)
+    if options.open and not webbrowser.open((out / "index.html").resolve().as_uri()):
+        console.print("No browser could be opened here; open index.html yourself.")
+
+
+def _page_clips(caption: str, takes: Sequence[Take], seed: int) -> list[PageClip]:
+    """The clips of a caption with their figures; with the painter's own at the end if it is a toon caption."""
+    length, height, width = takes[0].frames.shape[:3]
+    judge = judge_of(caption, length, (height, width))
+    clips = {take.way: take.frames for take in takes}
+    if judge:
+        clips[PAINTED] = paint_clip(caption, length, height, seed).frames
+    return [PageClip(label, frames, report_figures(frames, judge)) for label, frames in clips.items()]
 
 
 if __name__ == "__main__":

@@ -57,21 +57,29 @@ def test_it_renders_measures_and_cleans_up(tmp_path, environment):
     short = command(out, "--frames", "3", "--steps", "2")
     done = subprocess.run(short, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "warp error" in done.stdout
-    assert "contact_sheet.png" in done.stdout
+    assert "jerkiness" in done.stdout
+    assert done.stdout.rstrip().endswith("index.html")
 
     report = json.loads((out / "report.json").read_text("utf-8"))
-    assert [clip["variant"] for clip in report["clips"]] == ["without adapter", "with adapter"]
+    ways = ["independent frames", "shared noise alone", "temporal adapter"]
+    assert [clip["way"] for clip in report["clips"]] == [*ways, "painted"]
     assert (report["frames"], report["steps"], report["cfg"]) == (3, 2, 3.0)
     assert report["adapter"] == "toon/toon_adapter.safetensors" and report["noise"]["mode"]
     for clip in report["clips"]:
-        assert {"flicker", "warp_error", "identity_drift", "motion"} <= clip.keys()
+        assert {"flicker", "warp_error", "identity_drift", "limb_ratio", "jerkiness", "action"} <= clip.keys()
+    assert report["mean"]["painted"]["action"] > 0.9
+    assert len({clip["flicker"] for clip in report["clips"]}) == 4  # each way gives another clip
+    for clip in report["clips"][:-1]:
         with av.open(str(out / clip["file"])) as container:
             assert len(list(container.decode(video=0))) == 3
     with av.open(str(out / "side_by_side.mp4")) as container:
         assert len(list(container.decode(video=0))) == 3
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width >= 3 * 128
+    with Image.open(out / "side_by_side.webp") as moving:
+        assert (moving.n_frames, moving.info["loop"]) == (3, 0)
+    page = (out / "index.html").read_text("utf-8")
+    assert page.count("data:image/webp") == 4 and not re.search(r"(src|href)=|https?://", page)  # one file, no network
     assert list(out.glob("*.part")) == []
     assert list(scratch.glob("sav-comfy-*")) == []
     assert processes_with(str(scratch)) == []

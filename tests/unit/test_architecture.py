@@ -20,7 +20,7 @@ ARROWS = {
     "demo": "files media temporal/measure temporal/layers temporal/weights",
     "temporal/hosts/comfy": "files media schedulers temporal/clip temporal/layers temporal/weights temporal/lora",
     "temporal/hosts/diffusers": "commands schedulers demo temporal/clip temporal/layers temporal/weights",
-    "demo/run": "files media temporal/measure headless demo",
+    "demo/run": "files media temporal/measure headless rendering demo",
     "workflows": "files headless",
     "rendering": "files commands media schedulers temporal",
     "training/config": "commands temporal/clip",

@@ -9,7 +9,7 @@ from sdxl_anime_video.benchmarks.judging import evaluate
 from sdxl_anime_video.benchmarks.judging import long_clips as evaluate_long
 from sdxl_anime_video.benchmarks.judging.arms import MOST_PAIRS, held_out_pairs
 from sdxl_anime_video.benchmarks.judging.evaluate import Arm, folder_pairs
-from sdxl_anime_video.benchmarks.judging.judge import COLUMNS, Judge, mean_scores
+from sdxl_anime_video.demo.judge import COLUMNS, Judge, mean_scores
 from sdxl_anime_video.demo.painter import ACTIONS, HELD_OUT, paint_clip
 from sdxl_anime_video.temporal.measure.figures import markdown_table
 

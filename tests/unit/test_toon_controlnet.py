@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from sdxl_anime_video.benchmarks.judging import control as evaluate_control
-from sdxl_anime_video.benchmarks.judging.judge import read_limbs
 from sdxl_anime_video.benchmarks.making.controlnet import Controlled, as_hints, new_controlnet, train_controlnet
 from sdxl_anime_video.benchmarks.making.data import painted_frames
 from sdxl_anime_video.demo.hints import KINDS, hint_pictures
+from sdxl_anime_video.demo.judge import read_limbs
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
 from sdxl_anime_video.demo.painter import HELD_OUT, LIMB_COLOURS, paint_clip
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ...demo.painter import LIMB_COLOURS, Clip, paint_clip
-from ...temporal.measure import metrics, paths
-from ...temporal.measure.figures import figures
+from ..temporal.measure import metrics, paths
+from ..temporal.measure.figures import figures
+from .painter import LIMB_COLOURS, Clip, Spec, paint_clip
+from .painter.action import action_correlation
 
 COLUMNS = (
     "flicker",
@@ -20,8 +21,8 @@ COLUMNS = (
     "limb_ratio",
     "jerkiness",
     "limbs_seen",
+    "action",
 )
-_PAINTED = 4  # clips of a caption that stand for what the painter does
 _MOVING_LIMB, _MOVING_BODY = 1.5, 1.0  # pixels at 128: below, an amplitude is only noise of the measurement
 
 
@@ -33,16 +34,23 @@ def read_limbs(clip: np.ndarray) -> dict[str, np.ndarray]:
 class Judge:
     """Scores clips of one caption.
 
-    The references are clips of other seeds, for a clip is free to begin at any phase; or `truth`, the one painted clip
-    that the judged ones are to repeat frame by frame.
+    They are compared with `references` painted clips of other seeds, because a clip may begin at any phase; or with
+    `truth`, the one painted clip that they are to repeat frame by frame.
     """
 
     def __init__(
-        self, caption: str, frames: int = 16, size: int = 128, seed: int = 90_000, truth: Clip | None = None
+        self,
+        caption: str,
+        frames: int = 16,
+        size: int = 128,
+        seed: int = 90_000,
+        truth: Clip | None = None,
+        references: int = 4,
     ) -> None:
-        painted = [truth] if truth else [paint_clip(caption, frames, size, seed + i) for i in range(_PAINTED)]
+        painted = [truth] if truth else [paint_clip(caption, frames, size, seed + i) for i in range(references)]
         self.truth = truth
         self.caption = caption
+        self.action = Spec.parse(caption).action
         self.identity = painted[0].identity
         seen = np.mean([clip.character.mean(0) for clip in painted], axis=0)  # [H, W], how often the character is there
         self.reach, self.core = seen > 0.02, seen > 0.6
@@ -65,6 +73,7 @@ class Judge:
 
         motion_ratio: mean flow. centroid_ratio, limb_ratio: amplitude of the paths of body and moving limbs.
         jerkiness: of the moving limbs' paths. limbs_seen: share of frames in which a limb is found.
+        action: see `action_correlation`.
         """
         found = figures(clip, np.broadcast_to(self.core, clip.shape[:3]))
         limbs = read_limbs(clip)
@@ -80,6 +89,7 @@ class Judge:
             "limb_ratio": _mean(paths.path_amplitude(path) / self.limbs[name] for name, path in moving.items()),
             "jerkiness": _mean(paths.path_jerkiness(path) for path in moving.values()),
             "limbs_seen": _mean(paths.seen_share(path) for path in limbs.values()),
+            "action": action_correlation(limbs, self.action),
         }
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from ..files import whole_or_nothing
 
 SCALE = 0.13025  # SDXL's latent scale factor
 WEIGHTS = Path(__file__).parent / "weights" / "toon_base.safetensors"
@@ -182,18 +179,3 @@ def load_toon_diffusers(path: Path = WEIGHTS):
         module.load_state_dict(mine)
         module.eval().requires_grad_(False)
     return modules["unet"], modules["vae"], modules["text"]
-
-
-def save_toon(unet: Any, vae: Any, text: TextStack, metadata: dict[str, str], path: Path = WEIGHTS) -> None:
-    """Write the three modules as fp16 safetensors, whole or not at all."""
-    from safetensors.torch import save_file
-
-    text.blank_unknown()
-    tensors = {
-        f"{name}.{key}": value.detach().to(torch.float16).contiguous()
-        for name, module in (("unet", unet), ("vae", vae), ("text", text))
-        for key, value in module.state_dict().items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_or_nothing(path) as part:
-        save_file(tensors, part, metadata={"format": "pt", "title": "toon world base", **metadata})

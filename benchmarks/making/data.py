@@ -14,8 +14,7 @@ from ...files import whole_or_nothing
 _LIMBS = ("near_hand", "far_hand", "near_foot", "far_foot", "face")
 
 
-def _paint(job: tuple[str, int, int, str | None]) -> tuple[np.ndarray, np.ndarray]:
-    caption, seed, size, hint = job
+def _paint(caption: str, seed: int, size: int, hint: str | None) -> tuple[np.ndarray, np.ndarray]:
     # Two moments of one scene, four beats apart: half of the set-up work, nearly independent pictures.
     clip = paint_clip(caption, frames=2, size=size, seed=seed, fps=3)
     if hint:
@@ -27,8 +26,8 @@ def _paint(job: tuple[str, int, int, str | None]) -> tuple[np.ndarray, np.ndarra
 def painted_frames(
     count: int, seed: int, cache: Path, size: int = 128, hint: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """`count` random frames of the training captions: pictures uint8 `[N,H,W,3]`, importance uint8 `[N,H,W]`
-    (0 background, 1 character, 2 limbs and face) and captions. Painted once, then read from `cache`.
+    """Return `count` random frames of the training captions: pictures uint8 `[N,H,W,3]`, importance uint8 `[N,H,W]`
+    (0 background, 1 character, 2 limbs and face) and captions. Painted once, then read from the folder `cache`.
 
     With a `hint`, one of `hints.KINDS`, hint pictures uint8 `[N,H,W,3]` are in the place of the importance."""
     random = np.random.default_rng(seed)
@@ -37,9 +36,7 @@ def painted_frames(
     if not path.exists():
         jobs = [(caption, int(random.integers(2**31)), size, hint) for caption in captions]
         with multiprocessing.get_context("spawn").Pool() as pool:
-            painted = pool.map(_paint, jobs, chunksize=64)
-        cache.mkdir(parents=True, exist_ok=True)
-        frames, weight = (np.concatenate(parts) for parts in zip(*painted, strict=True))
+            frames, weight = map(np.concatenate, zip(*pool.starmap(_paint, jobs, chunksize=64), strict=True))
         with whole_or_nothing(path) as part, part.open("wb") as file:
             np.savez(file, frames=frames, weight=weight)
     with np.load(path) as stored:

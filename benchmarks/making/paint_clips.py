@@ -13,7 +13,8 @@ import argparse
 import json
 import multiprocessing
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,69 +49,56 @@ def truth(clip: Clip) -> dict:
     }
 
 
-def write(job: tuple[Path, str, int, int, int, float, int, str | None]) -> Path:
-    """Paint one clip and write its files, the video last: where it is, the rest is."""
+def write(options: argparse.Namespace, job: tuple[int, tuple[str, int]]) -> None:
+    """Paint clip number `job[0]` and write its files, the video last: where it is, the rest is."""
     from ...media.writer import write_clip
 
-    path, caption, seed, frames, size, fps, scale, hint = job
+    path, (caption, seed) = options.output / f"{job[0]:05d}.mp4", job[1]
     if path.exists():
-        return path
-    clip = paint_clip(caption, frames=frames, size=size, seed=seed, fps=fps)
-    pictures = hint_pictures(clip, hint) if hint else clip.frames
+        return
+    clip = paint_clip(caption, frames=options.frames, size=options.size, seed=seed, fps=options.fps)
+    pictures = hint_pictures(clip, options.hint) if options.hint else clip.frames
     path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(truth(clip)), encoding="utf-8")
-    write_clip(path, pictures.repeat(scale, axis=1).repeat(scale, axis=2), fps, crf=10)
-    return path
+    write_clip(path, pictures.repeat(options.scale, axis=1).repeat(options.scale, axis=2), options.fps, crf=10)
+
+
+def paint(options: argparse.Namespace) -> None:
+    """Paint what the command line asks for. Raises OSError."""
+    from rich.console import Console
+    from rich.progress import track
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    todo, processes = list(enumerate(jobs(options.count, options.split, options.seed))), options.processes
+    with multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
+        each = partial(write, options)
+        painted = pool.imap_unordered(each, todo, chunksize=8) if pool else map(each, todo)
+        for _ in track(painted, "paint clips", len(todo), console=Console(stderr=True)):
+            pass
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sdxl_anime_video.benchmarks.making.paint_clips", description=__doc__
-    )
+    parser = argparse.ArgumentParser("python -m sdxl_anime_video.benchmarks.making.paint_clips", description=__doc__)
     parser.add_argument("output", type=Path, help="folder to write to; clips that are there already are kept")
     parser.add_argument("--count", type=whole(1), default=64, help="clips")
     parser.add_argument("--split", choices=SPLITS, default="train", help="which captions")
     parser.add_argument("--frames", type=whole(1), default=24, help="frames a clip")
     parser.add_argument("--size", type=whole(1), default=128, help="painted pixels a side")
-    parser.add_argument(
-        "--scale", type=whole(1), default=2, help="enlargement in the video, so that 4:2:0 keeps the colours"
-    )
+    enlarged = "enlargement in the video, so that 4:2:0 keeps the colours"
+    parser.add_argument("--scale", type=whole(1), default=2, help=enlarged)
     parser.add_argument("--fps", type=number(0.01, 1000), default=12)
     parser.add_argument("--seed", type=whole(0), default=0)
-    parser.add_argument(
-        "--hint", choices=KINDS, help="draw hint pictures of the clips instead, in a folder of their own"
-    )
+    drawn = "draw hint pictures of the clips instead, in a folder of their own"
+    parser.add_argument("--hint", choices=KINDS, help=drawn)
     parser.add_argument("--processes", type=whole(1), default=1)
     options = parser.parse_args(arguments)
     try:
-        clips = paint(options)
+        paint(options)
     except OSError as error:  # the output is a file, or its disk is full
         sys.stderr.write(f"error: cannot write clips to {options.output}: {error}\n")
         return 1
-    sys.stdout.write(f"{clips} clips in {options.output}\n")
+    sys.stdout.write(f"{options.count} clips in {options.output}\n")
     return 0
-
-
-def paint(options: argparse.Namespace) -> int:
-    """Paint what the command line asks for; returns the number of clips. Raises OSError."""
-    from rich.console import Console
-    from rich.progress import track
-
-    options.output.mkdir(parents=True, exist_ok=True)
-    how = (options.frames, options.size, options.fps, options.scale, options.hint)
-    todo = [
-        (options.output / f"{i:05d}.mp4", caption, seed, *how)
-        for i, (caption, seed) in enumerate(jobs(options.count, options.split, options.seed))
-    ]
-    with ExitStack() as stack:
-        if options.processes > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(options.processes))
-            painted = pool.imap_unordered(write, todo, chunksize=8)
-        else:
-            painted = map(write, todo)
-        for _ in track(painted, "paint clips", len(todo), console=Console(stderr=True)):
-            pass
-    return len(todo)
 
 
 if __name__ == "__main__":

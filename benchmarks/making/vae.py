@@ -1,9 +1,8 @@
-"""Trains the tiny SDXL's autoencoder on painted frames."""
+"""The training of the tiny SDXL's autoencoder on painted frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import argparse
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...commands.precision import autocast
-from ...demo.model import SCALE, new_vae
-from .optimise import Clock, Optimisation
+from ...demo.model import SCALE, load_toon_diffusers, new_vae
+from ...temporal.weights.header import read_header
+from .base import base_tensors, new_base
+from .data import painted_frames
+from .latents import as_pictures, encode
+from .loop import Training, say
 
-Say = Callable[[str], None]
+HELD = 256  # frames, the last ones, that are not trained on
+
+
+class VaeTraining(Training):
+    """The autoencoder; the UNet and the towers in its file are kept, or random in a new file."""
+
+    name, every, warmup, peak, weight_decay, prefix = "vae", 200, 100, 1.5e-3, 1e-4, "vae_"
+    frames, steps, file = 8000, 3000, "toon_base.safetensors"
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.pictures, self.importance, _ = painted_frames(options.frames, options.seed, options.cache)
+        self.seed, self.output, self.last = options.seed, options.output, ""
+        torch.manual_seed(self.seed)
+        self.module = new_vae().to(memory_format=torch.channels_last)
+
+    def loss(self, random: np.random.Generator, step: int) -> Tensor:
+        chosen = random.integers(0, len(self.pictures) - HELD, 8)
+        target = as_pictures(self.pictures[chosen])
+        weight = 1 + torch.from_numpy(self.importance[chosen]).float().unsqueeze(1)
+        with autocast("cpu"):
+            posterior = self.module.encode(target).latent_dist
+            output = self.module.decode(posterior.sample()).sample.float()
+        loss = picture_loss(output, target, weight) + 1e-4 / posterior.mean[0].numel() * posterior.kl().mean()
+        self.last = f"loss {loss:.4f}, error {(output.detach() - target).abs().mean():.4f}"
+        return loss
+
+    def figures(self, loss: float) -> str:
+        return self.last
+
+    def tensors(self) -> dict[str, Tensor]:
+        normalise_latents(self.module, self.pictures[:-HELD][:1024])
+        error = f"{mean_error(self.module, self.pictures[-HELD:]):.4f}"
+        say(f"vae: mean absolute error {error} (pictures in -1..1) on {HELD} frames not trained on")
+        torch.manual_seed(self.seed)
+        base, self.about = dict(new_base()), {"title": "toon world base"}
+        if self.output.exists():
+            base["unet"], _, base["text"] = load_toon_diffusers(self.output)
+            self.about |= read_header(self.output).metadata
+        self.about["vae_error"] = error
+        return base_tensors({**base, "vae": self.module})
 
 
 def picture_loss(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -24,19 +66,6 @@ def picture_loss(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     across = (error[..., 1:] - error[..., :-1]).abs().mean()
     down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     return error.abs().mean() + 0.5 * (across + down) + F.avg_pool2d(error, 4).abs().mean()
-
-
-def as_pictures(frames: np.ndarray) -> Tensor:
-    """uint8 `[B,H,W,3]` -> float `[B,3,H,W]` in -1..1, channels last."""
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-@torch.no_grad()
-def encode(vae: Any, frames: np.ndarray, batch: int = 32) -> Tensor:
-    """Mean latents `[N,4,h,w]` (before SDXL's scale factor)."""
-    with autocast("cpu"):
-        parts = [vae.encode(as_pictures(frames[i : i + batch])).latent_dist.mean for i in range(0, len(frames), batch)]
-    return torch.cat(parts).float()
 
 
 @torch.no_grad()
@@ -58,44 +87,3 @@ def normalise_latents(vae: Any, frames: np.ndarray) -> None:
     quant.bias[4:] += 2 * gain.log()
     post.bias += (post.weight[:, :, 0, 0] * mean).sum(1)
     post.weight /= gain.view(1, 4, 1, 1)
-
-
-def train_vae(
-    data: tuple[np.ndarray, np.ndarray],
-    checkpoint: Path,
-    *,
-    seed: int,
-    steps: int,
-    minutes: float | None,
-    say: Say,
-    batch: int = 8,
-    peak: float = 1.5e-3,
-) -> tuple[Any, dict[str, str]]:
-    """Train (or resume from `checkpoint`); returns the averaged autoencoder with SDXL's latent statistics, and
-    metadata. `data`: frames uint8 `[N,H,W,3]`, importance `[N,H,W]`; the last 256 frames are kept for validation."""
-    frames, importance = data
-    torch.manual_seed(seed)
-    vae: Any = new_vae()
-    vae = vae.to(memory_format=torch.channels_last)
-    clock = Clock(steps, minutes)
-    run = Optimisation(vae, checkpoint, clock, peak=peak, weight_decay=1e-4, seed=seed)
-    while clock.progress < 1:
-        chosen = run.random.integers(0, len(frames) - 256, batch)
-        target = as_pictures(frames[chosen])
-        weight = 1 + torch.from_numpy(importance[chosen]).float().unsqueeze(1)
-        with autocast("cpu"):
-            posterior = vae.encode(target).latent_dist
-            output = vae.decode(posterior.sample()).sample
-        loss = picture_loss(output.float(), target, weight) + 1e-4 / posterior.mean[0].numel() * posterior.kl().mean()
-        run.step(loss)
-        if clock.step % 50 == 0:
-            plain = float((output.detach().float() - target).abs().mean())
-            done = f"{clock.progress:.0%}, {clock.elapsed:.0f} s"
-            say(f"vae step {clock.step} ({done}): loss {loss:.4f}, error {plain:.4f}")
-        if clock.step % 200 == 0 or clock.progress >= 1:
-            run.save()
-    vae.load_state_dict(run.average.values)
-    normalise_latents(vae, frames[: len(frames) - 256][:1024])
-    error = mean_error(vae, frames[-256:])
-    say(f"vae: mean absolute error {error:.4f} (pictures in -1..1) on 256 frames not trained on")
-    return vae, {"vae_steps": str(clock.step), "vae_seed": str(seed), "vae_error": f"{error:.4f}"}

@@ -134,7 +134,7 @@ def test_embedding_table_has_clips_size(toon):
 
 
 def test_trained_latents_are_normalised(reference):
-    from sdxl_anime_video.benchmarks.making.vae import encode as encode_frames
+    from sdxl_anime_video.benchmarks.making.latents import encode as encode_frames
     from sdxl_anime_video.demo.painter import paint_clip
 
     frames = torch.cat([torch.from_numpy(paint_clip(c, 1, seed=i).frames) for i, c in enumerate(TRAIN[::48])]).numpy()

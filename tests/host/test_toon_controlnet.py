@@ -7,7 +7,8 @@ import comfy.model_management
 import pytest
 import torch
 
-from sdxl_anime_video.benchmarks.making.controlnet import new_controlnet, save_controlnet
+from sdxl_anime_video.benchmarks.making.controlnet import controlnet_tensors, new_controlnet
+from sdxl_anime_video.benchmarks.making.loop import write_half
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.demo.model import load_toon_diffusers
 from tiny import randomise
@@ -27,7 +28,7 @@ def test_core_loads_it(network, tmp_path, caplog):
     made, text = network
     path = tmp_path / "toon_pose.safetensors"
     with caplog.at_level(logging.WARNING):
-        save_controlnet(made, {"title": "test"}, path)
+        write_half(path, controlnet_tensors(made), {"title": "test"})
         control = comfy.controlnet.load_controlnet(str(path))
     assert not [record.message for record in caplog.records if "missing" in record.message]
     assert path.stat().st_size < 8e6 and [file.name for file in tmp_path.iterdir()] == [path.name]

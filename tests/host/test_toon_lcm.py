@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sdxl_anime_video.benchmarks.judging import steps as evaluate_steps
-from sdxl_anime_video.benchmarks.making.lcm import save_lora, with_lora
+from sdxl_anime_video.benchmarks.making.lcm import lora_tensors, with_lora
+from sdxl_anime_video.benchmarks.making.loop import write_half
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.demo.model import WEIGHTS, load_toon_diffusers
 from sdxl_anime_video.nodes.lora_stack import LoraStack
@@ -27,7 +28,7 @@ def lora(tmp_path_factory):
         for value in trained:
             value.copy_((0.2 * value).half())
     path = tmp_path_factory.mktemp("loras") / "toon_lcm.safetensors"
-    save_lora(unet, {"title": "test"}, path)
+    write_half(path, lora_tensors(unet), {"title": "test"})
     folder_paths.add_model_folder_path("loras", str(path.parent))
     return unet.eval(), text, path
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from sdxl_anime_video.benchmarks.judging import control as evaluate_control
-from sdxl_anime_video.benchmarks.making.controlnet import Controlled, as_hints, new_controlnet, train_controlnet
+from sdxl_anime_video.benchmarks.making.controlnet import ControlNetTraining, as_hints, controlled, new_controlnet
 from sdxl_anime_video.benchmarks.making.data import painted_frames
+from sdxl_anime_video.benchmarks.making.loop import train
+from sdxl_anime_video.benchmarks.making.train import read_options
 from sdxl_anime_video.demo.hints import KINDS, hint_pictures
 from sdxl_anime_video.demo.judge import read_limbs
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
@@ -56,10 +58,10 @@ def test_a_new_network_is_silent(base):
     added = {"text_embeds": pooled, "time_ids": size_ids(2)}
     with torch.no_grad():
         network = new_controlnet(*base, hints)
-        controlled = Controlled(unet, network, hints)(x, t, context, added).sample
-        assert torch.equal(controlled, unet(x, t, context, added_cond_kwargs=added).sample)
+        silent = controlled(unet, network, hints)(x, t, context, added).sample
+        assert torch.equal(silent, unet(x, t, context, added_cond_kwargs=added).sample)
         torch.nn.init.normal_(network.controlnet_mid_block.weight)
-        assert not torch.equal(Controlled(unet, network, hints)(x, t, context, added).sample, controlled)
+        assert not torch.equal(controlled(unet, network, hints)(x, t, context, added).sample, silent)
     assert 2 * sum(value.numel() for value in network.parameters()) < 8e6  # bytes in fp16
 
 
@@ -72,17 +74,14 @@ def test_a_new_network_sees_its_hints(base, clip, kind):
     assert 0.1 < seen.std(0).mean() < 1
 
 
-def test_training_resumes(base, tmp_path):
-    latents, hints = torch.randn(6, 4, 16, 16), np.random.default_rng(0).integers(0, 256, (6, 128, 128, 3), np.uint8)
-    data, shown = (latents, hints, [CAPTION] * 6), []
-    settings = {"seed": 1, "minutes": None, "say": lambda line: None, "batch": 2}
-    settings["show"] = lambda network, step: shown.append(step)
+def test_training_resumes(tmp_path):
+    options, shown = read_options(["controlnet", "--frames", "6", "--batch", "2", "--cache", str(tmp_path)]), []
     for steps in (2, 3):
-        network, notes = train_controlnet(base, data, tmp_path / "run.ckpt", steps=steps, **settings)
-        assert notes == {"steps": str(steps), "seed": "1", "batch": "2"}
+        training = ControlNetTraining(options)
+        assert train(training, tmp_path / "run.ckpt", 1, steps, None, shown.append) == steps
     assert shown == [2, 3]  # the second run has gone on from the first
-    assert all(zero.weight.abs().max() > 0 for zero in network.controlnet_down_blocks)
-    assert all(not value.requires_grad for module in base for value in module.parameters())
+    assert all(zero.weight.abs().max() > 0 for zero in training.module.controlnet_down_blocks)
+    assert all(not value.requires_grad for frozen in (training.unet, training.text) for value in frozen.parameters())
 
 
 def test_pose_is_read_back(clip):

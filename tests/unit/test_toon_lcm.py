@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from sdxl_anime_video.benchmarks.judging import steps as evaluate_steps
-from sdxl_anime_video.benchmarks.making.lcm import Levels, sample_lcm, save_lora, train_lcm, with_lora
+from sdxl_anime_video.benchmarks.making.lcm import LcmTraining, Levels, sample_lcm, with_lora
+from sdxl_anime_video.benchmarks.making.loop import train, write_half
+from sdxl_anime_video.benchmarks.making.train import read_options
 from sdxl_anime_video.demo.model import load_toon_diffusers, size_ids
 from sdxl_anime_video.temporal.weights.header import read_header
 
@@ -45,23 +47,19 @@ def test_a_new_lora_is_silent_and_only_it_is_trained(base):
 
 
 def test_training_resumes_and_writes_a_lora(base, tmp_path):
-    data, shown = (torch.randn(6, 4, 16, 16), [CAPTION] * 6), []
-    before = {name: value.clone() for name, value in base[0].state_dict().items()}
-    settings = {"seed": 1, "minutes": None, "say": lambda line: None, "batch": 2, "rank": 2}
-    settings["show"] = lambda student, step: shown.append(step)
+    options, shown = read_options(["lcm", "--frames", "6", "--batch", "2", "--cache", str(tmp_path)]), []
     for steps in (2, 3):
-        student, notes = train_lcm(base, data, tmp_path / "run.ckpt", steps=steps, **settings)
-        assert notes["steps"] == str(steps)
+        training = LcmTraining(options)
+        assert train(training, tmp_path / "run.ckpt", 1, steps, None, shown.append) == steps
     assert shown == [2, 3]
-    assert all(torch.equal(value, before[name]) for name, value in base[0].state_dict().items())
-    assert not any(value.requires_grad for value in student.parameters())
-    latents = [sample_lcm(student, base[1], [CAPTION], seed=0, steps=2, cfg=cfg) for cfg in (1.0, 1.0, 2.0)]
+    assert all(torch.equal(value, base[0].state_dict()[name]) for name, value in training.base.state_dict().items())
+    latents = [sample_lcm(training.unet, base[1], [CAPTION], seed=0, steps=2, cfg=cfg) for cfg in (1.0, 1.0, 2.0)]
     assert torch.equal(latents[0], latents[1]) and not torch.equal(latents[0], latents[2])
 
     path = tmp_path / "toon_lcm.safetensors"
-    save_lora(student, {"title": "test"}, path)
+    write_half(path, training.tensors(), training.about)
     header = read_header(path)
-    assert header.metadata["title"] == "test" and all(key.startswith("lora_unet_") for key in header.tensors)
+    assert header.metadata["rank"] == "16" and all(key.startswith("lora_unet_") for key in header.tensors)
     assert {key.rpartition(".")[2] for key in header.tensors} == {"weight", "alpha"}
 
 

@@ -20,6 +20,8 @@ from sdxl_anime_video.training.step.batch import Batch, HintedFrames
 from sdxl_anime_video.training.step.controlnet import load_controlnet
 from sdxl_anime_video.training.step.loss import Loss
 
+SMALL = tiny.TinyConfig(widths=(64, 128), depth=(0, 1))
+
 
 def config(**fields) -> TrainConfig:
     return TrainConfig(clips="in", output="out", device="cpu", **fields)
@@ -46,9 +48,9 @@ def real_peak(unet, settings: TrainConfig, frames: int, side: int) -> int:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_estimate_is_what_a_real_step_takes(checkpointing):
-    settings, unet = config(gradient_checkpointing=checkpointing), tiny.diffusers_unet()
+    settings, unet = config(gradient_checkpointing=checkpointing), tiny.diffusers_unet(SMALL)
     memory = estimate(unet.config, settings, half=False, gpu=False)
-    for frames, side in ((6, 40), (8, 24)):  # none of the sizes that it was made from
+    for frames, side in ((3, 24), (5, 12)):  # none of the sizes that it was made from
         assert memory.step(1, frames, side, side) == pytest.approx(real_peak(unet, settings, frames, side), rel=0.05)
     assert memory.base_parameters == sum(p.numel() for p in unet.parameters())
     assert memory.parts["gradients"] == 4 * memory.adapter_parameters
@@ -56,7 +58,7 @@ def test_the_estimate_is_what_a_real_step_takes(checkpointing):
 
 
 def test_settings_that_save_are_named_with_what_they_save():
-    settings, unet = config(ema=0.9, resolution=512, clips_per_step=2, frames=[8]), tiny.diffusers_unet()
+    settings, unet = config(ema=0.9, resolution=512, clips_per_step=2, frames=[8]), tiny.diffusers_unet(SMALL)
     size = (2, 8, 64, 64)
     plain = estimate(unet.config, settings, half=True, gpu=True)
     said = savings(plain, size)
@@ -117,7 +119,7 @@ def test_where_memory_runs_out_three_settings_are_named(painted, tmp_path, capsy
         used = int(file.read().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (used + int(2e9), limit[1]))
     try:
-        status = cli.main(options(painted, tmp_path, "--clips-per-step", "64"))
+        status = cli.main(options(painted, tmp_path, "--clips-per-step", "64", "--precision", "fp32"))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limit)
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -190,7 +190,7 @@ def test_what_cannot_be_begun_with_is_refused_before_clips_are_read(config_file,
 
 
 def test_memory_is_counted():
-    unet = tiny.diffusers_unet()
+    unet = tiny.diffusers_unet(tiny.TinyConfig(widths=(64, 128), depth=(0, 1)))
     settings = TrainConfig(clips="in", output="out", device="cpu", kind="animatediff")
     memory = estimate(unet.config, settings, half=False, gpu=False)
     assert memory.adapter_parameters == sum(p.numel() for p in create(settings, unet).parameters())

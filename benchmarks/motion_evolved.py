@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from motion_parity import across_frames
 from torch import nn
 
 from ..headless.comfyui import import_comfyui
 from ..temporal.layers.motion_module import FORMATS, MotionConfig, MotionModule, Site
 from ..temporal.weights.motion.file import save_motion_module
+from .motion_parity import across_frames, tiny
 
 WIDTHS = (320, 640, 1280)
 FRAMES, SIDE = 8, 8  # of a latent
@@ -49,9 +49,8 @@ def measure(peer: Path, base: Path, steps: int) -> list[tuple[str, float]]:
     from ..temporal.hosts.comfy.layers.motion_module import apply_motion_module
     from ..temporal.hosts.comfy.layers.planned import as_patcher, load_patcher
 
-    sys.path[:0] = [str(peer.parent), str(Path(__file__).parents[1] / "tests")]
+    sys.path.insert(0, str(peer.parent))
     evolved = importlib.import_module(peer.name).NODE_CLASS_MAPPINGS
-    tiny = importlib.import_module("tiny")
     config = tiny.TinyConfig(widths=WIDTHS, depth=(0, 1, 1), res_blocks=2)
     model = tiny.comfy_model(config)
     texts = [tiny.conditioning(config, seed=seed) for seed in (1, 2)]

@@ -191,18 +191,15 @@ def one_round(options: argparse.Namespace) -> dict[str, float]:
 def rounds(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """What each side's rounds found. Raises CalledProcessError where one failed, which has said why."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import track
 
     sides = ["ours", *(["theirs"] if options.hotshot else [])]
+    turns = [side for turn in range(options.rounds) for side in sides[:: 1 if turn % 2 == 0 else -1]]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("rounds", total=options.rounds * len(sides))
-        for turn in range(options.rounds):
-            for side in sides if turn % 2 == 0 else reversed(sides):
-                command = [sys.executable, "-m", MODULE, *sys.argv[1:], "--side", side]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found[side].append(json.loads(done.stdout.splitlines()[-1]))
-                bar.advance(task)
+    for side in track(turns, "rounds", console=Console(stderr=True), transient=True):
+        command = [sys.executable, "-m", MODULE, *sys.argv[1:], "--side", side]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[side].append(json.loads(done.stdout.splitlines()[-1]))
     return found
 
 

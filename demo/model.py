@@ -33,33 +33,13 @@ ENCODER = {  # the UNet's half that a ControlNet repeats, in diffusers' terms
 }
 
 # CLIP's token ids of the words that the captions use (each is a single token).
-TOKENS: dict[str, int] = {
-    ",": 267,
-    "girl": 1611,
-    "boy": 1876,
-    "cat": 2368,
-    "red": 736,
-    "blue": 1746,
-    "green": 1901,
-    "blonde": 10711,
-    "purple": 5496,
-    "white": 1579,
-    "black": 1449,
-    "hair": 2225,
-    "dress": 2595,
-    "shirt": 2523,
-    "coat": 7356,
-    "sunset": 3424,
-    "night": 930,
-    "meadow": 17195,
-    "snow": 2583,
-    "run": 1934,
-    "jump": 6423,
-    "wave": 4535,
-    "turn": 2105,
-    "pan": 7437,
-    "zoom": 13909,
-}
+TOKENS: dict[str, int] = (
+    {",": 267, "girl": 1611, "boy": 1876, "cat": 2368}
+    | {"red": 736, "blue": 1746, "green": 1901, "blonde": 10711, "purple": 5496, "white": 1579, "black": 1449}
+    | {"hair": 2225, "dress": 2595, "shirt": 2523, "coat": 7356}
+    | {"sunset": 3424, "night": 930, "meadow": 17195, "snow": 2583}
+    | {"run": 1934, "jump": 6423, "wave": 4535, "turn": 2105, "pan": 7437, "zoom": 13909}
+)
 # Rows of the stored token embeddings. Every other CLIP token reads as a row of zeros (index 0). The end token must not
 # be row 2: transformers takes an end token 2 for an old configuration and pools at the largest id instead.
 ROWS: tuple[int, ...] = (-1, START, 0, END, *TOKENS.values())

@@ -95,11 +95,6 @@ class ComfyServer:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def pid(self) -> int | None:
-        """Process id, which is also the id of the server's process group; None when it is not running."""
-        return self._process.pid if self._process else None
-
-    @property
     def output(self) -> Path:
         """ComfyUI's output folder while the server lives."""
         return self.base / "output"

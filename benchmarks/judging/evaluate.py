@@ -27,21 +27,10 @@ from ...media.sheets import contact_sheet
 from ..arguments import number, whole
 from .arms import Results, arms_parser, held_out_pairs, report, say
 
-# As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
-DEFAULT_ARMS = (
-    "real",
-    "real decoded",
-    "independent",
-    "shared 0.9",
-    "additive 0.9991",
-    "adapter",
-    "adapter + shared 0.5",
-    "adapter + shared 0.9",
-    "adapter + additive 0.9991",
-    "adapter + progressive 0.9",
-    "adapter + freenoise 1",
-)
 REAL = ("real", "real decoded")  # not sampled: the painter's own clips, and those through the VAE
+# As in the nodes: `additive 0.9991` is the shared noise plus 0.03 of independent noise.
+NOISES = ("shared 0.5", "shared 0.9", "additive 0.9991", "progressive 0.9", "freenoise 1")
+DEFAULT_ARMS = (*REAL, "independent", "shared 0.9", "additive 0.9991", "adapter", *(f"adapter + {n}" for n in NOISES))
 FREENOISE_WINDOW = {"window": 8, "overlap": 4}  # half of a clip, so that there is something to repeat
 
 

@@ -35,21 +35,11 @@ from .arms import Results, arms_parser, held_out_pairs, report, say
 LENGTH = 16  # frames that the model sees at once
 WINDOW_OVERLAP = 4
 DEFAULT_ARMS = (
-    "real",
-    "windows static",
-    "windows uniform",
-    "last_frame 0.6",
-    "overlap 2",
-    "overlap 4",
-    "overlap 8",
-    "overlap 4 + anchor 0.3",
-    "overlap 4 + shared 0.5",
-    "overlap 4 + progressive 0.5",
+    *("real", "windows static", "windows uniform", "last_frame 0.6", "overlap 2", "overlap 4", "overlap 8"),
+    *(f"overlap 4 + {more}" for more in ("anchor 0.3", "shared 0.5", "progressive 0.5")),
 )
 COLUMNS = ("seam", "flicker", "warp_error", "identity_drift", "centroid_ratio", "limb_ratio", "jerkiness", "limbs_seen")
 Graph = dict[str, dict[str, Any]]
-
-
 CHAIN = {"segment_frames": LENGTH, "overlap": WINDOW_OVERLAP, "carry_denoise": 1.0}
 
 

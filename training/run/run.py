@@ -109,11 +109,6 @@ def _advice(trainer: Trainer, bars: Bars) -> Iterator[None]:
     raise OutOfMemory(explain(estimate(unet_config, phase, half, gpu), size, trainer.step))
 
 
-def _clips_of(phase: TrainConfig) -> tuple[Any, ...]:
-    """Return the fields that choose a phase's clips."""
-    return phase.clips, phase.resolution, min(phase.frames)
-
-
 class Run:
     """The steps of a run, and validation, samples and checkpoints between them. All processes call it together."""
 
@@ -154,11 +149,11 @@ class Run:
             self._checkpoint()
 
     def _enter_phase(self) -> None:
-        phase, before = self.config.at(self.trainer.progress()), self.trainer.data
-        if phase == before.config:
+        phase, before = self.config.at(self.trainer.progress()), self.trainer.data.config
+        if phase == before:
             return
-        clips = before.clips
-        if _clips_of(phase) != _clips_of(before.config):
+        clips = self.trainer.data.clips
+        if (phase.clips, phase.resolution, min(phase.frames)) != (before.clips, before.resolution, min(before.frames)):
             clips = load_phase(phase, self.trainer.base, self.processes, self.bars)
         self.trainer.enter(phase, clips)
 

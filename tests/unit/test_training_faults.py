@@ -4,15 +4,12 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from runs import events, write_config
+from runs import end, events, fork, wait_for, write_config
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands import interrupts
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
@@ -149,25 +146,12 @@ def test_a_caption_that_is_not_utf8_is_named(tmp_path):
     assert read_caption(video) == "a girl"
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, name):
-    command = [sys.executable, "-m", "sdxl_anime_video", "train", config(clips(0), steps=100_000)]
-
-    def hear_all():  # the tests themselves may run where some are ignored
-        for number in interrupts.SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_all) as process:
-        try:
-            log, until = tmp_path / "run" / "log.jsonl", time.monotonic() + 240
-            while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.1)
-            process.send_signal(getattr(signal, name))
-            _, error = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == 130, error
-    assert "interrupted; go on with --resume latest" in error
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_signal_ends_the_run_with_a_checkpoint(clips, config, tmp_path, number):
+    process, log = fork(["train", config(clips(0), steps=100_000)], tmp_path / "errors"), tmp_path / "run" / "log.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size, process)
+    assert end(process, number) == 130
+    assert "interrupted; go on with --resume latest" in (tmp_path / "errors").read_text()
     last = events(tmp_path / "run")[-1]["step"]
     made = ["config.yaml", "log.jsonl", "report.html", "tensorboard"]
     assert written(tmp_path) == [".lock", f"checkpoint-{last:08d}.safetensors", *made]

@@ -1,14 +1,12 @@
 """Runs that are killed outright, several times, and go on to the same result."""
 
-import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from runs import events, painted_clips, write_config
+from runs import end, events, fork, painted_clips, wait_for, write_config
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.run import verb as cli
 
@@ -40,23 +38,6 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(event["step"], event["loss"]) for event in events(folder)]
 
 
-def run_until_killed(arguments: list[str], log: Path, lines: int) -> int:
-    """Run the command in a process of its own and kill it once so many lines were logged; its exit status, or -9."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(cli.main(arguments))
-    until = time.monotonic() + 300
-    while time.monotonic() < until:
-        if log.exists() and log.read_bytes().count(b"\n") >= lines:
-            break
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_a_run_killed_again_and_again_is_the_uninterrupted_run_to_the_bit(config_file, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert cli.main([str(config_file), "--output", str(whole)]) == 0
@@ -64,7 +45,9 @@ def test_a_run_killed_again_and_again_is_the_uninterrupted_run_to_the_bit(config
     assert list(expected) == list(range(1, STEPS + 1))
     go_on = [str(config_file), "--output", str(cut), "--resume", "latest"]
     for lines in (3, 7):
-        assert run_until_killed(go_on, cut / "log.jsonl", lines) == -signal.SIGKILL
+        process, log = fork(["train", *go_on], tmp_path / "errors"), cut / "log.jsonl"
+        wait_for(lambda lines=lines, log=log: log.exists() and log.read_bytes().count(b"\n") >= lines, process)
+        assert end(process, signal.SIGKILL) == -signal.SIGKILL
     assert cli.main(go_on) == 0
     found = losses(cut)
     assert len(found) > STEPS  # some steps were done twice

@@ -1,12 +1,10 @@
 """`prepare` on real files: what a cache holds, what it drops, and what it goes on from."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from prepared import SMALL, content, latents, manifest, reasons, run
+from prepared import content, latents, manifest, reasons, run
+from runs import end, wait_for
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.media.reader import read_clip
 from sdxl_anime_video.media.writer import write_clip
@@ -97,27 +96,22 @@ def test_a_second_run_changes_nothing_and_a_new_caption_encodes_no_clip(videos, 
     assert third["mean"] == before["clips"]["00001.mp4#00000"]["mean"]
 
 
-def wait_for(sight, process, limit=240):
-    until = time.monotonic() + limit
-    while not sight():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.005)
-
-
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_cache(painted, cache, tmp_path):
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "sdxl_anime_video", "prepare", str(painted), "-o", str(killed), *SMALL]
+    # Forks of a process that has imported PyTorch, but not begun with Lance, as this one has.
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["torch", "diffusers.models.autoencoders", "transformers.models.clip", "prepared"])
     moments = [
         lambda: list(killed.glob("clips.lance/data/*")),  # the first video is being written
         lambda: len(list(killed.glob("clips.lance/_versions/*.manifest"))) > 2,  # another one is done
         lambda: (killed / "captions.lance").exists(),  # the manifest is to come
     ]
     for sight in moments:
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            wait_for(sight, process)
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL and not (killed / "manifest.parquet").exists()
+        process = forks.Process(target=run, args=(painted, killed))
+        process.start()
+        wait_for(sight, process)
+        assert end(process, signal.SIGKILL) == -signal.SIGKILL and not (killed / "manifest.parquet").exists()
     assert run(painted, killed) == 0
     assert content(killed) == content(cache)
     assert len(list(killed.glob("clips.lance/data/*"))) == 1  # what the killed runs left is gone

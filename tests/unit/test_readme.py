@@ -62,12 +62,15 @@ def toon(tmp_path):
 def test_the_lines_make_a_clip(toon, repository, monkeypatch):
     section = (repository / "README.md").read_text("utf-8").partition("## In Python")[2]
     lines = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    for many, few in {"16": "6", '"num_inference_steps": 28': '"num_inference_steps": 8'}.items():
+        assert many in lines
+        lines = lines.replace(many, few)
     monkeypatch.chdir(toon)
     torch.manual_seed(0)
     (toon / "lines.py").write_text(lines, "utf-8")
     space = runpy.run_path("lines.py")
     clip, fps = read_clip("clip.mp4")
-    assert clip.shape == (16, 128, 128, 3) and fps == 8
+    assert clip.shape == (6, 128, 128, 3) and fps == 8
     space["pipe"].unet.strength = 0.0
-    alone = space["pipe"]("girl, blue hair, sunset, run", **space["settings"] | {"num_inference_steps": 8}).images
+    alone = space["pipe"]("girl, blue hair, sunset, run", **space["settings"]).images
     assert metrics.flicker(clip) < 0.7 * metrics.flicker(alone)

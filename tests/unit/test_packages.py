@@ -103,20 +103,15 @@ def test_the_wheel_brings_a_command(wheel):
 
 
 @pytest.mark.slow
-def test_every_module_of_the_registry_can_be_imported(registry):
-    """Those that import ComfyUI are imported by tests/host/test_import.py."""
+def test_training_with_hints_and_every_import_work_in_the_registry(registry, tmp_path):
+    """The modules that import ComfyUI are imported by tests/host/test_import.py."""
     assert not (registry / "benchmarks").exists() and not (registry / "tests").exists()
-    run(IMPORT_ALL, registry)
-
-
-@pytest.mark.slow
-def test_training_with_hints_runs_from_the_registry(registry, tmp_path):
     clips = painted_clips(tmp_path / "clips")
     drawn = [str(tmp_path / "hints"), "--count", "3", "--frames", "5", "--size", "64", "--hint", "pose"]
     assert paint_clips.main(drawn) == 0
     hints = {"controlnet": "toon", "hints": tmp_path / "hints", "keyframes": "0,100%", "hinted_share": 1}
     config = write_config(tmp_path, clips=clips, output=tmp_path / "run", steps=2, **hints)
-    run(RUN_VERBS, registry, ["train", str(config)])
+    run(RUN_VERBS + IMPORT_ALL, registry, ["train", str(config)])
     assert (tmp_path / "run/adapter.safetensors").is_file()
 
 

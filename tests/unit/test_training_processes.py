@@ -1,7 +1,7 @@
 """Two processes of `accelerate launch` on the CPU against one with twice the accumulation."""
 
-import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import events, painted_clips, write_config
+from runs import events, fork, painted_clips, write_config
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.processes import Processes
@@ -36,23 +36,17 @@ def config_file(tmp_path_factory):
     )
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess:
-    """The train verb in two processes: --multi_gpu makes accelerate start them, their device is the config's."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--main_process_port", "0", "-m", "sdxl_anime_video", "train", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-
-
 def curve(folder: Path) -> list[float]:
     return [event[name] for event in events(folder) for name in ("loss", "validation", "flicker") if name in event]
 
 
 @pytest.fixture(scope="module")
 def two(config_file):
+    """The output of two processes: --multi_gpu makes accelerate start them, their device is the config's."""
     folder = config_file.parent / "two"
-    done = launch(str(config_file), "--output", str(folder))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "-m", "sdxl_anime_video", "train", str(config_file), "--output", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -70,13 +64,22 @@ def test_two_processes_are_one_with_twice_the_accumulation(config_file, two, tmp
     )
 
 
-def test_two_processes_resume_and_stop_together_at_a_loss_that_is_not_finite(config_file, two):
+def test_two_processes_resume_and_stop_together_at_a_loss_that_is_not_finite(config_file, two, tmp_path):
+    """Started with the variables that a launcher sets, but without one, which would end the second after the first."""
     before = {path.name for path in two.glob("checkpoint-*")}
     logged = len(events(two))
     words = ["--output", str(two), "--resume", "latest", "--steps", "50", "--learning-rate", "1e30"]
-    done = launch(str(config_file), *words)
-    assert done.returncode != 0
-    (error,) = re.findall(r"^error: .*$", done.stderr, re.MULTILINE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        fork(["train", str(config_file), *words], tmp_path / rank, **meeting, RANK=rank, LOCAL_RANK=rank)
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [1, 1]
+    said = (tmp_path / "0").read_text() + (tmp_path / "1").read_text()
+    (error,) = re.findall(r"^error: .*$", said, re.MULTILINE)
     assert re.search(r"loss is (nan|inf).* at step \d+, clips \d+\.mp4, \d+\.mp4; the last checkpoint is kept", error)
     assert events(two)[logged]["step"] == 5
     assert before & {path.name for path in two.glob("checkpoint-*")}

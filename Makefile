@@ -40,7 +40,7 @@ demo: set-up ## render clips through a real ComfyUI server: outputs/demo/
 test: set-up-test browser lint ## lint and all rungs of the test ladder
 	$(PARALLEL) tests/unit
 	$(PARALLEL) tests/host
-	$(PYTEST) tests/server tests/browser
+	$(PARALLEL) tests/server tests/browser
 
 lint: set-up-test ## ruff and basedpyright
 	$(RUN) -m ruff check .
@@ -54,7 +54,7 @@ test-host: set-up-test ## ComfyUI in the test process
 	$(PARALLEL) tests/host
 
 test-server: set-up-test ## a real server over HTTP
-	$(PYTEST) tests/server
+	$(PARALLEL) tests/server
 
 test-browser: set-up-test browser ## a real headless Chromium on a real server
 	$(PYTEST) tests/browser

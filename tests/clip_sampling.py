@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-import comfy.cldm.cldm
 import comfy.controlnet
-import comfy.ops
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
@@ -24,17 +23,19 @@ from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, 
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
 from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 from sdxl_anime_video.temporal.hosts.comfy.sampling.wrapper import record
+from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 
 FRAMES = 5
-SIZE = 8  # latent height and width
-POSITIVE = tiny.conditioning(tiny.ALL_LEVELS)
-NEGATIVE = tiny.conditioning(tiny.ALL_LEVELS, seed=1)
+SIZE = 4  # latent height and width
+CONFIG = tiny.TinyConfig(widths=(64,), depth=(1,))
+POSITIVE = tiny.conditioning(CONFIG)
+NEGATIVE = tiny.conditioning(CONFIG, seed=1)
 
 
 @cache
 def _built():
-    return tiny.comfy_model(tiny.ALL_LEVELS)
+    return tiny.comfy_model(CONFIG)
 
 
 def model():
@@ -47,12 +48,12 @@ def _built_adapter():
     sites = {block.path: (block.dim, block.heads) for block in model_blocks(_built())}
     adapter = TemporalAdapter.create(sites, max_frames=8)
     tiny.randomise(adapter, seed=7)
-    return as_patcher(adapter)
+    return as_patcher(adapter.requires_grad_(False))
 
 
-def adapted(model, strength=1.0):
-    """The model with a random temporal adapter, under which frames see each other."""
-    return apply_adapter(model, _built_adapter(), strength)
+def adapted(model, *settings):
+    """The model with a random temporal adapter, under which frames see each other; its strength and range."""
+    return apply_adapter(model, _built_adapter(), *settings)
 
 
 def empty(frames: int = FRAMES) -> torch.Tensor:
@@ -77,14 +78,74 @@ def anchored(model, every=2, strength=1.0, band="low", start=0.0, end=1.0, laten
 
 
 def ksample(
-    model, sampler="euler", *, seed=5, frames=FRAMES, latent=None, steps=4, cfg=2.0, noise=None, mask=None, **options
-) -> torch.Tensor:
-    """What KSampler computes, `[F, 4, SIZE, SIZE]`."""
-    latent = empty(frames) if latent is None else latent
+    model, sampler="euler", *, seed=5, frames=FRAMES, latent=None, steps=4, cfg=2.0, noise=None, mask=None,
+    positive=POSITIVE, negative=NEGATIVE, **options,
+) -> torch.Tensor:  # fmt: skip
+    """What KSampler computes, `[F, 4, SIZE, SIZE]`; without a latent, for `noise` or for so many frames."""
+    if latent is None:
+        latent = empty(frames) if noise is None else torch.zeros_like(noise)
     noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
     return comfy.sample.sample(
-        model, noise, steps, cfg, sampler, "karras", POSITIVE, NEGATIVE, latent, noise_mask=mask, seed=seed, **options
+        model, noise, steps, cfg, sampler, "karras", positive, negative, latent, noise_mask=mask, seed=seed, **options
     )
+
+
+def sample_custom(model, sampler, sigmas, *, frames=FRAMES, cfg=2.0, seed=5, **options) -> torch.Tensor:
+    """What SamplerCustom computes, `[F, 4, SIZE, SIZE]`."""
+    noise = comfy.sample.prepare_noise(empty(frames), seed)
+    return comfy.sample.sample_custom(
+        model, noise, cfg, sampler, sigmas, POSITIVE, NEGATIVE, empty(frames), seed=seed, disable_pbar=True, **options
+    )
+
+
+def evaluate(model, sigmas, x, cfg=2.0, positive=POSITIVE, negative=NEGATIVE) -> list[torch.Tensor]:
+    """The denoised prediction for the same x at each of the sigmas."""
+    found = []
+
+    def look(denoise, noise, levels, extra_args=None, **_):
+        found.extend(denoise(x, level.repeat(len(x)), **extra_args) for level in levels[:-1])
+        return x
+
+    sampler, levels = comfy.samplers.KSAMPLER(look), torch.tensor([*sigmas, 0.0])
+    comfy.sample.sample_custom(model, x, cfg, sampler, levels, positive, negative, torch.zeros_like(x), seed=0)
+    return found
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """|a - b| / |b|."""
+    return float((a - b).norm() / b.norm())
+
+
+def diffusers_difference(config: tiny.TinyConfig, frames: int, apply, layers, strength=1.0, clips=1) -> float:
+    """Difference of the noise that a MODEL after `apply(MODEL)` and diffusers' UNet under the same layers predict.
+
+    clips: so many clips the frames are for diffusers' UNet.
+    """
+    model, positive, sigma = tiny.comfy_model(config), tiny.conditioning(config, seed=1), 2.5
+    x = tiny.latent(frames, 8, 8) * 3
+    (ours,) = evaluate(apply(model), [sigma], x, 1.0, positive, positive)
+    text, pooled = positive[0][0], positive[0][1]["pooled_output"]
+    ids = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * frames)  # core takes the latent's size times 8
+    with torch.no_grad():
+        noise = TemporalUNet(tiny.diffusers_unet(config), layers, strength)(
+            x / (sigma**2 + 1) ** 0.5,
+            model.get_model_object("model_sampling").timestep(torch.tensor(sigma)),
+            text.expand(frames, -1, -1),
+            added_cond_kwargs={"text_embeds": pooled.expand(frames, -1), "time_ids": ids},
+            num_frames=frames // clips,
+        ).sample
+    return difference((x - ours) / sigma, noise)
+
+
+def stop_at(step):
+    """A callback that interrupts sampling as ComfyUI's button does."""
+
+    def callback(now, x0, x, total):
+        if now == step:
+            comfy.model_management.interrupt_current_processing()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return callback
 
 
 def sigmas_of(model, steps: int) -> torch.Tensor:
@@ -123,6 +184,11 @@ def watched(model, seen: list):
     return model
 
 
+def pictures(frames: int, seed: int = 1) -> torch.Tensor:
+    """Random hints `[F, H, W, 3]` for frames of the clip's size."""
+    return torch.rand(frames, 8 * SIZE, 8 * SIZE, 3, generator=torch.Generator().manual_seed(seed))
+
+
 def rows_of(conditioning: list, frames: int) -> list:
     """One row a frame, each of its own."""
     text, info = conditioning[0]
@@ -130,14 +196,9 @@ def rows_of(conditioning: list, frames: int) -> list:
     return [[text * scale[:, None, None], {**info, "pooled_output": info["pooled_output"] * scale[:, None]}]]
 
 
-def controlled(plain, hints: torch.Tensor) -> tuple[list, list]:
+def controlled(hints: torch.Tensor) -> tuple[list, list]:
     """Conditioning under a tiny ControlNet with random weights."""
-    config = {**plain.model.model_config.unet_config, "hint_channels": 3, "operations": comfy.ops.disable_weight_init}
-    for name in ("out_channels", "transformer_depth_output"):
-        config.pop(name)
-    network = comfy.cldm.cldm.ControlNet(**config, device="cpu")
-    tiny.randomise(network, seed=7)
-    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+    control = comfy.controlnet.ControlNet(tiny.control_net(CONFIG), load_device=torch.device("cpu"))
     return nodes.ControlNetApplyAdvanced().apply_controlnet(POSITIVE, NEGATIVE, control, hints, 0.5, 0.0, 1.0)
 
 

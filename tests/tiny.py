@@ -110,9 +110,21 @@ def comfy_model(config: TinyConfig = TINY, seed: int = 0):
     names = comfy.utils.unet_to_diffusers(model_config.unet_config)
     source = diffusers_unet(config, seed).state_dict()
     model.diffusion_model.load_state_dict({names[key]: value for key, value in source.items()}, strict=True)
-    return comfy.model_patcher.ModelPatcher(
-        model.eval(), comfy.model_management.get_torch_device(), torch.device("cpu")
-    )
+    model = model.eval().requires_grad_(False)
+    return comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
+
+
+def control_net(config: TinyConfig = TINY, seed: int = 7, **changes) -> torch.nn.Module:
+    """ComfyUI's network of a ControlNet for that SDXL with random weights; `changes` of its layout."""
+    import comfy.cldm.cldm
+    import comfy.ops
+
+    layout = {**config.comfy(), "num_head_channels": 64, "hint_channels": 3, **changes}
+    for name in ("out_channels", "transformer_depth_output"):
+        layout.pop(name)
+    network = comfy.cldm.cldm.ControlNet(**layout, operations=comfy.ops.disable_weight_init, device="cpu")
+    randomise(network, seed)
+    return network.requires_grad_(False)
 
 
 def conditioning(config: TinyConfig = TINY, seed: int = 0, tokens: int = 77, **extra) -> list:

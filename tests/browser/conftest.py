@@ -77,8 +77,8 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(params=["classic", "nodes2"])
-def editor(request, chromium, server):
+@pytest.fixture(scope="session", params=["classic", "nodes2"])
+def opened(request, chromium, server):
     """ComfyUI's editor, open and idle, in classic and in Nodes 2.0 rendering."""
     nodes2 = request.param == "nodes2"
     with ComfyClient(server.url) as client:
@@ -93,10 +93,17 @@ def editor(request, chromium, server):
         page.wait_for_load_state("networkidle")
         if nodes2 and page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')") is not True:
             pytest.skip("this front end has no Nodes 2.0 rendering")
-        editor.faults.clear()  # a fresh server lacks the user's files, which the page logs as errors while it loads
         yield editor
     finally:
         page.close()
+
+
+@pytest.fixture
+def editor(opened):
+    """The editor with an empty graph and without complaints."""
+    opened.page.evaluate("() => app.graph.clear()")
+    opened.faults.clear()  # a fresh server lacks the user's files, which the page logs as errors while it loads
+    return opened
 
 
 class Editor:

@@ -44,7 +44,6 @@ def test_a_clip_dropped_on_the_page_brings_its_graph_back(editor, server, graphs
     job = variant(twin, caption="boy, snow", seed=3, strength=1.0, prefix="drop", frames=2, steps=1)
     with ComfyClient(server.url) as client:
         record = saved_clip(client.run(job, graph))
-    editor.page.evaluate("() => app.graph.clear()")
     editor.page.evaluate(
         """async ([record]) => {
             const answer = await fetch('/view?' + new URLSearchParams(record));

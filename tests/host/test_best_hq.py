@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-import comfy.sample
+import comfy.model_management
 import comfy.samplers
+import nodes
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import BasicScheduler
 
-import tiny
+import clip_sampling
+from clip_sampling import NEGATIVE, POSITIVE, SIZE, empty, sample_custom
 from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.schedulers.best_hq import vp_scale
 from sdxl_anime_video.schedulers.comfy import sample_best_hq
@@ -20,17 +22,10 @@ from sdxl_anime_video.temporal.clip.frames import smooth_frames
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny.comfy_model()
+    return clip_sampling.model()
 
 
-def render(model, sampler, sigmas, frames=3, cfg=4.0, seed=5, **kwargs):
-    """Sample from pure noise with a prompt and a negative prompt; `[frames, 4, 16, 16]`."""
-    empty = torch.zeros(frames, 4, 16, 16)
-    noise = comfy.sample.prepare_noise(empty, seed)
-    positive, negative = tiny.conditioning(seed=1), tiny.conditioning(seed=2)
-    return comfy.sample.sample_custom(
-        model, noise, cfg, sampler, sigmas, positive, negative, empty, seed=seed, disable_pbar=True, **kwargs
-    )
+render = partial(sample_custom, frames=3, cfg=4.0)
 
 
 def best_hq(smoothing=0.0):
@@ -78,11 +73,8 @@ def test_sampler_equals_core_dpmpp_2m(model, steps, denoise):
 
 
 def test_equals_the_plain_ksampler(model):
-    import nodes
-
-    latent = {"samples": torch.zeros(2, 4, 16, 16)}
-    positive, negative = tiny.conditioning(seed=1), tiny.conditioning(seed=2)
-    (expected,) = nodes.KSampler().sample(model, 5, 5, 4.0, "dpmpp_2m", "karras", positive, negative, latent)
+    latent = {"samples": empty(2)}
+    (expected,) = nodes.KSampler().sample(model, 5, 5, 4.0, "dpmpp_2m", "karras", POSITIVE, NEGATIVE, latent)
     got = render(model, best_hq(), BestHQSigmas.execute(model, 5).args[0], frames=2)
     assert torch.equal(got, expected["samples"])
 
@@ -145,7 +137,7 @@ def test_reports_each_step_and_can_be_interrupted(model):
     sigmas = BestHQSigmas.execute(model, 4).args[0]
     steps = []
     render(model, best_hq(0.1), sigmas, callback=lambda step, x0, x, total: steps.append((step, total, x0.shape)))
-    assert steps == [(i, 4, (3, 4, 16, 16)) for i in range(4)]
+    assert steps == [(i, 4, (3, 4, SIZE, SIZE)) for i in range(4)]
 
     def stop(step, x0, x, total):
         if step == 1:

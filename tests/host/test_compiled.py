@@ -1,36 +1,32 @@
-"""The adapter, chains, windows and ControlNets under TorchCompileModel's wrapper: equal to the model that is not
-compiled, and traced once.
+"""Temporal layers, chains, windows and ControlNets under TorchCompileModel's wrapper: the compiled model equals the
+uncompiled one, and is traced once.
 
 The backend `eager` takes the place of a compiler: it traces the same code, and traces again in the same cases.
 """
 
+from functools import cache
+
 import comfy.ldm.modules.attention
-import comfy.sample
 import pytest
 import torch
 import torch._dynamo
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.utils import counters
 
-import tiny
-from clip_sampling import chained, controlled, correlated, empty, windowed
-from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, model_blocks
+import motion
+from clip_sampling import CONFIG, adapted, chained, controlled, correlated, ksample, model, pictures, windowed
+from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher
-from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
-
-CONFIG = tiny.TinyConfig(widths=(64,), depth=(1,))
 
 
-@pytest.fixture(scope="module")
-def plain():
-    return tiny.comfy_model(CONFIG)
+@cache
+def _built_module():
+    return as_patcher(motion.module("hotshot", CONFIG))
 
 
-@pytest.fixture(scope="module")
-def adapter(plain):
-    made = TemporalAdapter.create({b.path: (b.dim, b.heads) for b in model_blocks(plain)}, max_frames=8)
-    tiny.randomise(made, seed=7)
-    return as_patcher(made)
+def moving(model, *settings):
+    """The model with a random motion module; its strength and range."""
+    return apply_motion_module(model, _built_module(), *settings, beta_schedule="sdxl")
 
 
 def compiled(model):
@@ -39,14 +35,10 @@ def compiled(model):
     return model
 
 
-def sample(model, frames=4, steps=2, cfg=2.0, prompts=None):
-    latent = empty(frames)
-    prompts = prompts or controlled(model, torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(1)))
-    noise = comfy.sample.prepare_noise(latent, 5)
+def sample(model, frames=4, steps=2):
+    positive, negative = controlled(pictures(4))
     with torch.inference_mode():
-        return comfy.sample.sample(
-            model, noise, steps, cfg, "euler", "karras", *prompts, latent, seed=5, disable_pbar=True
-        )
+        return ksample(model, frames=frames, steps=steps, positive=positive, negative=negative)
 
 
 @pytest.fixture(autouse=True)
@@ -62,25 +54,31 @@ def traced() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def test_changes_of_strength_are_not_stale(plain, adapter):
+@pytest.mark.parametrize("layered", [adapted, moving])
+def test_a_compiled_model_does_what_each_call_asks_for(layered):
+    plain = model()
     quick, results = compiled(plain), []
-    for settings in ((1.0,), (0.5,), (1.0, 0.0, 0.4), (0.0,)):
-        adapted = [apply_adapter(one, adapter, *settings) for one in (plain, quick)]
-        results.append(sample(adapted[0]))
-        assert torch.equal(sample(adapted[1]), results[-1]), settings
+    settings = (0.0,), (1.0,), (0.5,), (1.0, 0.0, 0.4)  # in the last, the second step is without
+    for each in settings:
+        results.append(sample(layered(plain, *each)))
+        assert torch.equal(sample(layered(quick, *each)), results[-1]), each
     assert all(not torch.equal(a, b) for a in results for b in results if a is not b)
-    first, half = (sample(apply_adapter(quick, adapter, strength)) for strength in (1.0, 0.5))
-    assert torch.equal(first, results[0]) and torch.equal(half, results[1])
+    graphs = traced()
+    assert graphs
+    for each, expected in zip(settings, results, strict=True):
+        assert torch.equal(sample(layered(quick, *each)), expected), each
+    assert traced() == graphs
+    assert torch.equal(sample(quick), results[0])
 
 
 @pytest.mark.parametrize("cut", [chained, windowed], ids=["chain", "windows"])
-def test_nothing_is_traced_again_for_a_step_a_segment_or_a_strength(plain, adapter, cut):
-    plain = correlated(plain)
+def test_nothing_is_traced_again_for_a_step_a_segment_or_a_strength(cut):
+    plain = correlated(model())
     quick = compiled(plain)
-    sample(cut(apply_adapter(quick, adapter), 4), 7, steps=2)
+    sample(cut(adapted(quick), 4), 7)
     graphs = traced()
     assert graphs
     for strength in (1.0, 0.3):
-        clip = [sample(cut(apply_adapter(one, adapter, strength), 4), 10, steps=4) for one in (plain, quick)]
+        clip = [sample(cut(adapted(one, strength), 4), 10, steps=4) for one in (plain, quick)]
         assert torch.equal(*clip)
     assert traced() == graphs

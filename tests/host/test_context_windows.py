@@ -10,6 +10,7 @@ import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from clip_sampling import (
     ENTRY_POINTS,
@@ -26,6 +27,7 @@ from clip_sampling import (
     given,
     ksample,
     model,
+    pictures,
     rows_of,
     sigmas_of,
     watched,
@@ -96,9 +98,7 @@ def test_frames_are_published():
 
 
 def sample(model, positive=POSITIVE, negative=NEGATIVE):
-    noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
-    sigmas = sigmas_of(model, 3)
-    return comfy.sample.sample_custom(model, noise, 2.0, sampler, sigmas, positive, negative, empty(LENGTH), seed=5)
+    return ksample(model, frames=LENGTH, steps=3, positive=positive, negative=negative)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -111,8 +111,7 @@ def test_prompts_of_each_frame_follow_it(schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_hints_of_each_frame_follow_it(schedule):
     plain = model()
-    hints = torch.rand(LENGTH, 8 * SIZE, 8 * SIZE, 3, generator=torch.Generator().manual_seed(1))
-    conds = controlled(plain, hints)
+    conds = controlled(pictures(LENGTH))
     whole = sample(plain, *conds)
     assert close(sample(windowed(plain, 4, 2, schedule), *conds), whole)
     assert close(sample(chained(windowed(plain, 2, 1, schedule), 4, 1), *conds), whole)
@@ -126,9 +125,8 @@ def test_hints_and_weights_of_advanced_controlnet_follow_their_frames(monkeypatc
     monkeypatch.syspath_prepend(str(pack.parent))
     advanced = importlib.import_module(f"{pack.name}.adv_control.control")
     keyframes = importlib.import_module(f"{pack.name}.adv_control.utils")
-    plain = model()
-    hints = torch.rand(LENGTH, 8 * SIZE, 8 * SIZE, 3, generator=torch.Generator().manual_seed(1))
-    control = advanced.convert_to_advanced(controlled(plain, hints)[0][0][1]["control"])
+    plain, hints = model(), pictures(LENGTH)
+    control = advanced.convert_to_advanced(controlled(hints)[0][0][1]["control"])
     strengths = keyframes.LatentKeyframeGroup()
     for frame in range(LENGTH):
         strengths.add(keyframes.LatentKeyframe(frame, frame / LENGTH))
@@ -186,8 +184,6 @@ def test_interrupt_within_a_step():
         return executor(*args, **kwargs)
 
     stopped = patched.clone()
-    from comfy.patcher_extension import WrappersMP
-
     stopped.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "stop", interrupt)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         ksample(stopped, frames=LENGTH)

@@ -17,33 +17,30 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
-from clip_sampling import NEGATIVE, POSITIVE, SIZE, adapted, chained, close, empty, model, sigmas_of, windowed
+from clip_sampling import (
+    CONFIG,
+    NEGATIVE,
+    POSITIVE,
+    SIZE,
+    adapted,
+    chained,
+    close,
+    empty,
+    ksample,
+    model,
+    pictures,
+    windowed,
+)
+from clip_sampling import FRAMES as LENGTH
 from sdxl_anime_video.nodes.control_keyframes import ControlKeyframes
 from sdxl_anime_video.temporal.hosts.comfy.resume.fingerprint import Digests
-
-LENGTH = 5  # frames of a clip
-PIXELS = 8 * SIZE
-
-
-def pictures(count=LENGTH, seed=1):
-    return torch.rand(count, PIXELS, PIXELS, 3, generator=torch.Generator().manual_seed(seed))
-
-
-def network(seed=7, **changes):
-    """A ControlNet for the tiny SDXL, with random weights."""
-    config = {**model().model.model_config.unet_config, "num_head_channels": 64, "hint_channels": 3, **changes}
-    for name in ("out_channels", "transformer_depth_output", "disable_unet_model_creation"):
-        config.pop(name, None)
-    built = comfy.cldm.cldm.ControlNet(**config, operations=comfy.ops.disable_weight_init, device="cpu")
-    tiny.randomise(built, seed)
-    return built
 
 
 @cache
 def loaded(folder, seed=7):
     """The same from a file, by core's loader."""
     path = Path(folder, f"tiny{seed}.safetensors")
-    save_file(network(seed).state_dict(), path)
+    save_file(tiny.control_net(CONFIG, seed).state_dict(), path)
     return comfy.controlnet.load_controlnet(str(path))
 
 
@@ -55,19 +52,16 @@ def control(tmp_path_factory):
 def keyframed(control, hints=None, conds=(POSITIVE, NEGATIVE), **changes):
     settings = {"frames": LENGTH, "keyframes": "all", "strength": 1.0, "falloff": "none"}
     settings |= {"start_percent": 0.0, "end_percent": 1.0, **changes}
-    return ControlKeyframes.execute(*conds, control, pictures() if hints is None else hints, **settings).result
+    return ControlKeyframes.execute(*conds, control, pictures(LENGTH) if hints is None else hints, **settings).result
 
 
 def by_core(control, hints=None, conds=(POSITIVE, NEGATIVE), strength=1.0, start=0.0, end=1.0):
-    hints = pictures() if hints is None else hints
+    hints = pictures(LENGTH) if hints is None else hints
     return core.ControlNetApplyAdvanced().apply_controlnet(*conds, control, hints, strength, start, end)
 
 
-def sample(model, positive=POSITIVE, negative=NEGATIVE, *, frames=LENGTH, noise=None, cfg=2.0, steps=2):
-    noise = comfy.sample.prepare_noise(empty(frames), 5) if noise is None else noise
-    sigmas, sampler = sigmas_of(model, steps), comfy.samplers.sampler_object("euler")
-    latent = torch.zeros_like(noise)
-    return comfy.sample.sample_custom(model, noise, cfg, sampler, sigmas, positive, negative, latent, seed=5)
+def sample(model, positive=POSITIVE, negative=NEGATIVE, **settings):
+    return ksample(model, steps=2, positive=positive, negative=negative, **settings)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +94,7 @@ def test_a_single_picture_equals_core(control):
 
 
 def test_alpha_is_dropped(control):
-    hints = torch.cat([pictures(), torch.zeros(LENGTH, PIXELS, PIXELS, 1)], -1)
+    hints = torch.cat([pictures(LENGTH), torch.zeros(LENGTH, 8 * SIZE, 8 * SIZE, 1)], -1)
     assert torch.equal(sample(model(), *keyframed(control, hints)), sample(model(), *keyframed(control)))
 
 
@@ -111,7 +105,7 @@ def test_strength_zero_is_no_controlnet(control):
 
 def test_several_prompts_and_areas_equal_core(control):
     """Three prompts, one of them for a part of the picture, so that core cannot evaluate them as one batch."""
-    text, info = tiny.conditioning(tiny.ALL_LEVELS, seed=2)[0]
+    text, info = tiny.conditioning(CONFIG, seed=2)[0]
     part = [[text, {**info, "area": (SIZE, SIZE // 2, 0, 0), "set_area_to_bounds": False, "strength": 0.5}]]
     conds = POSITIVE + part, NEGATIVE
     expected = sample(model(), *by_core(control, conds=conds))
@@ -172,7 +166,7 @@ def test_pieces_see_their_hints(control, keyframes, falloff):
     """Without an adapter, pieces have no effect. Two ControlNets in a row, the first by core's node."""
     first = by_core(control, strength=0.5)
     settings = {"keyframes": keyframes, "falloff": falloff, "falloff_frames": 2}
-    conds = keyframed(control, pictures(seed=2), first, **settings)
+    conds = keyframed(control, pictures(LENGTH, seed=2), first, **settings)
     whole, plain = sample(model(), *conds), model()
     assert close(sample(windowed(plain, 3, 2, "uniform"), *conds), whole)
     assert close(sample(windowed(plain, 3, 1, "looped"), *conds), whole)
@@ -196,7 +190,7 @@ def test_core_windows_see_their_hints(control):
 
 
 def test_several_in_a_row_equal_core(control, tmp_path):
-    other, hints = loaded(str(tmp_path), seed=8), pictures(seed=2)
+    other, hints = loaded(str(tmp_path), seed=8), pictures(LENGTH, seed=2)
     expected = sample(model(), *by_core(other, hints, by_core(control, strength=0.6)))
     for first, second in ((keyframed, by_core), (by_core, keyframed), (keyframed, keyframed)):
         conds = second(other, hints, first(control, strength=0.6))
@@ -205,12 +199,12 @@ def test_several_in_a_row_equal_core(control, tmp_path):
 
 def test_layer_weights(control):
     expected = sample(model(), *by_core(control))
-    assert torch.equal(sample(model(), *keyframed(control, layer_weights="1, 1, 1, 1, 1")), expected)
-    none = keyframed(control, layer_weights="0, 0, 0, 0, 0")
+    assert torch.equal(sample(model(), *keyframed(control, layer_weights="1, 1, 1")), expected)
+    none = keyframed(control, layer_weights="0, 0, 0")
     assert torch.equal(sample(model(), *none), sample(model()))
     half = sample(model(), *by_core(control, strength=0.5))
-    assert close(sample(model(), *keyframed(control, layer_weights="0.5, 0.5, 0.5, 0.5, 0.5")), half)
-    with pytest.raises(ValueError, match=r"layer_weights has 2 number\(s\), but this ControlNet has 5 layers"):
+    assert close(sample(model(), *keyframed(control, layer_weights="0.5, 0.5, 0.5")), half)
+    with pytest.raises(ValueError, match=r"layer_weights has 2 number\(s\), but this ControlNet has 3 layers"):
         sample(model(), *keyframed(control, layer_weights="1, 1"))
 
 
@@ -246,7 +240,9 @@ def require_weighed(expected, every, sparse):
 def test_union_controlnets():
     """Their size is fixed at 320 channels, which does not fit the tiny SDXL, so only their residuals are compared."""
     wide = {"model_channels": 320, "channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [0]}
-    built = network(**wide, transformer_depth_middle=0, num_classes=None, union_controlnet_num_control_type=6)
+    built = tiny.control_net(
+        CONFIG, **wide, transformer_depth_middle=0, num_classes=None, union_controlnet_num_control_type=6
+    )
     union = comfy.controlnet.ControlNet(built, load_device=torch.device("cpu"))
     union.set_extra_arg("control_type", [3])
     require_weighed(*residuals(union))
@@ -261,7 +257,7 @@ def test_t2i_adapters():
 def test_control_loras():
     """The file of a control LoRA holds only its additions to the UNet; the rest is the MODEL's UNet."""
     own = ("input_hint_block", "zero_convs", "middle_block_out")
-    weights = {key: value for key, value in network().state_dict().items() if key.startswith(own)}
+    weights = {key: value for key, value in tiny.control_net(CONFIG).state_dict().items() if key.startswith(own)}
     lora = comfy.controlnet.ControlLora({"lora_controlnet": torch.tensor([]), **weights})
     expected = sample(model(), *by_core(lora))
     assert torch.equal(sample(model(), *keyframed(lora)), expected)
@@ -270,7 +266,7 @@ def test_control_loras():
 
 
 def test_inputs_stay_as_they_are(control):
-    hints, before = pictures(), by_core(control, strength=0.5)
+    hints, before = pictures(LENGTH), by_core(control, strength=0.5)
     given, copied = hints.clone(), [dict(conditioning[0][1]) for conditioning in before]
     state = {key: value for key, value in vars(control).items() if key != "model_sampling_current"}
     conds = keyframed(control, hints, before, keyframes="0, 3")
@@ -306,7 +302,7 @@ def test_chains_tell_settings_apart(control):
 
     same = digest(keyframes="0, 3")
     assert same == digest(keyframes="0, 3")
-    others = [{"keyframes": "0, 4"}, {"hints": pictures(seed=5)}, {"layer_weights": "1, 1, 1, 1, 0"}]
+    others = [{"keyframes": "0, 4"}, {"hints": pictures(LENGTH, seed=5)}, {"layer_weights": "1, 1, 0"}]
     assert len({same, *(digest(**{"keyframes": "0, 3", **other}) for other in others)}) == 4
 
 
@@ -376,5 +372,5 @@ def test_advanced_controlnet(control, monkeypatch):
         assert close(sample(cut(model()), *keyframed(theirs)), expected)
         sparse = sample(cut(model()), *keyframed(theirs, keyframes="0, 4"))
         assert close(sparse[[0, 4]], expected[[0, 4]]) and close(sparse[1:4], sample(model())[1:4])
-    few = sample(model(), *keyframed(theirs, pictures()[[4, 0]], keyframes="4, 0"))
+    few = sample(model(), *keyframed(theirs, pictures(LENGTH)[[4, 0]], keyframes="4, 0"))
     assert close(few[[0, 4]], expected[[0, 4]])

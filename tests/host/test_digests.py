@@ -21,7 +21,7 @@ def t2i(strength=1.0, seed=0):
 
 
 def with_extra(**extra):
-    control = controlled(model(), torch.zeros(1, 16, 16, 3))[0][0][1]["control"]
+    control = controlled(torch.zeros(1, 16, 16, 3))[0][0][1]["control"]
     for name, value in extra.items():
         control.set_extra_arg(name, value)
     return control

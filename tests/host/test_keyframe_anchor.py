@@ -159,7 +159,7 @@ def test_pinning_works_beside_correlated_noise_and_part_denoising():
 @pytest.mark.parametrize(
     "pin, options, message",
     [
-        ({"samples": torch.zeros(1, 4, 6, 8)}, {}, r"4 channels of 8x6 \(64x48 px\) but the clip is 4 channels of 8x8"),
+        ({"samples": torch.zeros(1, 4, 6, 8)}, {}, r"4 channels of 8x6 \(64x48 px\) but the clip is 4 channels of 4x4"),
         (given(2), {"positions": "0"}, r"1 positions for 2 given latent\(s\)"),
         (given(1), {"positions": "0, 5"}, r"position 5 is outside the clip of 5 frame\(s\)"),
         (given(4), {"every": 2}, r"given latent has 4 frames, but every 2 frames of a clip of 5 there is room for 3"),
@@ -180,7 +180,7 @@ def test_latents_that_hold_no_numbers_are_refused(value):
 
 
 def test_a_latent_without_frames_is_refused():
-    with pytest.raises(ValueError, match=r"Keyframe Anchor: the given latent is \[0, 4, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"Keyframe Anchor: the given latent is \[0, 4, 4, 4\]"):
         anchored(model(), latent=given(0))
 
 

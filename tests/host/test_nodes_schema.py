@@ -1,5 +1,6 @@
 """What saved graphs and artists rely on: node ids, socket names and order, defaults, tooltips, help pages."""
 
+import ast
 import asyncio
 import re
 
@@ -7,131 +8,51 @@ import pytest
 
 from sdxl_anime_video import comfy_entrypoint
 
-# node id: inputs that saved graphs rely on, in order, each with its default (None: a socket, or a list of files), and
-# the names of all outputs. Further inputs must be optional.
+# node id: inputs that saved graphs rely on, in order, with their defaults (without one, or None: a socket, or a list of
+# files), and the names of all outputs. Further inputs must be optional.
 TABLE = {
     "SAV_ApplyMotionModule": (
-        {
-            "model": None,
-            "motion_module": None,
-            "strength": 1.0,
-            "start_percent": 0.0,
-            "end_percent": 1.0,
-            "beta_schedule": "auto",
-            "down_strength": 1.0,
-            "mid_strength": 1.0,
-            "up_strength": 1.0,
-        },
-        ["model"],
+        "model, motion_module, strength=1.0, start_percent=0.0, end_percent=1.0, beta_schedule='auto', "
+        "down_strength=1.0, mid_strength=1.0, up_strength=1.0 -> model"
     ),
-    "SAV_ApplyTemporalAdapter": (
-        {"model": None, "adapter": None, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
-        ["model"],
-    ),
-    "SAV_BestHQSampler": ({"smoothing": 0.0}, ["sampler"]),
-    "SAV_BestHQSigmas": ({"model": None, "steps": 28, "denoise": 1.0}, ["sigmas"]),
-    "SAV_ContextWindows": (
-        {"model": None, "length": 16, "overlap": 4, "schedule": "uniform", "fuse": "pyramid"},
-        ["model"],
-    ),
-    "SAV_ControlHints": ({"images": None, "kind": "canny", "resolution": 768}, ["images"]),
+    "SAV_ApplyTemporalAdapter": "model, adapter, strength=1.0, start_percent=0.0, end_percent=1.0 -> model",
+    "SAV_BestHQSampler": "smoothing=0.0 -> sampler",
+    "SAV_BestHQSigmas": "model, steps=28, denoise=1.0 -> sigmas",
+    "SAV_ContextWindows": "model, length=16, overlap=4, schedule='uniform', fuse='pyramid' -> model",
+    "SAV_ControlHints": "images, kind='canny', resolution=768 -> images",
     "SAV_ControlKeyframes": (
-        {
-            "positive": None,
-            "negative": None,
-            "control_net": None,
-            "hints": None,
-            "frames": 16,
-            "keyframes": "0,25%,50%,75%,100%",
-            "strength": 1.0,
-            "falloff": "none",
-            "start_percent": 0.0,
-            "end_percent": 1.0,
-            "vae": None,
-        },
-        ["positive", "negative"],
+        "positive, negative, control_net, hints, frames=16, keyframes='0,25%,50%,75%,100%', strength=1.0, "
+        "falloff='none', start_percent=0.0, end_percent=1.0, vae=None -> positive, negative"
     ),
-    "SAV_CorrelatedNoise": ({"model": None, "mode": "shared", "correlation": 0.5}, ["model"]),
+    "SAV_CorrelatedNoise": "model, mode='shared', correlation=0.5 -> model",
     "SAV_DecodeAndSaveClip": (
-        {
-            "samples": None,
-            "vae": None,
-            "tile_size": 0,
-            "fps": 12.0,
-            "filename_prefix": "video/clip",
-            "crf": 16,
-            "save_frames": False,
-            "audio": None,
-        },
-        ["video"],
+        "samples, vae, tile_size=0, fps=12.0, filename_prefix='video/clip', crf=16, save_frames=False, audio=None "
+        "-> video"
     ),
-    "SAV_DemoModel": ({}, ["model", "clip", "vae"]),
-    "SAV_EmptyVideoLatent": ({"width": 768, "height": 768, "frames": 16}, ["latent", "frames"]),
-    "SAV_FrameSmoothing": ({"model": None, "amount": 0.1, "start_percent": 0.0, "end_percent": 1.0}, ["model"]),
-    "SAV_ImageGrid": ({"images": None, "columns": 0, "labels": ""}, ["image"]),
-    "SAV_InterpolateFrames": ({"images": None, "fps_in": 12.0, "fps_out": 24.0}, ["images", "fps"]),
+    "SAV_DemoModel": " -> model, clip, vae",
+    "SAV_EmptyVideoLatent": "width=768, height=768, frames=16 -> latent, frames",
+    "SAV_FrameSmoothing": "model, amount=0.1, start_percent=0.0, end_percent=1.0 -> model",
+    "SAV_ImageGrid": "images, columns=0, labels='' -> image",
+    "SAV_InterpolateFrames": "images, fps_in=12.0, fps_out=24.0 -> images, fps",
     "SAV_KeyframeAnchor": (
-        {
-            "model": None,
-            "every": 4,
-            "strength": 1.0,
-            "band": "low",
-            "start_percent": 0.0,
-            "end_percent": 1.0,
-            "latent": None,
-            "positions": "",
-        },
-        ["model"],
+        "model, every=4, strength=1.0, band='low', start_percent=0.0, end_percent=1.0, latent=None, positions='' "
+        "-> model"
     ),
-    "SAV_LoadMotionModule": ({"motion_module_name": None}, ["motion_module"]),
-    "SAV_LoadTemporalAdapter": ({"adapter_name": None}, ["adapter"]),
+    "SAV_LoadMotionModule": "motion_module_name -> motion_module",
+    "SAV_LoadTemporalAdapter": "adapter_name -> adapter",
     "SAV_LoraStack": (
-        {
-            "model": None,
-            "clip": None,
-            "lora_1": "None",
-            "weight_1": 0.8,
-            "lora_2": "None",
-            "weight_2": 0.25,
-            "lora_3": "None",
-            "weight_3": 0.6,
-            "speed_lora": "None",
-            "speed_weight": 1.0,
-            "prompt": "",
-        },
-        ["model", "clip", "prompt", "report"],
+        "model, clip, lora_1='None', weight_1=0.8, lora_2='None', weight_2=0.25, lora_3='None', weight_3=0.6, "
+        "speed_lora='None', speed_weight=1.0, prompt='' -> model, clip, prompt, report"
     ),
-    "SAV_MotionLora": ({"motion_module": None, "lora_name": None, "strength": 1.0}, ["motion_module"]),
-    "SAV_PromptSchedule": (
-        {"clip": None, "prompts": "", "frames": 16, "interpolation": "hold", "width": 0, "height": 0},
-        ["conditioning"],
-    ),
+    "SAV_MotionLora": "motion_module, lora_name, strength=1.0 -> motion_module",
+    "SAV_PromptSchedule": "clip, prompts='', frames=16, interpolation='hold', width=0, height=0 -> conditioning",
     "SAV_SamplingPreset": (
-        {"model": None, "preset": "best_hq", "steps": 0, "cfg": 0.0, "denoise": 1.0},
-        ["model", "sampler", "sigmas", "cfg", "steps"],
+        "model, preset='best_hq', steps=0, cfg=0.0, denoise=1.0 -> model, sampler, sigmas, cfg, steps"
     ),
     "SAV_SegmentChain": (
-        {
-            "model": None,
-            "segment_frames": 16,
-            "overlap": 4,
-            "carry": "overlap",
-            "carry_denoise": 0.8,
-            "resume_id": "",
-        },
-        ["model"],
+        "model, segment_frames=16, overlap=4, carry='overlap', carry_denoise=0.8, resume_id='' -> model"
     ),
-    "SAV_SaveClip": (
-        {
-            "images": None,
-            "fps": 12.0,
-            "filename_prefix": "video/clip",
-            "crf": 16,
-            "save_frames": False,
-            "audio": None,
-        },
-        ["video"],
-    ),
+    "SAV_SaveClip": "images, fps=12.0, filename_prefix='video/clip', crf=16, save_frames=False, audio=None -> video",
 }
 COMBOS = {
     ("SAV_ApplyMotionModule", "beta_schedule"): [
@@ -156,6 +77,13 @@ NODES = {node.GET_SCHEMA().node_id: node for node in asyncio.run(asyncio.run(com
 SCHEMAS = {node_id: node.GET_SCHEMA() for node_id, node in NODES.items()}
 
 
+def defaults_of(inputs: str) -> dict:
+    """Default by name of the inputs in a row of TABLE."""
+    found = ast.parse(f"lambda {inputs}: 0", mode="eval").body.args
+    values = [ast.literal_eval(value) for value in found.defaults]
+    return dict(zip([one.arg for one in found.args], [None] * (len(found.args) - len(values)) + values, strict=True))
+
+
 @pytest.fixture(params=sorted(SCHEMAS))
 def schema(request):
     return SCHEMAS[request.param]
@@ -173,7 +101,8 @@ def test_identity(schema):
 
 
 def test_sockets_are_the_public_ones(schema):
-    public, outputs = TABLE[schema.node_id]
+    inputs, outputs = TABLE[schema.node_id].split(" -> ")
+    public = defaults_of(inputs)
     inputs = [socket for socket in schema.inputs if socket.id in public]
     assert [socket.id for socket in inputs] == list(public)
     assert {socket.id: getattr(socket, "default", None) for socket in inputs} == public

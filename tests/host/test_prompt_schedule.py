@@ -23,7 +23,7 @@ from sdxl_anime_video.nodes.segment_chain import SegmentChain
 from sdxl_anime_video.temporal.clip.prompts import slerp
 from sdxl_anime_video.temporal.hosts.comfy.published import FRAMES_KEY
 
-TINY = tiny.TinyConfig(widths=(64, 128), depth=(1, 2), context=CONTEXT, pooled=POOLED)
+TINY = tiny.TinyConfig(widths=(64,), depth=(1,), context=CONTEXT, pooled=POOLED)
 FRAMES = 6
 RUN, JUMP, WAVE = "girl, blue hair, run", "girl, (red:1.3) dress, jump", "cat, night, wave"
 LONG = ", ".join([RUN] * 16)  # 154 tokens
@@ -165,13 +165,7 @@ def masked(conditioning):
 
 @cache
 def _control_net():
-    config = TINY.comfy()
-    layout = {key: config[key] for key in config.keys() - {"out_channels", "transformer_depth_output"}}
-    network = comfy.cldm.cldm.ControlNet(
-        **layout, num_head_channels=64, hint_channels=3, operations=comfy.ops.disable_weight_init, dtype=torch.float32
-    )
-    tiny.randomise(network)
-    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+    return comfy.controlnet.ControlNet(tiny.control_net(TINY), load_device=torch.device("cpu"))
 
 
 def steered(conditioning):

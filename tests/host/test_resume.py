@@ -14,8 +14,8 @@ import comfyui_version
 import pytest
 import torch
 
+import tiny
 from clip_sampling import (
-    NEGATIVE,
     SIZE,
     adapted,
     anchored,
@@ -26,8 +26,9 @@ from clip_sampling import (
     given,
     ksample,
     model,
-    sigmas_of,
+    pictures,
     smoothed,
+    stop_at,
     watched,
     windowed,
 )
@@ -36,17 +37,6 @@ from sdxl_anime_video.temporal.clip.contract import FrameContract
 from sdxl_anime_video.temporal.hosts.comfy.resume import finished as resume
 from sdxl_anime_video.temporal.hosts.comfy.resume.digests import Digests
 from sdxl_anime_video.temporal.hosts.comfy.resume.own_code import own_code
-
-
-def stop_at(step):
-    """A callback that interrupts sampling as ComfyUI's button does."""
-
-    def callback(now, x0, x, total):
-        if now == step:
-            comfy.model_management.interrupt_current_processing()
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    return callback
 
 
 @pytest.mark.parametrize("carry", ["overlap", "last_frame"])
@@ -158,24 +148,32 @@ def freed(model, b):
     return node().patch(model, b, b, 0.9, 0.2)[0]
 
 
-@pytest.mark.parametrize(("patch", "before", "after"), [(rescaled, 0.0, 1.0), (freed, 1.0, 1.5)])
-def test_a_changed_patch_behind_the_chain_starts_afresh(resume_id, patch, before, after, caplog):
-    old = ksample(patch(resuming(model(), resume_id), before), frames=LENGTH, steps=2)
-    assert torch.equal(ksample(patch(resuming(model(), resume_id), before), frames=LENGTH, steps=2), old)
+def two_levels():
+    """FreeU changes nothing at the finest level."""
+    return tiny.comfy_model(tiny.ALL_LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("made", "patch", "before", "after"), [(model, rescaled, 0.0, 1.0), (two_levels, freed, 1.0, 1.5)]
+)
+def test_a_changed_patch_behind_the_chain_starts_afresh(resume_id, made, patch, before, after, caplog):
+    plain = made()
+
+    def run(setting, resume_id=""):
+        return ksample(patch(resuming(plain, resume_id), setting), frames=LENGTH, steps=2)
+
+    old = run(before, resume_id)
+    assert torch.equal(run(before, resume_id), old)
     assert AFRESH not in caplog.text
-    result = ksample(patch(resuming(model(), resume_id), after), frames=LENGTH, steps=2)
+    result = run(after, resume_id)
     assert AFRESH + "temporal adapter and other patches" in caplog.text
-    assert torch.equal(result, ksample(patch(resuming(model()), after), frames=LENGTH, steps=2))
+    assert torch.equal(result, run(after))
     assert not torch.allclose(result, old, atol=1e-2)
 
 
 def test_changed_hooks_of_weights_start_afresh(resume_id, caplog):
-    noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
-
     def run(positive, resume_id=""):
-        patched = resuming(model(), resume_id)
-        rest = sampler, sigmas_of(patched, 3), positive, NEGATIVE, empty(LENGTH)
-        return comfy.sample.sample_custom(patched, noise, 2.0, *rest, seed=5)
+        return ksample(resuming(model(), resume_id), frames=LENGTH, steps=3, positive=positive)
 
     weak, strong = hooked(0.1), hooked(1.0)
     old = run(weak, resume_id)
@@ -187,13 +185,11 @@ def test_changed_hooks_of_weights_start_afresh(resume_id, caplog):
 
 
 def test_a_used_controlnet_is_the_same(resume_id, caplog):
-    conds = controlled(model(), torch.rand(LENGTH, 8 * SIZE, 8 * SIZE, 3))
-    noise, sampler = comfy.sample.prepare_noise(empty(LENGTH), 5), comfy.samplers.sampler_object("euler")
+    positive, negative = controlled(pictures(LENGTH))
 
     def run(callback=None):
-        patched = resuming(model(), resume_id)
-        rest = sampler, sigmas_of(patched, 3), *conds, empty(LENGTH)
-        return comfy.sample.sample_custom(patched, noise, 2.0, *rest, seed=5, callback=callback)
+        settings = {"positive": positive, "negative": negative, "callback": callback}
+        return ksample(resuming(model(), resume_id), frames=LENGTH, steps=3, **settings)
 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(stop_at(4))

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import BasicScheduler
 
 import lora_files as make
-from clip_sampling import FRAMES, NEGATIVE, POSITIVE, correlated, correlations, empty, ksample, model
+from clip_sampling import NEGATIVE, POSITIVE, correlated, correlations, empty, ksample, model, sample_custom
 from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.nodes.sampling_preset import SamplingPreset
 
@@ -23,13 +23,8 @@ def preset(model, name, **settings):
     return SamplingPreset.execute(model, name, **settings).args
 
 
-def sampled(model, sampler, sigmas, cfg, seed=5, frames=FRAMES):
-    """What SamplerCustom computes, `[F, 4, SIZE, SIZE]`."""
-    latent = empty(frames)
-    noise = comfy.sample.prepare_noise(latent, seed)
-    return comfy.sample.sample_custom(
-        model, noise, cfg, sampler, sigmas, POSITIVE, NEGATIVE, latent, seed=seed, disable_pbar=True
-    )
+def sampled(model, sampler, sigmas, cfg):
+    return sample_custom(model, sampler, sigmas, cfg=cfg)
 
 
 def core_lcm(model):

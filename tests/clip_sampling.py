@@ -137,6 +137,14 @@ def diffusers_difference(config: tiny.TinyConfig, frames: int, apply, layers, st
     return difference((x - ours) / sigma, noise)
 
 
+def modules_of(model) -> list:
+    """Everything by which a UNet could differ: modules, the dictionaries that hold them, and hooks."""
+    return [
+        (name, id(m), id(m._modules), list(m._modules), {k: len(v) for k, v in vars(m).items() if k.endswith("_hooks")})
+        for name, m in model.model.named_modules()
+    ]
+
+
 def stop_at(step):
     """A callback that interrupts sampling as ComfyUI's button does."""
 

@@ -35,10 +35,9 @@ def compiled(model):
     return model
 
 
-def sample(model, frames=4, steps=2):
-    positive, negative = controlled(pictures(4))
-    with torch.inference_mode():
-        return ksample(model, frames=frames, steps=steps, positive=positive, negative=negative)
+@torch.inference_mode()
+def sample(model, frames=4, steps=2, **conds):
+    return ksample(model, frames=frames, steps=steps, **conds)
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +73,11 @@ def test_a_compiled_model_does_what_each_call_asks_for(layered):
 @pytest.mark.parametrize("cut", [chained, windowed], ids=["chain", "windows"])
 def test_nothing_is_traced_again_for_a_step_a_segment_or_a_strength(cut):
     plain = correlated(model())
-    quick = compiled(plain)
-    sample(cut(adapted(quick), 4), 7)
+    quick, conds = compiled(plain), dict(zip(("positive", "negative"), controlled(pictures(4)), strict=True))
+    sample(cut(adapted(quick), 4), 7, **conds)
     graphs = traced()
     assert graphs
     for strength in (1.0, 0.3):
-        clip = [sample(cut(adapted(one, strength), 4), 10, steps=4) for one in (plain, quick)]
+        clip = [sample(cut(adapted(one, strength), 4), 10, 4, **conds) for one in (plain, quick)]
         assert torch.equal(*clip)
     assert traced() == graphs

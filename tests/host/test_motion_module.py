@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 import clip_sampling
 import motion
 import tiny
-from clip_sampling import CONFIG, SIZE, difference, diffusers_difference, evaluate, ksample
+from clip_sampling import CONFIG, SIZE, difference, diffusers_difference, evaluate, ksample, modules_of
 from sdxl_anime_video.temporal.hosts.comfy.layers.in_unet import CrossFrameNorm, MotionLayer
 from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
 
@@ -35,11 +35,6 @@ def plain(model):
 
 def sample(model, frames=FRAMES, steps=2):
     return ksample(model, frames=frames, steps=steps)
-
-
-def modules_of(model):
-    """Everything by which a UNet could differ: modules, the dictionaries that hold them, and hooks."""
-    return tiny.traces(model.model)
 
 
 def applied(model, module, *args, beta_schedule="sdxl", **keywords):
@@ -185,9 +180,9 @@ def test_warns_where_a_node_behind_it_replaces_its_noise_levels(model, caplog):
         assert ("Apply Motion Module: a node behind it" in caplog.text) == warned
 
 
-def test_misfit_names_the_model_and_every_site(model):
+def test_misfit_names_the_model_and_every_site():
     with pytest.raises(ValueError) as caught:
-        applied(model, motion.module(config=SDXL_SHAPE))
+        applied(tiny.comfy_model(tiny.ALL_LEVELS), motion.module(config=SDXL_SHAPE))
     message = str(caught.value)
     assert "sites of the model SDXL" in message
     assert "missing in the model: 9, such as down_blocks.0.motion_modules.1" in message

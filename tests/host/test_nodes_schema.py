@@ -77,11 +77,13 @@ NODES = {node.GET_SCHEMA().node_id: node for node in asyncio.run(asyncio.run(com
 SCHEMAS = {node_id: node.GET_SCHEMA() for node_id, node in NODES.items()}
 
 
-def defaults_of(inputs: str) -> dict:
-    """Default by name of the inputs in a row of TABLE."""
+def row_of(node_id: str) -> tuple[dict, list[str]]:
+    """Default of each input, and the outputs, as TABLE has them."""
+    inputs, outputs = TABLE[node_id].split(" -> ")
     found = ast.parse(f"lambda {inputs}: 0", mode="eval").body.args
     values = [ast.literal_eval(value) for value in found.defaults]
-    return dict(zip([one.arg for one in found.args], [None] * (len(found.args) - len(values)) + values, strict=True))
+    values = [None] * (len(found.args) - len(values)) + values
+    return dict(zip([one.arg for one in found.args], values, strict=True)), outputs.split(", ")
 
 
 @pytest.fixture(params=sorted(SCHEMAS))
@@ -101,8 +103,7 @@ def test_identity(schema):
 
 
 def test_sockets_are_the_public_ones(schema):
-    inputs, outputs = TABLE[schema.node_id].split(" -> ")
-    public = defaults_of(inputs)
+    public, outputs = row_of(schema.node_id)
     inputs = [socket for socket in schema.inputs if socket.id in public]
     assert [socket.id for socket in inputs] == list(public)
     assert {socket.id: getattr(socket, "default", None) for socket in inputs} == public

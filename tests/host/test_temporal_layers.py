@@ -1,5 +1,6 @@
 """What holds for every kind of temporal layers on a real ComfyUI MODEL, sampled as KSampler does it."""
 
+import copy
 import gc
 import logging
 import weakref
@@ -18,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 import clip_sampling
 import motion
 import tiny
-from clip_sampling import CONFIG, SIZE, controlled, difference, evaluate, ksample, pictures
+from clip_sampling import CONFIG, SIZE, controlled, difference, evaluate, ksample, modules_of, pictures
 from sdxl_anime_video.temporal.hosts.comfy.layers.adapter import apply_adapter, model_blocks
 from sdxl_anime_video.temporal.hosts.comfy.layers.motion_module import apply_motion_module
 from sdxl_anime_video.temporal.hosts.comfy.layers.planned import as_patcher, load_patcher
@@ -47,20 +48,15 @@ def new_adapter(seed=5):
     return made.requires_grad_(False)
 
 
-def save_module(module, path, metadata):
-    module.metadata.update(metadata)
-    save_motion_module(module, path)
-
-
 def new_module(format, seed=5):
-    return motion.module(format, CONFIG, seed)
+    return motion.module("animatediff" if seed is None else format, CONFIG, seed)  # norms of hotshot are never silent
 
 
 moved = partial(apply_motion_module, beta_schedule="sdxl")
 KINDS = {
     "adapter": Kind("Apply Temporal Adapter", "adapter", new_adapter, apply_adapter, save_adapter),
     **{
-        format: Kind("Apply Motion Module", "motion module", partial(new_module, format), moved, save_module)
+        format: Kind("Apply Motion Module", "motion module", partial(new_module, format), moved, save_motion_module)
         for format in ("animatediff", "hotshot")
     },
 }
@@ -88,14 +84,6 @@ def sample(model, frames=FRAMES, **settings):
     return ksample(model, frames=frames, steps=2, **settings)
 
 
-def state_of(model):
-    """Everything by which a MODEL could differ: options, modules, the dictionaries that hold them, and hooks."""
-    return model.model_options, [
-        (name, id(m), id(m._modules), list(m._modules), {k: len(v) for k, v in vars(m).items() if k.endswith("_hooks")})
-        for name, m in model.model.named_modules()
-    ]
-
-
 NEUTRAL = {
     "strength": lambda kind, model, layers: kind.apply(model, layers, 0.0),
     "silent": lambda kind, model, layers: kind.apply(model, as_patcher(kind.make(seed=None))),
@@ -116,17 +104,17 @@ def test_neutral_is_vanilla_to_the_bit(kind, model, layers, neutral):
 
 
 def test_they_move_the_clip_and_leave_the_model_as_it_was(kind, model, layers):
-    before, plain = state_of(model.clone()), sample(model)
+    before, options, plain = modules_of(model), copy.deepcopy(model.model_options), sample(model)
     patched = kind.apply(model, layers)
     moved = sample(patched)
     assert difference(moved, plain) > 0.05
-    assert state_of(model) == before
+    assert modules_of(model) == before and model.model_options == options
     assert torch.equal(sample(model), plain)
     assert torch.equal(sample(patched), moved)
     assert torch.equal(sample(patched.clone().clone()), moved)
     comfy.model_management.unload_all_models()
     assert torch.equal(sample(patched), moved)
-    assert state_of(model) == before
+    assert modules_of(model) == before
 
 
 def test_weights_join_memory_management_and_are_let_go(kind, model):
@@ -201,6 +189,7 @@ def test_too_many_frames(kind, model, layers):
         sample(kind.apply(model, layers), 9)
 
 
+@pytest.mark.parametrize("kind", ["adapter", "animatediff"], indirect=True)
 def test_warns_beyond_the_trained_frames(kind, model, layers, caplog):
     patched = kind.apply(model, layers)
     with caplog.at_level(logging.WARNING):

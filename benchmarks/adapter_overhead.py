@@ -10,8 +10,6 @@ sizes. Plain and patched forwards take turns, so that drift of the machine hits 
 is the ratio of multiply-adds in the matrix products alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

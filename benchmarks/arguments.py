@@ -1,7 +1,5 @@
 """Numbers on the command line of a benchmark, checked before the slow work begins."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 

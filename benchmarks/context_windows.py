@@ -8,8 +8,6 @@ own work, counted in windows of 16 frames: what any way must spend. `seam` is th
 window begins over that elsewhere; see `benchmarks/judging/long_clips.py` for the figure of a painted clip.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import statistics

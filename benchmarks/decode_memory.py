@@ -8,8 +8,6 @@ resident set of that process is reported; `idle` is its size before. `--vae toon
 same layout with few channels and random weights, for large frames. Exit status 1 if the ratio is 1.1 or more.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import inspect

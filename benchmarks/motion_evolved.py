@@ -9,8 +9,6 @@ does is done otherwise. The second line of each format has our arithmetic with e
 comes close to theirs shows where the difference lies.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

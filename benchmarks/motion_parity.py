@@ -8,8 +8,6 @@ UNet of SDXL's make, and the toon model's UNet (trained weights, a painted clip,
 of the norms is compared: "every norm across frames" is what AnimateDiff-Evolved makes of both formats.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -9,8 +9,6 @@ judges them; `encode` adds the VAE. Processor time of all threads counts, the be
 changes it least.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

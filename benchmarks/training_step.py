@@ -16,8 +16,6 @@ together, which other programs do not change, and `memory` is how far the proces
 they are the clock's, and the peak of its tensors.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

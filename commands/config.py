@@ -1,7 +1,5 @@
 """The base class of the verbs' configs, and the field types that several of them share."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

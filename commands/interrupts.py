@@ -1,7 +1,5 @@
 """Signals that end a run: all act as Ctrl-C does, and none interrupts a step."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Read configs from YAML or JSON files and from command lines; every error is one line that names the field."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from pathlib import Path

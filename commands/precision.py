@@ -1,7 +1,5 @@
 """The device and the precision that a config's names mean."""
 
-from __future__ import annotations
-
 import torch
 
 from .config import Precision

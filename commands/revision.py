@@ -1,7 +1,5 @@
 """The revision of this program, for metadata and reports."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

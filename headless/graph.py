@@ -1,7 +1,5 @@
 """Changing an API prompt before it is queued: nodes are found by their class, never by their number."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -4,8 +4,6 @@ The library's own loaders download files and unpickle them. Here networks are bu
 tensors. Its detectors take one picture at a time, so memory does not grow with a clip.
 """
 
-from __future__ import annotations
-
 import colorsys
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """Hint pictures for ControlNets: their kinds and sizes, and the one kind that needs no weights."""
 
-from __future__ import annotations
-
 import numpy as np
 
 STEP = 64

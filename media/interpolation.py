@@ -1,7 +1,5 @@
 """Frames between frames: libavfilter's motion-compensated interpolation, frame by frame."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction

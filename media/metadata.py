@@ -5,8 +5,6 @@ ComfyUI's page reads the first 64 MiB of a dropped mp4, finds moov/udta/meta, an
 `use_metadata_tags`. `faststart` moves moov to the front; without it clips above 64 MiB would not load.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

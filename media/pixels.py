@@ -1,7 +1,5 @@
 """Convert pictures for the encoder: uint8 RGB of even size."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

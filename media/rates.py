@@ -1,7 +1,5 @@
 """Frame rates as exact fractions."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

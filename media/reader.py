@@ -1,7 +1,5 @@
 """Read clips: any video or animated picture that FFmpeg knows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

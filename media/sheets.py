@@ -1,7 +1,5 @@
 """Labelled pictures on one sheet: a grid, a row for each clip, clips that play beside each other."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect
 from collections.abc import Sequence

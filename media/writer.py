@@ -1,7 +1,5 @@
 """Write clips frame by frame: H.264 and AAC in mp4, or numbered PNG files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import chain

@@ -1,7 +1,5 @@
 """`sdxl-anime-video evaluate CLIP [...] [--json FILE]`: flicker, motion and identity drift of clips."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Clips beside each other on one page that plays them in step; it needs no network and can be sent as one file."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math

@@ -1,7 +1,5 @@
 """`sdxl-anime-video render CONFIG.json [--field value ...]`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

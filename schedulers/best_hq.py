@@ -11,8 +11,6 @@ Every function is elementwise in the sample, so `[F, C, H, W]` and `[B, F, C, H,
 0-d tensor on any device.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """BestHQ as a ComfyUI sampler: a sampler function for `comfy.samplers.KSAMPLER`, and its noise levels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ of the model's input. So `DPMSolverMultistepScheduler(algorithm_type="dpmsolver+
 the same numbers, and so does ComfyUI's `dpmpp_2m` with `karras`.
 """
 
-from __future__ import annotations
-
 import inspect
 
 import diffusers

@@ -4,8 +4,6 @@ Values and ranges come from the project's documents: 28 steps of DPM++ 2M on Kar
 steps at CFG 1.5 to 2 with an LCM LoRA; DPM++ SDE.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Sampling the tiny SDXL in a few steps, and the contract's nodes as functions from MODEL to MODEL."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import comfy.controlnet

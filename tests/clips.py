@@ -1,7 +1,5 @@
 """A clip for tests of media: drawn here, so that its truth is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
 PALETTE = [

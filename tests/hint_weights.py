@@ -4,8 +4,6 @@ Published at huggingface.co/lllyasviel/Annotators, read as controlnet-aux 0.0.10
 the network's first level, netG.pth was saved from several GPUs, MiDaS keeps its backbone's classifier.
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LoRA files with random weights in every naming, for the toon model (or any other sizes), made at test time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Small motion modules with random weights, for the tiny UNets of `tiny`."""
 
-from __future__ import annotations
-
 import tiny
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule, Site
 

@@ -6,8 +6,6 @@ ANIMATEDIFF: guoyww/AnimateDiff, branch sdxl; HOTSHOT_XL: hotshotco/Hotshot-XL. 
 names that have moved since are put where their imports look for them, in this process alone.
 """
 
-from __future__ import annotations
-
 import sys
 import types
 import zlib

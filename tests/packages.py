@@ -1,7 +1,5 @@
 """What is published: the files of the registry's zip."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Caches for tests: a small run of `prepare`, and all that a cache holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import lance

@@ -1,7 +1,5 @@
 """Chains of the tiny SDXL that resume, and what may change between two runs of one."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small runs of the trainer for tests: painted clips, a config that takes seconds, and what a run has logged."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

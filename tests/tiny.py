@@ -5,8 +5,6 @@ scaled-linear betas. Every parameter is random, those that a fresh network start
 silent. ComfyUI and diffusers are imported where they are used.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """What a graph for SDXL names beside the files that come with the pack: LoRAs of a style, and videos to follow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -8,8 +8,6 @@ server that is started for the purpose. Covered is what our graphs use (plain no
 nodes); subgraphs, primitive nodes and random `{a|b}` prompts are refused rather than guessed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ kept out (loss over that of the base without an adapter, under two kinds of nois
 captions. A run that was stopped goes on. Slow: minutes a variant.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

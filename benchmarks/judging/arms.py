@@ -1,7 +1,5 @@
 """What the programs share that make clips of held-out captions by several ways ("arms") and judge them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -10,8 +10,6 @@ the same through the VAE, which is what the reading itself gets wrong, and `held
 nearest keyframe (of `--keyframes`). Writes table.md, results.json and sheet.png. Slow: a clip takes seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

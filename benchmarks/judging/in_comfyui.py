@@ -1,7 +1,5 @@
 """What the programs share that render clips with a real ComfyUI, in their own process, and judge them."""
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections.abc import Callable

@@ -9,8 +9,6 @@ correlation, as in `overlap 4 + anchor 0.3 + progressive 0.5`. Writes table.md, 
 a clip of 96 frames takes minutes on a CPU.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from typing import Any

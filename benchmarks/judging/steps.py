@@ -7,8 +7,6 @@ noise, and judges the clips beside painted ones. An arm is a preset with its ste
 `best_hq 28`, `lcm 5 + lora`; or `painted`. Writes table.md, results.json and sheet.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -1,7 +1,5 @@
 """The training of the tiny SDXL's UNet and text towers on latents of the autoencoder in their file."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from typing import Any

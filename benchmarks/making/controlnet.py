@@ -1,7 +1,5 @@
 """The training of a ControlNet for the tiny SDXL on painted frames and the hints that the painter draws of them."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from typing import Any

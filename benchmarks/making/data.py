@@ -1,7 +1,5 @@
 """Painted frames as training data: random attributes, phases and placements, kept in a cache file."""
 
-from __future__ import annotations
-
 import multiprocessing
 from pathlib import Path
 

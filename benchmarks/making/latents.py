@@ -1,7 +1,5 @@
 """Latents of painted frames: encoded, drawn in batches, denoised; sampled ones; pictures of them."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -4,8 +4,6 @@ Latent consistency distillation into a LoRA (arXiv:2310.04378, arXiv:2311.05556)
 one path of the guided base, the LoRA is to say the same clean latents.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 from typing import Any

@@ -1,7 +1,5 @@
 """The loop of every toon training: AdamW on a cosine, an averaged copy, a checkpoint to resume from."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

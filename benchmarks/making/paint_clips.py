@@ -7,8 +7,6 @@ frame that fits in a text file (joints and centroid in pixels of the painted siz
 painted only when asked for.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

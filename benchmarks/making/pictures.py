@@ -3,8 +3,6 @@
 python -m sdxl_anime_video.benchmarks.making.pictures
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

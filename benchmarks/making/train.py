@@ -3,8 +3,6 @@
 vae and base make toon_base.safetensors from nothing; controlnet and lcm make a ControlNet and a LoRA for it.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The training of the tiny SDXL's autoencoder on painted frames."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

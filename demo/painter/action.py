@@ -1,7 +1,5 @@
 """Whether the limbs of a clip do what its action asks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

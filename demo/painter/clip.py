@@ -1,7 +1,5 @@
 """`paint_clip`: pictures and truth of one clip."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

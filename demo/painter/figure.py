@@ -1,7 +1,5 @@
 """The shapes of a character and of a background, in the coordinates of their parts."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .raster import Shape

@@ -3,8 +3,6 @@
 Lengths are in character units: the character is about 0.8 high, x to the right, y down, the hips at rest at (0, 0).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ A clip is a fixed list of `Shape`s in the coordinates of their parts and, for ea
 pixels. Coordinates are continuous: pixel i covers [i, i + 1).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import groupby
 

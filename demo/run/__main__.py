@@ -7,8 +7,6 @@ Independent frames, frames with noise in common, and such frames with the tempor
 in step, the clips, a side-by-side clip, a contact sheet, report.json and the server's log go to `--out`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """What the rendered clips score: figures, report.json, a table, and the page on which the clips play in step."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

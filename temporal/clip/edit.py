@@ -3,8 +3,6 @@
 Every host calls these functions, so a clip sampled in ComfyUI and one sampled with diffusers follow the same rules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Protocol
 

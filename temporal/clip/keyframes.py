@@ -4,8 +4,6 @@ Strength is full at keyframes and falls off around them. At strength 0 the Contr
 follows its neighbours through temporal attention.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -10,8 +10,6 @@ on the segment or window being sampled. A fixed combination of the frames in the
 no extra seed, but it would change with every frame added to the clip.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import zlib

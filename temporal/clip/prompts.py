@@ -10,8 +10,6 @@ A schedule is text such as:
     -1: landing
 """
 
-from __future__ import annotations
-
 import math
 import re
 from bisect import bisect_right

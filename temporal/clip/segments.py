@@ -1,7 +1,5 @@
 """Pieces of a long clip: segments, sampled one after another, and windows, which share every step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Self-attention along the frames of a clip, one spatial token at a time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 A new kind is a subclass here, a file format in `weights/formats.py`, and a way into a UNet in each host.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Shapes of clips."""
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 

@@ -4,8 +4,6 @@ AnimateDiff (Guo et al. 2023, https://arxiv.org/abs/2307.04725, branch `sdxl` of
 (hotshotco/Hotshot-XL) published weights of one architecture that they run with different normalisation; see `FORMATS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple

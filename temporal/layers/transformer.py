@@ -4,8 +4,6 @@ The architecture is AnimateDiff's (Guo et al. 2023, https://arxiv.org/abs/2307.0
 the GroupNorm: AnimateDiff takes its statistics over all frames of a clip, Hotshot-XL over each frame.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

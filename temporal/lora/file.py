@@ -4,8 +4,6 @@ The width of the text embedding in cross-attention shows the base model: 2048 fo
 The metadata are those of kohya's sd-scripts (`ss_...`) and of Stability's ModelSpec (`modelspec....`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

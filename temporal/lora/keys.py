@@ -5,8 +5,6 @@ Today's names of diffusers and PEFT (`unet.mid_block...to_q.lora_A.weight`) matc
 so `core_name` translates them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@ The advice is that of the project's documents for steady clips: a main style at 
 0.3, one character at most, at 0.6 to 0.8, three LoRAs in all, and a LoRA for few steps beside them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The LoRAs of a stack, in the order in which they go on: three rows, tags of the prompt, and one for few steps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The notation is that of AUTOMATIC1111's web UI: `<lora:NAME:WEIGHT>`, or `<lora:
 in place of `lora` means the same. An unreadable tag is an error, never a guess.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

@@ -6,8 +6,6 @@ Measured on painted clips with blinks and slow pans, coded at crf 10 to 28, with
 64 x 64 pixels, takes 64 % of the new drawings for repeats: every blink and every slow pan.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The figures of a clip, each by its name, in one pass over its frames."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, pairwise, tee
 

@@ -7,8 +7,6 @@ OpenCV's DIS.
 Source of the warp error and its occlusion test: Lai et al. 2018, "Learning Blind Video Temporal Consistency".
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Flow counts flicker as motion; paths need not: a swinging limb draws a smooth pa
 `[F, 2]` (x, y) in pixels, with NaN in frames without its colour. Clips as in `metrics.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

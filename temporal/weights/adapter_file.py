@@ -4,8 +4,6 @@ Loading checks the file in itself, and everything that its header says before a 
 a model is checked by `fit`.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping

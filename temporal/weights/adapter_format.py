@@ -5,8 +5,6 @@ Keys are `<diffusers path of the transformer block>.temporal_attn.<part>`, see `
 `trained_*`.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping

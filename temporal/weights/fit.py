@@ -1,7 +1,5 @@
 """Whether temporal layers fit a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

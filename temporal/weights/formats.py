@@ -3,8 +3,6 @@
 A new kind of temporal layers adds its Format to FORMATS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path

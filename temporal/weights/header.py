@@ -5,8 +5,6 @@ header, the header, then the tensors' bytes without gaps. No allocation exceeds 
 first checked against the file's size and a limit.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import zipfile

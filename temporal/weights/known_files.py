@@ -1,7 +1,5 @@
 """Kinds of weights that end up in the wrong folder, recognised by their keys."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Parts of messages: the first few of a long list, the start of a long text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

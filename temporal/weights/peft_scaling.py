@@ -6,8 +6,6 @@ the file `adapter_config.json` beside PEFT's `adapter_model.safetensors`, or in 
 `lora_adapter_metadata`, where each name has a prefix, as in `unet.lora_alpha`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

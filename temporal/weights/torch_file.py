@@ -1,7 +1,5 @@
 """Tensors of a safetensors or torch.save file, each read when it is asked for. No code in a file is ever run."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections import deque

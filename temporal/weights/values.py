@@ -1,7 +1,5 @@
 """The numbers in a file of weights: their precision, and whether all are finite."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

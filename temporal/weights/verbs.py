@@ -1,7 +1,5 @@
 """`sdxl-anime-video inspect FILE` and `sdxl-anime-video convert SOURCE TARGET.safetensors`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """BestHQ nodes in the real ComfyUI: equal to core's dpmpp_2m on karras sigmas, bit for bit."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import comfy.model_management

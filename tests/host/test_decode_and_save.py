@@ -1,7 +1,5 @@
 """Decode and Save Clip in the real ComfyUI: the frames of a plain decode, in flat memory, and nothing half-written."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import inspect

@@ -1,7 +1,5 @@
 """Interpolate Frames in the real ComfyUI: frames kept bit for bit, new frames, and refusals."""
 
-from __future__ import annotations
-
 import comfy.model_management
 import comfy.utils
 import pytest

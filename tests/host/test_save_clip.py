@@ -1,7 +1,5 @@
 """Save Clip in the real ComfyUI: files, graph, preview, and what is refused."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

@@ -1,7 +1,5 @@
 """The figure that says whether limbs do what a caption asks, on clips of the painter."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """DPM++ 2M on Karras sigmas: the mathematics by itself."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """BestHQ as a diffusers scheduler, against diffusers' own DPMSolverMultistepScheduler."""
 
-from __future__ import annotations
-
 import json
 
 import diffusers

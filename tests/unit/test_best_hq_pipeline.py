@@ -1,7 +1,5 @@
 """BestHQ inside diffusers' own SDXL pipelines, beside DPMSolverMultistepScheduler in the same pipeline."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from diffusers import (

@@ -1,7 +1,5 @@
 """Frames between frames: how many, where they lie, whose they are, and how near the truth they come."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from itertools import pairwise

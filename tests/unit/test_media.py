@@ -1,7 +1,5 @@
 """Writing clips: rates, colour, metadata, sound, and what is left on disk when something fails."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Reading clips: other formats, damaged files, and what is no video."""
 
-from __future__ import annotations
-
 import os
 from fractions import Fraction
 from pathlib import Path

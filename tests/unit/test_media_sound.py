@@ -1,7 +1,5 @@
 """Sound beside a clip."""
 
-from __future__ import annotations
-
 import av
 import numpy as np
 import pytest

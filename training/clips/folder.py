@@ -1,7 +1,5 @@
 """A folder of captioned videos, encoded once into memory."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -4,8 +4,6 @@ Outputs are compared instead of weights, with a tolerance for precision and devi
 or saved in another format is the same model. One with a finetuned text encoder or another VAE is not.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Clips of a cache, read from disk as they are drawn."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """The interface that training reads clips through, and clips in memory."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ but did not list are removed by the next run. Short texts and numbers have colum
 fp16.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from datetime import timedelta

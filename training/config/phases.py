@@ -1,7 +1,5 @@
 """Training phases: overrides of the noise and of other config fields for a part of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar

@@ -4,8 +4,6 @@ The result does not depend on the order in which videos were prepared, so a kill
 machines, ends with the same manifest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

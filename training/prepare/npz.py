@@ -4,8 +4,6 @@ Files of other programs may name them `text_embed`. Ours also hold `pooled_text_
 `caption`, `fps`, and the size conditioning `time_ids` `[6]`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Clips cut out of scenes: frames in a bucket's size, on a time grid, cut to length, checked by small grey pictures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

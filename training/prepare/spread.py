@@ -4,8 +4,6 @@ Each encoder writes its clips to files beside those of the store. The calling pr
 of the store when all have come. So every machine must see the cache's folder and the videos by the same paths.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

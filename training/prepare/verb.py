@@ -1,7 +1,5 @@
 """`sdxl-anime-video prepare VIDEOS ... -o CACHE --checkpoint SDXL [--field value ...]`."""
 
-from __future__ import annotations
-
 from ...commands.overrides import make_config, parse_overrides
 from ...commands.verbs import answer, run_verb
 from .options import PrepareConfig

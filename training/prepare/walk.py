@@ -1,7 +1,5 @@
 """Turn a source into rows of the cache: its clips, then encoded by the frozen model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checkpoints: one safetensors file with the temporal layers, their moving average and the optimizer's moments."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass

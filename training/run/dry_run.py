@@ -1,7 +1,5 @@
 """`sdxl-anime-video train ... --dry-run`: memory and time of a run, and the sizes that fit."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

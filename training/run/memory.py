@@ -11,8 +11,6 @@ ControlNet counts as if every frame had a hint. Not counted are the driver, memo
 the VAE and text encoders, which stay in the machine's own memory; `OVERHEAD` stands for the first two on a GPU.
 """
 
-from __future__ import annotations
-
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping

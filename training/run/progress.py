@@ -1,7 +1,5 @@
 """Progress bars of a run, and the time it still takes."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from typing import Any

@@ -1,7 +1,5 @@
 """`report.html` of a run folder: curves, contact sheets and clips in one file that needs no network."""
 
-from __future__ import annotations
-
 import base64
 from html import escape
 from pathlib import Path

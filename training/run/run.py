@@ -1,7 +1,5 @@
 """One training run into its folder: config, log, curves, checkpoints, rendered clips, report, adapter."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The folder of a training run: made, locked against other runs, and given the config."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Clips that a run renders between its steps: mp4 files, a contact sheet, and figures."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

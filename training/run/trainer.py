@@ -1,7 +1,5 @@
 """The trainer: a frozen base, the temporal layers in its UNet, and the steps that train them."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`sdxl-anime-video train CONFIG.yaml [--field value ...]`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...commands.config import ConfigError

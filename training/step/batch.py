@@ -1,7 +1,5 @@
 """The batch of one forward pass of training: clips, kept frames and noise, and how they are drawn."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The frozen ControlNet that steers the keyframes of some batches: its file, and what it gives the UNet."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The clips of a training phase: which are held out, and the batches that each step draws from the others."""
 
-from __future__ import annotations
-
 import torch
 
 from ...temporal.hosts.diffusers.base import Base

@@ -4,8 +4,6 @@ The temporal layers learn to bring the other frames along. Without such batches 
 than its neighbours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

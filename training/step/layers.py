@@ -1,7 +1,5 @@
 """The temporal layers that a run trains: an adapter or a motion module, new or from a file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

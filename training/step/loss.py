@@ -1,7 +1,5 @@
 """The denoising loss of a batch, and its terms as small pure functions. Noise levels are sigma, SNR = 1 / sigma^2."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The optimizers of temporal layers, the rate of each parameter and step, and the moving average of the weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ to whatever object stands at that path (Comfy-Org/ComfyUI issue 16490). So the n
 `model_sampling` would stay in the next plain run of the checkpoint. Levels that are no buffers are not saved.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

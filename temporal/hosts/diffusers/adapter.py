@@ -7,8 +7,6 @@ and hooks of the UNet stay as they were. The call travels in the arguments of th
 run a block again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The contract for putting one kind of temporal layers into diffusers' UNet2DConditionModel."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple

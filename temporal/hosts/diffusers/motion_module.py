@@ -7,8 +7,6 @@ The hooks read the last call, which stays until the next. So gradient checkpoint
 backward pass, finds the call that it belongs to.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sampling clips with a diffusers UNet: one loop for validation, evaluation and rendering."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ its own. What it would fetch from the hub lies beside this file in `sdxl/`: the 
 tokenizer that both text encoders share.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

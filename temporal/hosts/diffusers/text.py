@@ -1,7 +1,5 @@
 """Captions into SDXL's text conditioning, token for token as ComfyUI's CLIPTextEncode makes it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from textwrap import shorten

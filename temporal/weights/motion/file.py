@@ -3,8 +3,6 @@
 A file is read tensor by tensor into the dtype that is asked for, so that no second copy of it is ever held.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

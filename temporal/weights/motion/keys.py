@@ -4,8 +4,6 @@ The names inside are those of AnimateDiff without its `temporal_transformer`: `<
 `.proj_in`, `.transformer_blocks.N.attention_blocks.M.to_q` and so on, as `MotionModule.state_dict()` has them.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter

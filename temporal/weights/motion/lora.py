@@ -5,8 +5,6 @@ AnimateDiff's (`attention_blocks.0.processor.to_q_lora.down.weight`), diffusers'
 PEFT's (`to_q.lora_A.weight`) and that of kohya's scripts (`lora_unet_..._to_q.lora_down.weight`).
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Captions: from files beside the videos, or with scenes from a CSV or Parquet manifest."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

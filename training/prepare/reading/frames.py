@@ -1,7 +1,5 @@
 """Decoded frames of a source, each with the span of time in which it is on screen."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sources to prepare: videos, numbered pictures and .npz clips, with names that do not change when a folder moves."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -4,8 +4,6 @@ diffusers names a block by its module path, `down_blocks.1.attentions.0.transfor
 it runs, by `block` ("input" | "middle" | "output", number) and `block_index` inside that block's attention.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -56,6 +56,17 @@ def _unload_models():
 
 
 @pytest.fixture
+def output(tmp_path):
+    """An output folder of the test's own."""
+    import folder_paths
+
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_output_directory(before)
+
+
+@pytest.fixture
 def resume_id(request):
     """A `resume_id` for one test; its finished segments are removed after the test."""
     from resuming import runs

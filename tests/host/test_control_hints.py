@@ -4,13 +4,12 @@ import os
 from itertools import islice
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import numpy as np
 import pytest
 import torch
 
 import clips
+from node_runs import Interrupted, progress, stop
 from sdxl_anime_video.media.hints import canny, hint_size, resized
 from sdxl_anime_video.media.reader import iter_clip
 from sdxl_anime_video.nodes.control_hints import ControlHints
@@ -70,19 +69,13 @@ def test_alpha_is_dropped_and_inputs_stay():
 
 
 def test_progress_and_interrupt():
-    seen = []
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, total)))
-    try:
+    with progress() as seen:
         hints(images(3))
-        assert seen[0] == (1, 3) and seen[-1] == (3, 3)  # newer versions of ComfyUI omit some in between
-        shown = len(seen)
-        comfy.model_management.interrupt_current_processing(True)
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            hints(images(3))
-        assert len(seen) == shown
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
+    assert seen[0] == (1, 3) and seen[-1] == (3, 3)  # newer versions of ComfyUI omit some in between
+    with progress() as seen, pytest.raises(Interrupted):
+        stop()
+        hints(images(3))
+    assert not seen
 
 
 @pytest.mark.parametrize(

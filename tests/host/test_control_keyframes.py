@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import comfy.cldm.cldm
@@ -33,6 +33,7 @@ from clip_sampling import (
 )
 from clip_sampling import FRAMES as LENGTH
 from sdxl_anime_video.nodes.control_keyframes import ControlKeyframes
+from sdxl_anime_video.temporal.clip.segments import SCHEDULES
 from sdxl_anime_video.temporal.hosts.comfy.resume.fingerprint import Digests
 
 
@@ -368,7 +369,9 @@ def test_advanced_controlnet(control, monkeypatch):
     expected = sample(model(), *by_core(theirs))
     assert not close(expected, sample(model(), *by_core(control)))
     assert close(sample(model(), *keyframed(theirs)), expected)
-    for cut in (lambda plain: windowed(plain, 3, 2, "uniform"), lambda plain: chained(windowed(plain, 2, 1), 3, 1)):
+    cuts = [partial(windowed, length=3, overlap=2, schedule=schedule) for schedule in SCHEDULES]
+    for cut in (*cuts, lambda plain: chained(plain, 3, 1), lambda plain: chained(windowed(plain, 2, 1), 3, 1)):
+        assert close(sample(cut(model()), *by_core(theirs)), expected)
         assert close(sample(cut(model()), *keyframed(theirs)), expected)
         sparse = sample(cut(model()), *keyframed(theirs, keyframes="0, 4"))
         assert close(sparse[[0, 4]], expected[[0, 4]]) and close(sparse[1:4], sample(model())[1:4])

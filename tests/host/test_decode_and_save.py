@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import inspect
 import json
 import tracemalloc
 from fractions import Fraction
@@ -10,7 +9,6 @@ from fractions import Fraction
 import comfy.model_management
 import comfy.nested_tensor
 import comfy.utils
-import folder_paths
 import nodes as core
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
+from node_runs import Interrupted, names, progress, stop, with_hidden
 from sdxl_anime_video.demo.comfy import load_toon_comfy
 from sdxl_anime_video.media.reader import probe_clip, read_clip
 from sdxl_anime_video.nodes.save_clip import DecodeAndSaveClip
@@ -32,15 +31,6 @@ def vae():
     return load_toon_comfy()[2]
 
 
-@pytest.fixture
-def output(tmp_path):
-    """An output folder of the test's own."""
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path
-    folder_paths.set_output_directory(before)
-
-
 @pytest.fixture(autouse=True)
 def _as_comfyui_runs_nodes():
     with torch.inference_mode():
@@ -52,11 +42,8 @@ def latents(frames=3, height=4, width=6, seed=0):
 
 
 def save(samples, *values, **named) -> io.NodeOutput:
-    """Run the node as ComfyUI does: on a copy of the class that holds the hidden inputs."""
-    hidden = {io.Hidden.prompt: PROMPT, io.Hidden.extra_pnginfo: {"workflow": WORKFLOW}}
-    wrapped = "v3_data" in inspect.signature(DecodeAndSaveClip.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
-    ready = DecodeAndSaveClip.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wrapped else hidden)
-    return ready.execute(samples if isinstance(samples, dict) else {"samples": samples}, *values, **named)
+    node = with_hidden(DecodeAndSaveClip, prompt=PROMPT, extra_pnginfo={"workflow": WORKFLOW})
+    return node.execute(samples if isinstance(samples, dict) else {"samples": samples}, *values, **named)
 
 
 def stills(output):
@@ -67,10 +54,6 @@ def stills(output):
 
 def levels(pictures):
     return np.rint(pictures.float().cpu().numpy().clip(0, 1) * 255).astype(int)
-
-
-def names(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("frames, height, width", [(1, 4, 6), (5, 7, 5), (2 * FRAMES_AT_ONCE + 3, 2, 3)])
@@ -148,31 +131,17 @@ def test_sound(output, vae):
     assert abs(heard["waveform"].shape[2] / 44100 - 0.5) < 0.06
 
 
-def with_hook(hook, *values, **named):
-    comfy.utils.set_progress_bar_global_hook(hook)
-    try:
-        save(*values, **named)
-        assert comfy.utils.PROGRESS_BAR_HOOK is hook
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
-
-
 @pytest.mark.parametrize("tile_size", [0, 64])
 def test_progress_counts_frames_and_nothing_else(output, vae, tile_size):
-    seen = []
-    hook = lambda value, total, preview, node_id=None: seen.append((value, total))  # noqa: E731
-    with_hook(hook, latents(3, 8, 12), vae, tile_size)
+    with progress() as seen:
+        save(latents(3, 8, 12), vae, tile_size)
     assert seen[0] == (1, 3) and seen[-1] == (3, 3) and seen == sorted(seen)
 
 
 @pytest.mark.parametrize("tile_size", [0, 64])
 def test_interrupt_leaves_nothing(output, vae, tile_size):
-    def interrupt(value, total, preview, node_id=None):
-        comfy.model_management.interrupt_current_processing()
-
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        with_hook(interrupt, latents(3, 8, 12), vae, tile_size, save_frames=True)
+    with progress(stop), pytest.raises(Interrupted):
+        save(latents(3, 8, 12), vae, tile_size, save_frames=True)
     assert names(output) == []
 
 
@@ -182,15 +151,14 @@ def test_interrupt_stops_between_tiles(vae):
 
     def interrupt(module, arguments, result):
         tiles.append(1)
-        comfy.model_management.interrupt_current_processing()
+        stop()
 
     handle = vae.first_stage_model.decoder.register_forward_hook(interrupt)
     try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
+        with progress(), pytest.raises(Interrupted):
             next(decode_frames(vae, latents(1, 16, 16), 64))
     finally:
         handle.remove()
-        comfy.model_management.interrupt_current_processing(False)
     assert len(tiles) == 1
 
 
@@ -269,13 +237,14 @@ def test_memory_does_not_grow_with_the_clip(output, vae):
     before = picture_bytes()
     for frames in (FRAMES_AT_ONCE, 8 * FRAMES_AT_ONCE):
 
-        def at_the_end(value, total, preview, node_id=None, frames=frames):
+        def at_the_end(value, total, frames=frames):
             if value == total:
                 decoded[frames] = picture_bytes() - before
 
         tracemalloc.start()  # counts numpy's memory, not torch's
         try:
-            with_hook(at_the_end, latents(frames, side, side), vae, save_frames=True)
+            with progress(at_the_end):
+                save(latents(frames, side, side), vae, save_frames=True)
             python[frames] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

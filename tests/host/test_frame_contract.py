@@ -6,7 +6,6 @@ import re
 from dataclasses import fields
 
 import comfy.model_management
-import nodes
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -14,7 +13,6 @@ from comfy.patcher_extension import WrappersMP
 from clip_sampling import (
     ENTRY_POINTS,
     FRAMES,
-    NEGATIVE,
     POSITIVE,
     SIZE,
     adapted,
@@ -258,17 +256,7 @@ def test_latents_that_are_no_clip_are_refused(name, shape):
 def test_prompts_for_another_number_of_frames_are_refused(name, rows):
     words = rf"Prompt Schedule and Empty Video Latent: the positive conditioning has {rows} .* the latent has {FRAMES}"
     with pytest.raises(ValueError, match=words):
-        nodes.KSampler().sample(
-            SETTINGS[name](model()),
-            5,
-            2,
-            2.0,
-            "euler",
-            "karras",
-            rows_of(POSITIVE, rows),
-            NEGATIVE,
-            {"samples": empty()},
-        )
+        ksample(SETTINGS[name](model()), positive=rows_of(POSITIVE, rows))
 
 
 def test_node_errors_name_the_node_and_the_value():

@@ -3,7 +3,6 @@
 import os
 import warnings
 import weakref
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -17,6 +16,7 @@ import torch
 
 import clips
 import hint_weights
+from node_runs import Interrupted, progress, stop
 from sdxl_anime_video.media.detectors import FILES
 from sdxl_anime_video.nodes.control_hints import ControlHints
 from sdxl_anime_video.temporal.hosts.comfy.pictures.hint_weights import stamp
@@ -70,23 +70,6 @@ def images(frames=2, height=64, width=64):
 
 def hints(pictures, kind, resolution=0, **settings):
     return ControlHints.execute(pictures, kind, resolution, **settings).args[0]
-
-
-@contextmanager
-def watched(interrupt=False):
-    """List the updates of ComfyUI's progress bar, (value, total). With `interrupt`, the user stops at the first."""
-    seen = []
-
-    def look(value, total, preview=None, **_):
-        seen.append((value, total))
-        comfy.model_management.interrupt_current_processing(interrupt)
-
-    comfy.utils.set_progress_bar_global_hook(look)
-    try:
-        yield seen
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
 
 
 def of_the_library(kind, folder):
@@ -311,7 +294,7 @@ def test_a_new_file_is_read(models):
 
 def test_interrupt_between_frames(ready):
     ready("lineart")
-    with watched(interrupt=True) as seen, pytest.raises(comfy.model_management.InterruptProcessingException):
+    with progress(stop) as seen, pytest.raises(Interrupted):
         hints(images(3), "lineart")
     assert seen == [(1, 3)]
 
@@ -375,7 +358,7 @@ def test_nothing_is_fetched_unasked(hub, models, monkeypatch):
 
 
 def test_a_file_is_fetched_when_asked_for(hub, models, files):
-    with watched() as seen:
+    with progress() as seen:
         found = hints(images(1), "lineart", download=True)
     assert (models / SMALL).read_bytes() == files(SMALL).read_bytes()
     assert set(hub.asked) == {f"/{PUBLISHED}/resolve/main/{SMALL}"}
@@ -402,6 +385,6 @@ def test_a_hub_without_the_file(hub, models):
 
 def test_interrupted_download(hub, models, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 20)
-    with watched(interrupt=True), pytest.raises(comfy.model_management.InterruptProcessingException):
+    with progress(stop), pytest.raises(Interrupted):
         hints(images(1), "lineart", download=True)
     assert not (models / SMALL).exists()

@@ -1,11 +1,10 @@
 """Interpolate Frames in the real ComfyUI: frames kept bit for bit, new frames, and refusals."""
 
-import comfy.model_management
-import comfy.utils
 import pytest
 import torch
 
 from clips import painted
+from node_runs import Interrupted, progress, stop
 from sdxl_anime_video.nodes.interpolate import InterpolateFrames
 
 
@@ -71,31 +70,16 @@ def test_half_precision_stays_half():
     assert result.dtype == torch.float16 and torch.equal(result[::2], clip)
 
 
-def progress_of(hook, *values):
-    comfy.utils.set_progress_bar_global_hook(hook)
-    try:
-        return interpolate(*values)
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
-
-
 def test_progress_is_shown():
-    seen = []
-    progress_of(lambda value, total, preview, node_id=None: seen.append((value, total)), images(), 12.0, 24.0)
+    with progress() as seen:
+        interpolate(images(), 12.0, 24.0)
     assert seen[0] == (1, 9) and seen[-1] == (9, 9) and seen == sorted(seen)
 
 
 def test_interrupt():
-    seen = []
-
-    def interrupt(value, total, preview, node_id=None):
-        seen.append(value)
-        comfy.model_management.interrupt_current_processing()
-
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        progress_of(interrupt, images(), 12.0, 24.0)
-    assert seen == [1]
+    with progress(stop) as seen, pytest.raises(Interrupted):
+        interpolate(images(), 12.0, 24.0)
+    assert seen == [(1, 9)]
 
 
 def broken():

@@ -1,6 +1,5 @@
 """Sampling Preset in the real ComfyUI: equal to core's samplers, and its warnings in a graph."""
 
-import inspect
 import logging
 
 import comfy.model_sampling
@@ -10,11 +9,11 @@ import comfy_extras.nodes_model_advanced as advanced
 import folder_paths
 import pytest
 import torch
-from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import BasicScheduler
 
 import lora_files as make
 from clip_sampling import NEGATIVE, POSITIVE, correlated, correlations, empty, ksample, model, sample_custom
+from node_runs import with_hidden
 from sdxl_anime_video.nodes.best_hq import BestHQSampler, BestHQSigmas
 from sdxl_anime_video.nodes.sampling_preset import SamplingPreset
 
@@ -168,9 +167,7 @@ class TestInAGraph:
         if patched:
             key = next(key for key in base.model.state_dict() if key.endswith("attn1.to_q.weight"))
             base.add_patches({key: (torch.zeros(base.model.state_dict()[key].shape),)}, 1.0)
-        hidden = {io.Hidden.prompt: graph, io.Hidden.unique_id: "3"}
-        wrapped = "v3_data" in inspect.signature(SamplingPreset.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
-        ready = SamplingPreset.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wrapped else hidden)
+        ready = with_hidden(SamplingPreset, prompt=graph, unique_id="3")
         return ready.execute(base, name, **settings).ui.as_dict()["text"][0]
 
     def test_all_is_there(self):

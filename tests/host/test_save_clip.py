@@ -1,14 +1,10 @@
 """Save Clip in the real ComfyUI: files, graph, preview, and what is refused."""
 
-import inspect
 import json
 import re
 from contextlib import contextmanager
 from fractions import Fraction
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -17,6 +13,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from clips import painted
+from node_runs import Interrupted, names, progress, stop, with_hidden
 from sdxl_anime_video.media.reader import probe_clip, read_clip
 from sdxl_anime_video.nodes.save_clip import SaveClip
 
@@ -24,29 +21,13 @@ PROMPT = {"7": {"class_type": "SAV_SaveClip", "inputs": {"fps": 12.0}, "is_chang
 WORKFLOW = {"nodes": [{"id": 7, "type": "SAV_SaveClip"}], "links": [], "version": 0.4}
 
 
-@pytest.fixture
-def output(tmp_path):
-    """An output folder of the test's own."""
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path
-    folder_paths.set_output_directory(before)
-
-
 def images(frames=4, height=32, width=48):
     return torch.from_numpy(painted(frames, height, width)) / 255
 
 
 def save(*values, extra=None, **named) -> io.NodeOutput:
-    """Run the node as ComfyUI does: on a copy of the class that holds the hidden inputs."""
-    hidden = {io.Hidden.prompt: PROMPT, io.Hidden.extra_pnginfo: {"workflow": WORKFLOW, **(extra or {})}}
-    wrapped = "v3_data" in inspect.signature(SaveClip.PREPARE_CLASS_CLONE).parameters  # later ComfyUI
-    ready = SaveClip.PREPARE_CLASS_CLONE({"hidden_inputs": hidden} if wrapped else hidden)
-    return ready.execute(*values, **named)
-
-
-def names(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    node = with_hidden(SaveClip, prompt=PROMPT, extra_pnginfo={"workflow": WORKFLOW, **(extra or {})})
+    return node.execute(*values, **named)
 
 
 def test_saves_plays_and_hands_on(output):
@@ -120,28 +101,15 @@ def test_sound(output):
 
 
 def test_progress_is_shown(output):
-    seen = []
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: seen.append((value, total)))
-    try:
+    with progress() as seen:
         save(images(5), 12, "clip")
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
     assert seen[0] == (1, 5) and seen[-1] == (5, 5)  # newer versions of ComfyUI omit updates that come too fast
     assert seen == sorted(seen)
 
 
 def test_interrupt_leaves_nothing(output):
-    def interrupt_soon(value, total, preview, node_id=None):
-        if value == 1:
-            comfy.model_management.interrupt_current_processing()
-
-    comfy.utils.set_progress_bar_global_hook(interrupt_soon)
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            save(images(5), 12, "clip", save_frames=True)
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        comfy.model_management.interrupt_current_processing(False)
+    with progress(stop), pytest.raises(Interrupted):
+        save(images(5), 12, "clip", save_frames=True)
     assert list(output.iterdir()) == []
 
 

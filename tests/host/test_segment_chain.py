@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from clip_sampling import (
-    ENTRY_POINTS,
     NEGATIVE,
     POSITIVE,
     SIZE,
@@ -17,13 +16,11 @@ from clip_sampling import (
     anchored,
     chained,
     close,
-    controlled,
     correlated,
     empty,
     given,
     ksample,
     model,
-    pictures,
     rows_of,
     sigmas_of,
     stop_at,
@@ -32,15 +29,6 @@ from clip_sampling import (
 from sdxl_anime_video.nodes.segment_chain import SegmentChain
 
 LENGTH = 7  # frames of a clip
-
-
-@pytest.mark.parametrize("run", ENTRY_POINTS)
-@pytest.mark.parametrize("carry", ["overlap", "last_frame"])
-def test_a_clip_of_one_segment_equals_the_plain_run(run, carry):
-    plain = adapted(model())
-    latent = {"samples": empty(5)}
-    for frames in (5, 6):
-        assert torch.equal(run(chained(plain, frames, carry=carry), latent)["samples"], run(plain, latent)["samples"])
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc"])
@@ -94,38 +82,9 @@ def test_frames_are_published():
     assert infos[-1] == ([2, 3, 4, 5], [True, True, False, False], 6, 4)
 
 
-def test_prompts_of_each_frame_follow_it():
-    plain, settings = model(), {"frames": LENGTH, "steps": 3}
-    prompts = rows_of(POSITIVE, LENGTH)
-    whole = ksample(plain, positive=prompts, **settings)
-    for cut in (chained(plain, 3, 0), chained(plain, 4, 1)):
-        assert close(ksample(cut, positive=prompts, **settings), whole)
-    assert not torch.allclose(whole, ksample(plain, **settings), atol=1e-2)
-
-
 def test_prompts_of_another_number_of_frames_are_refused():
     with pytest.raises(ValueError, match=r"the positive conditioning has 5 frame\(s\) but the latent has 7"):
         ksample(chained(model(), 3), frames=LENGTH, positive=rows_of(POSITIVE, 5))
-
-
-@pytest.mark.parametrize("stacked", [False, True])
-def test_hints_of_each_frame_follow_it(stacked):
-    plain = model()
-    hints = pictures(LENGTH)
-    positive, negative = controlled(hints)
-    if stacked:
-        second = positive[0][1]["control"].copy().set_cond_hint(hints.movedim(-1, 1).flip(0), 0.3)
-        second.set_previous_controlnet(positive[0][1]["control"])
-        positive, negative = ([[c[0][0], {**c[0][1], "control": second}]] for c in (positive, negative))
-
-    def sample(model, positive=positive, negative=negative):
-        return ksample(model, frames=LENGTH, steps=3, positive=positive, negative=negative)
-
-    whole = sample(plain)
-    assert close(sample(chained(plain, 3, 0)), whole)
-    assert close(sample(chained(plain, 4, 2)), whole)
-    assert torch.equal(sample(plain), whole)  # the ControlNet itself is unchanged
-    assert not torch.allclose(sample(plain, POSITIVE, NEGATIVE), whole, atol=1e-2)
 
 
 def test_pins_and_pulls_reach_over_segments():

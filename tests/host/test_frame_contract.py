@@ -25,12 +25,12 @@ from clip_sampling import (
     model,
     rows_of,
     smoothed,
+    watched,
     windowed,
 )
 from sdxl_anime_video.nodes.latent import EmptyVideoLatent
 from sdxl_anime_video.temporal.clip.contract import CONTRACT_KEY, Smoothing, contract_of
 from sdxl_anime_video.temporal.clip.frames import pull_to_reference, smooth_frames
-from sdxl_anime_video.temporal.hosts.comfy.published import frames_of
 from sdxl_anime_video.temporal.hosts.comfy.sampling.clip_run import Schedule
 
 SETTINGS = {
@@ -155,47 +155,30 @@ def test_an_interrupt_leaves_nothing_behind(sampler):
     assert torch.equal(ksample(patched, sampler), before)
 
 
-class FrameRecorder:
-    """A core `middle_patch` that notes what is published, once per evaluation of the model."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __call__(self, x, options):
-        if options["block"] == ("middle", 0) and options["block_index"] == 0:
-            self.seen.append(frames_of(options, len(x)))
-        return x
-
-
 @pytest.mark.parametrize(
     "sampler, steps",
     [("euler", [0, 1, 2, 3]), ("dpmpp_2m", [0, 1, 2, 3]), ("dpmpp_sde", [0, 0, 1, 1, 2, 2, 3]), ("lcm", [0, 1, 2, 3])],
 )
 @pytest.mark.parametrize("cfg", [1.0, 2.0])
 def test_frames_are_published_at_every_step(sampler, steps, cfg):
-    recorder = FrameRecorder()
-    patched = anchored(model(), latent=given(2), positions="0, -1")
-    patched.set_model_patch(recorder, "middle_patch")
-    ksample(patched, sampler, cfg=cfg)
-    assert [info.step for info in recorder.seen] == steps
-    for info in recorder.seen:
+    seen = []
+    ksample(watched(anchored(model(), latent=given(2), positions="0, -1"), seen), sampler, cfg=cfg)
+    assert [info.step for info, _ in seen] == steps
+    for info, frames in seen:
+        assert frames == FRAMES
         assert info.index.tolist() == list(range(FRAMES)) and info.length == FRAMES
         assert info.known.tolist() == [True, False, False, False, True]
 
 
 def test_known_frames_follow_the_mask_and_the_range():
-    recorder = FrameRecorder()
-    patched = anchored(model(), latent=given(1), positions="1", start=0.0, end=0.5)
-    patched.set_model_patch(recorder, "middle_patch")
+    seen = []
+    patched = watched(anchored(model(), latent=given(1), positions="1", start=0.0, end=0.5), seen)
     mask = torch.ones(FRAMES, SIZE, SIZE)
     mask[3] = 0
     mask[4, 2:] = 0
     ksample(patched, mask=mask, latent=given(FRAMES)["samples"])
-    assert recorder.seen[0].known.tolist() == [False, True, False, True, False]
-    assert recorder.seen[-1].known.tolist() == [False, False, False, True, False]
+    assert seen[0][0].known.tolist() == [False, True, False, True, False]
+    assert seen[-1][0].known.tolist() == [False, False, False, True, False]
 
 
 def one_step(model):

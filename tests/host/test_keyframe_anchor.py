@@ -118,30 +118,21 @@ def test_strength_and_range_loosen_the_hold():
     assert run(start=0.5) == 0
 
 
-class InputRecorder:
-    """A core model function wrapper that notes how strong the model's input is, per frame of the last pass."""
+def test_the_second_of_two_stages_shows_pinned_frames_at_its_noise_level():
+    seen, pin = [], given(1)
 
-    def __init__(self):
-        self.seen = []
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __call__(self, apply_model, args):
-        self.seen.append((float(args["timestep"][0]), args["input"].std(dim=(1, 2, 3))))
+    def look(apply_model, args):
+        seen.append((float(args["timestep"][0]), args["input"].std(dim=(1, 2, 3))))
         return apply_model(args["input"], args["timestep"], **args["c"])
 
-
-def test_the_second_of_two_stages_shows_pinned_frames_at_its_noise_level():
-    recorder, pin = InputRecorder(), given(1)
     patched = anchored(model(), latent=pin, positions="1")
-    patched.set_model_unet_function_wrapper(recorder)
+    patched.set_model_unet_function_wrapper(look)
     sample, rest = nodes.KSamplerAdvanced().sample, (POSITIVE, NEGATIVE)
     half = sample(patched, "enable", 5, 6, 1.0, "euler", "karras", *rest, {"samples": empty()}, 0, 3, "enable")[0]
-    recorder.seen.clear()
+    seen.clear()
     result = sample(patched, "disable", 5, 6, 1.0, "euler", "karras", *rest, half, 3, 10000, "disable")[0]["samples"]
     assert torch.equal(result[1], pin["samples"][0])
-    for sigma, spread in recorder.seen:
+    for sigma, spread in seen:
         expected = (sigma**2 + float(pin["samples"].std() * 0.13025) ** 2) ** 0.5
         assert 0.8 < float(spread[1]) / expected < 1.2
 

@@ -261,35 +261,23 @@ def test_scheduled_lora_hooks_of_the_clip_are_kept(scheduled, entries):
         assert [info["clip_start_percent"] for _, info in conditioning] == [0.0, 0.4]
 
 
-class TextRecorder:
-    """A core model function wrapper that notes the text and the frames of each call's conditional rows."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __call__(self, apply_model, args):
-        chunks = args["cond_or_uncond"]
-        text = args["c"]["c_crossattn"].chunk(len(chunks))[chunks.index(0)]
-        self.calls.append((text, args["c"]["transformer_options"][FRAMES_KEY]))
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-
 @pytest.mark.parametrize("carry, overlap, starts", [("overlap", 1, [0, 4, 7]), ("last_frame", 0, [0, 4, 8])])
 def test_segments_of_a_chain_have_one_prompt_each(carry, overlap, starts):
     def changes_inside(**segments):
         """For each segment of the chain, by its first new frame: whether its new frames' prompts differ."""
-        recorder = TextRecorder()
-        patched = SegmentChain.execute(model(), 4, overlap, carry, 0.5).result[0]
-        patched.set_model_unet_function_wrapper(recorder)
-        conditioning = schedule(f"0: {RUN}\n9: {JUMP}", 10, "linear", **segments)
-        ksample(conditioning, encode(""), 10, patched)
         found = {}
-        for text, info in recorder.calls:
+
+        def look(apply_model, args):
+            chunks, info = args["cond_or_uncond"], args["c"]["transformer_options"][FRAMES_KEY]
+            text = args["c"]["c_crossattn"].chunk(len(chunks))[chunks.index(0)]
             new = ~info.known
             found[int(info.index[new][0])] = bool((text[new] != text[new][0]).any())
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        patched = SegmentChain.execute(model(), 4, overlap, carry, 0.5).result[0]
+        patched.set_model_unet_function_wrapper(look)
+        conditioning = schedule(f"0: {RUN}\n9: {JUMP}", 10, "linear", **segments)
+        ksample(conditioning, encode(""), 10, patched)
         return found
 
     assert changes_inside(segment_frames=4, overlap=overlap) == dict.fromkeys(starts, False)

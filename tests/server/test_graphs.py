@@ -222,22 +222,12 @@ def test_the_stills_and_their_sheet(client, repository, companions):
 @pytest.mark.usefixtures("quiet_log")
 def test_twice_the_rate_goes_from_interpolation_into_the_clip(client):
     pictures = {"width": 64, "height": 48, "batch_size": 5, "color": 0x3366CC}
+    between = {"images": ["pictures", 0], "fps_in": 12.0, "fps_out": 24.0}
+    clip = {"images": ["between", 0], "fps": ["between", 1], "filename_prefix": "between"}
     prompt = {
         "pictures": {"class_type": "EmptyImage", "inputs": pictures},
-        "between": {
-            "class_type": "SAV_InterpolateFrames",
-            "inputs": {"images": ["pictures", 0], "fps_in": 12.0, "fps_out": 24.0},
-        },
-        "save": {
-            "class_type": "SAV_SaveClip",
-            "inputs": {
-                "images": ["between", 0],
-                "fps": ["between", 1],
-                "filename_prefix": "between",
-                "crf": 4,
-                "save_frames": False,
-            },
-        },
+        "between": {"class_type": "SAV_InterpolateFrames", "inputs": between},
+        "save": {"class_type": "SAV_SaveClip", "inputs": {**clip, "crf": 4, "save_frames": False}},
     }
     with av.open(io.BytesIO(client.view(saved_clip(client.run(prompt))))) as container:
         assert container.streams.video[0].average_rate == 24

@@ -1,0 +1,28 @@
+"""The program that compares a GPU with the CPU, with the CPU in both places and in small."""
+
+import json
+
+import pytest
+import torch
+
+from sdxl_anime_video.benchmarks.gpu_check.__main__ import LIMITS, lines, main
+
+
+def test_every_line_holds_on_the_cpu(tmp_path, capfd):
+    output = tmp_path / "found" / "gpu_check.json"
+    assert main(["--device", "cpu", "--frames", "3", "--steps", "2", "--output", str(output)]) == 0, capfd.readouterr()
+    results = json.loads(output.read_text("utf-8"))["results"]
+    assert all(result["holds"] for result in results) and {result["mode"] for result in results} == {"fp32", "bf16"}
+    said = {result["what"]: result["figure"] for result in results}
+    assert {"difference, neutral settings", "difference, chain resumed", "error, control keyframes"} <= said.keys()
+    errors = [result["figure"] for result in results if result["mode"] == "bf16"]
+    assert len(errors) == 4 and min(errors) > 1e-4  # another precision, so it was another computation
+
+
+def test_a_line_beyond_its_limit_fails():
+    clip = {"plain": torch.ones(2)}
+    (error, figure, most), (_, gone, none) = lines(
+        "fp16, lowvram", {"latents": {"plain": 1.03 * clip["plain"]}, "exact": {"neutral settings": 1e-7}}, clip
+    )
+    assert error == "error, plain" and figure == pytest.approx(0.03) and most == LIMITS["fp16"] < figure
+    assert gone > none == 0

@@ -91,7 +91,9 @@ def check(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
                 sizes = {"frames": options.frames, "steps": options.steps}
                 found = in_process({**settings, **sizes}, Path(folder))
             except RuntimeError as error:
-                results.append({"mode": mode, "what": f"ran: {error}", "figure": 1.0, "most": 0.0, "holds": False})
+                if not reference:
+                    raise
+                results.append({"mode": mode, "what": f"failed: {error}", "figure": 1.0, "most": 0.0, "holds": False})
                 continue
         about[mode] = {"device": found["device"], "seconds": round(time.perf_counter() - started, 1)}
         sys.stderr.write(f"{mode}: {found['device']}, {about[mode]['seconds']} s\n")

@@ -185,7 +185,7 @@ def exact(clips: Clips) -> dict[str, float]:
     """Largest differences that must be 0.0 on one device, by name."""
     plain, moved = clips.sample(clips.plain), clips.sample(clips.moved())
     chain = clips.sample(clips.chained())
-    interrupted(clips, clips.chained("gpu-check"), clips.steps + 2)  # in the second segment
+    interrupted(clips, clips.chained("gpu-check"), clips.steps + 1)  # in the second segment
     pairs = {
         "neutral settings": (clips.sample(neutral(clips)), plain),
         "plain after a motion module": (clips.sample(clips.plain), plain),
@@ -208,7 +208,7 @@ def compiled(clips: Clips, backend: str) -> dict[str, Any]:
         clip = clips.sample(clips.adapted(strength, quick))
         errors[f"compiled, strength {strength:g}"] = relative(clip, clips.sample(clips.adapted(strength)))
         traced.append(counters["stats"]["unique_graphs"])
-    return {"errors": errors, "retraced": traced[-1] - traced[0]}
+    return {"errors": errors, "retraced": traced[-1] - traced[0] if traced[0] else float("inf")}
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -230,7 +230,7 @@ def run(options: dict[str, Any], base: Path) -> dict[str, Any]:
     if not only:
         latents |= {name: clips.sample(clips.adapted(), conds=conds) for name, conds in clips.conditions().items()}
         found["exact"] = exact(clips)
-        found["interrupt"] = interrupted(clips, clips.adapted(), 2)
+        found["interrupt"] = interrupted(clips, clips.adapted(), 1)
     if options["backend"]:
         found["compiled"] = compiled(clips, options["backend"])
     return found

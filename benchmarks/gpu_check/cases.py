@@ -198,11 +198,10 @@ def exact(clips: Clips) -> dict[str, float]:
 
 def compiled(clips: Clips, backend: str) -> dict[str, Any]:
     """The adapter under TorchCompileModel: relative errors at two strengths, and what was traced anew between them."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
     from torch._dynamo.utils import counters
 
-    quick = clips.plain.clone()
-    set_torch_compile_wrapper(quick, backend=backend)
+    quick = TorchCompileModel.execute(clips.plain, backend).result[0]
     errors, traced = {}, []
     for strength in (1.0, 0.5, 1.0):
         clip = clips.sample(clips.adapted(strength, quick))

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="sdxl-anime-video evaluate",
         description="Measures clips: any video or animated picture. The columns:\n"
-        + "\n".join(f"  {name:15}{meaning}" for name, meaning in COLUMNS.items()),
+        + "\n".join(f"  {name:15} {meaning}" for name, meaning in COLUMNS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")

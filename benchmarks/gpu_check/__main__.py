@@ -122,6 +122,10 @@ def main(arguments: list[str] | None = None) -> int:
         found = run(json.loads((options.child / "options.json").read_text("utf-8")), options.child / "comfyui")
         torch.save(found, options.child / "found.pt")
         return 0
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: there is no CUDA device here; --device cpu runs the lines in small")
+    if options.output.is_dir():
+        parser.error(f"argument --output: {options.output} is a folder; name a file")
     results, about = check(options)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(options.output, json.dumps({"about": about, "results": results}, indent=1) + "\n")

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0 done, 1 failed, 130 interrupted."""
     options = _parser().parse_args(argv)
     console = Console()
-    if wrong := _wrong_files(options):
+    if wrong := _wrong_options(options):
         console.print(f"[bold red]The demo did not start.[/] {wrong}", highlight=False, soft_wrap=True)
         return 1
     out = Path(options.out)
@@ -115,8 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _wrong_files(options: argparse.Namespace) -> str:
-    """What is wrong with the files that were named, in words; empty if nothing is."""
+def _wrong_options(options: argparse.Namespace) -> str:
+    """What is wrong with the options, in words; empty if nothing is."""
+    for name, low, high in (("frames", 2, 4096), ("steps", 1, 10_000), ("seed", 0, 2**64 - 1)):
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            return f"--{name} is {value}; it must be from {low} to {high}."
+    if Path(options.out).exists() and not Path(options.out).is_dir():
+        return f"--out {options.out} is a file; name a folder."
     if not (options.checkpoint or options.adapter):
         return ""
     for name in ("checkpoint", "adapter"):

@@ -127,6 +127,8 @@ def test_missing_files_are_named_before_anything_starts(tmp_path, environment):
         ),
         (["--checkpoint", "there.safetensors", "--adapter", "no.safetensors"], "ADAPTER=no.safetensors: there is no"),
         (["--checkpoint", "there.safetensors"], "ADAPTER=: a checkpoint and its temporal adapter go together"),
+        (["--frames", "1"], "--frames is 1; it must be from 2 to 4096"),
+        (["--out", "there.safetensors"], "--out there.safetensors is a file"),
     ):
         done = subprocess.run(
             command(tmp_path / "out", *files), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120

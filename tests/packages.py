@@ -1,7 +1,10 @@
-"""What is published: the files of the registry's zip."""
+"""What is published: the files of the registry's zip, and a use of them without the checkout."""
 
+import os
+import pkgutil
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -22,3 +25,21 @@ def copy(repository: Path, paths: set[str], target: Path) -> Path:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(repository / path, target / path)
     return target
+
+
+def use(package: Path, output: Path, verbs: list[list[str]], imports: bool) -> None:
+    """Run verbs of the package in this folder and import all its modules if `imports`: in a process without another."""
+    sys.stdout = sys.stderr = output.open("w", buffering=1, encoding="utf-8")
+    os.chdir(package.parent)
+    sys.path.insert(0, str(package.parent))
+    from sdxl_anime_video.__main__ import __file__, main
+
+    assert Path(__file__).parent == package
+    for arguments in verbs:
+        assert main(arguments) == 0, arguments
+    for module in pkgutil.walk_packages([str(package)], "sdxl_anime_video.") if imports else []:
+        if not module.name.endswith((".__main__", ".setup")):
+            try:
+                __import__(module.name)
+            except ModuleNotFoundError as error:
+                assert error.name.split(".")[0] in ("comfy", "comfy_api", "folder_paths", "node_helpers"), module.name

@@ -16,6 +16,7 @@ from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.commands.interrupts import SIGNALS
 
 SMALL = {"resolution": 64, "frames": [4], "clips_per_step": 1, "warmup_steps": 0, "device": "cpu", "threads": 1}
+STEPS = ["--steps", "4", "--frames", "[3, 4]", "--threads", "1", "--warmup-steps", "2", "--checkpoint-steps", "2"]
 
 
 def painted_clips(folder: Path) -> Path:
@@ -36,6 +37,10 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def losses(folder: Path) -> list[float]:
+    return [event["loss"] for event in events(folder) if "loss" in event]
+
+
 def fork(arguments: list[str], errors: Path, **environment: str) -> BaseProcess:
     """Start the command line in a fork of this process, which has imported PyTorch already; stderr goes to a file.
 
@@ -52,6 +57,14 @@ def fork(arguments: list[str], errors: Path, **environment: str) -> BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
+
+
+def forks():
+    """Starts processes as forks of one that has imported the large libraries, but nothing of ours, and not Lance."""
+    server = multiprocessing.get_context("forkserver")
+    models = ("autoencoders", "controlnets", "unets.unet_2d_condition")
+    server.set_forkserver_preload([f"diffusers.models.{name}" for name in models])
+    return server
 
 
 def wait_for(sight: Callable[[], Any], process: BaseProcess, seconds: float = 240) -> None:

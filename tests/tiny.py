@@ -145,3 +145,21 @@ def traces(unet: torch.nn.Module) -> dict:
         for name, module in unet.named_modules()
     }
     return {"tensors": tensors, "modules": modules}
+
+
+def unet_inputs(frames: int, clips: int = 2) -> dict:
+    """Keyword arguments of the tiny diffusers UNet: random latents and texts, one text a clip."""
+    text, pooled = (torch.randn(clips, *size).repeat_interleave(frames, 0) for size in ((77, 64), (64,)))
+    return {
+        "sample": latent(clips * frames, 8, 8),
+        "timestep": torch.tensor(400),
+        "encoder_hidden_states": text,
+        "added_cond_kwargs": {"text_embeds": pooled, "time_ids": torch.full((clips * frames, 6), 64.0)},
+        "return_dict": False,
+    }
+
+
+@torch.no_grad()
+def call(unet: torch.nn.Module, inputs: dict, **keywords) -> torch.Tensor:
+    """The output of a diffusers UNet."""
+    return unet(**inputs, **keywords)[0]

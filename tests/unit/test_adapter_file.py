@@ -1,8 +1,6 @@
 """The adapter's file: what is saved comes back, conversion, description, and nothing half-written."""
 
 import logging
-import resource
-import signal
 
 import pytest
 import torch
@@ -199,15 +197,10 @@ class Mischief:
         ([1, 2, 3], "holds no tensors"),
         ({"a": torch.ones(2)}, "has no key of a temporal adapter"),
         ({"lora_unet_x.lora_up.weight": torch.ones(2, 2)}, "is a LoRA"),
-        (
-            {p + "mid_block.attentions.0.transformer_blocks.0.temporal_attn.gate": torch.ones(1) for p in ("", "ema.")},
-            "more than once",
-        ),
+        ({prefix + GATE: torch.ones(1) for prefix in ("", "ema.")}, "more than once"),
         (INSIDE_ITSELF, "holds no tensors"),
-        ({GATE: torch.ones(1).to_sparse()}, rf"holds {GATE} without plain values"),
-        ({GATE: torch.ones(1, device="meta")}, rf"holds {GATE} without plain values"),
     ],
-    ids=["code", "list", "unrelated", "lora", "twice", "inside itself", "sparse", "meta"],
+    ids=["code", "list", "unrelated", "lora", "twice", "inside itself"],
 )
 def test_convert_errors(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
@@ -281,18 +274,12 @@ def test_a_target_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "file"]
 
 
-def test_a_full_disk_keeps_the_old_file(tmp_path):
+def test_a_full_disk_keeps_the_old_file(tmp_path, full_disk):
     path = tmp_path / "a.safetensors"
     save_adapter(adapter(), path)
-    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
-    try:
-        with pytest.raises(WeightsFileError, match=r"a\.safetensors cannot be written.*on a disk with room"):
-            save_adapter(adapter(), path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, old)
+    before, message = path.read_bytes(), r"a\.safetensors cannot be written.*on a disk with room"
+    with full_disk(10_000), pytest.raises(WeightsFileError, match=message):
+        save_adapter(adapter(), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 

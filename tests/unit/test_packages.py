@@ -10,45 +10,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from packages import copy, listed, registry_files
+from packages import copy, listed, registry_files, use
 from prepared import SMALL as PREPARED
-from runs import painted_clips, write_config
+from runs import forks, painted_clips, write_config
 from sdxl_anime_video.__main__ import VERBS
 from sdxl_anime_video.benchmarks.making import paint_clips
 
-HEAD = """
-import json, pkgutil, sys
-import sdxl_anime_video
-from sdxl_anime_video.__main__ import main
-assert sdxl_anime_video.__path__ == [sys.argv[1]]
-"""
-RUN_VERBS = """
-for arguments in json.loads(sys.argv[2]):
-    assert main(arguments) == 0, arguments
-"""
-IMPORT_ALL = """
-for module in pkgutil.walk_packages(sdxl_anime_video.__path__, "sdxl_anime_video."):
-    if not module.name.endswith((".__main__", ".setup")):
-        try:
-            __import__(module.name)
-        except ModuleNotFoundError as error:
-            assert error.name.split(".")[0] in ("comfy", "comfy_api", "folder_paths", "node_helpers"), module.name
-"""
 
-
-def run(program: str, package: Path, *verbs: list[object]) -> str:
-    """The output of a fresh process that finds the package in this folder and nowhere else."""
-    words = json.dumps(verbs, default=str)
-    done = subprocess.run(
-        [sys.executable, "-c", HEAD + program, str(package), words],
-        capture_output=True,
-        text=True,
-        cwd=package.parent,
-        env={**os.environ, "PYTHONPATH": str(package.parent)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def run(package: Path, output: Path, *verbs: list[object], imports: bool = False) -> str:
+    """The output of a process that finds the package in this folder and nowhere else."""
+    words = [[str(word) for word in verb] for verb in verbs]
+    process = forks().Process(target=use, args=(package, output, words, imports))
+    process.start()
+    process.join(300)
+    said = output.read_text()
+    assert process.exitcode == 0, said[-3000:]
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +67,7 @@ def test_every_verb_runs_from_the_wheel(wheel, tmp_path):
         "prepare": [clips, "-o", tmp_path / "cache", *PREPARED],
     }
     assert verbs.keys() == VERBS.keys()
-    out = run(RUN_VERBS, wheel, *([verb, *map(str, words)] for verb, words in verbs.items()))
+    out = run(wheel, tmp_path / "said", *([verb, *words] for verb, words in verbs.items()))
     assert f"| {clip} | 4 |" in out and (tmp_path / "half.safetensors").is_file() and (tmp_path / "cache").is_dir()
 
 
@@ -111,7 +88,7 @@ def test_training_with_hints_and_every_import_work_in_the_registry(registry, tmp
     assert paint_clips.main(drawn) == 0
     hints = {"controlnet": "toon", "hints": tmp_path / "hints", "keyframes": "0,100%", "hinted_share": 1}
     config = write_config(tmp_path, clips=clips, output=tmp_path / "run", steps=2, **hints)
-    run(RUN_VERBS + IMPORT_ALL, registry, ["train", str(config)])
+    run(registry, tmp_path / "said", ["train", config], imports=True)
     assert (tmp_path / "run/adapter.safetensors").is_file()
 
 

@@ -1,7 +1,6 @@
 """`prepare` on real files: what a cache holds, what it drops, and what it goes on from."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from prepared import content, latents, manifest, reasons, run
-from runs import end, wait_for
+from runs import end, forks, wait_for
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.media.reader import read_clip
 from sdxl_anime_video.media.writer import write_clip
@@ -99,16 +98,13 @@ def test_a_second_run_changes_nothing_and_a_new_caption_encodes_no_clip(videos, 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_cache(painted, cache, tmp_path):
     killed = tmp_path / "killed"
-    # Forks of a process that has imported PyTorch, but not begun with Lance, as this one has.
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["torch", "diffusers.models.autoencoders", "transformers.models.clip", "prepared"])
     moments = [
         lambda: list(killed.glob("clips.lance/data/*")),  # the first video is being written
         lambda: len(list(killed.glob("clips.lance/_versions/*.manifest"))) > 2,  # another one is done
         lambda: (killed / "captions.lance").exists(),  # the manifest is to come
     ]
     for sight in moments:
-        process = forks.Process(target=run, args=(painted, killed))
+        process = forks().Process(target=run, args=(painted, killed))
         process.start()
         wait_for(sight, process)
         assert end(process, signal.SIGKILL) == -signal.SIGKILL and not (killed / "manifest.parquet").exists()

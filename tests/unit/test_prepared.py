@@ -7,18 +7,16 @@ import pytest
 import torch
 
 from prepared import content, latents, run
-from runs import events
+from runs import losses
 from sdxl_anime_video.benchmarks.making import paint_clips
 from sdxl_anime_video.temporal.hosts.diffusers.base import load_base
 from sdxl_anime_video.temporal.weights.adapter_file import load_adapter
 from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.clips.source import DataError
 from sdxl_anime_video.training.clips.store import Store
-from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.progress import Bars
 from sdxl_anime_video.training.run.run import Run
-from sdxl_anime_video.training.run.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,6 @@ def settings(cache, tmp_path, **fields) -> str:
     plain = {"clips": str(cache), "output": str(tmp_path / "run"), "frames": [4], "threads": 1, "warmup_steps": 0}
     path.write_text(json.dumps({**plain, "steps": 2, "checkpoint_steps": 1, "keep_checkpoints": 9, **fields}))
     return str(path)
-
-
-def losses(folder) -> list[float]:
-    return [event["loss"] for event in events(folder) if "loss" in event]
 
 
 def test_a_run_on_a_cache_resumes_to_the_bit(cache, tmp_path):
@@ -97,13 +91,11 @@ def test_clips_of_a_later_stage_are_looked_for_before_the_first_step(cache, tmp_
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-def test_a_cache_that_changes_under_a_run_is_noticed_and_the_steps_are_kept(cache, toon, tmp_path):
+def test_a_cache_that_changes_under_a_run_is_noticed_and_the_steps_are_kept(cache, toon, trainer, tmp_path):
     changing, folder = tmp_path / "cache", tmp_path / "run"
     shutil.copytree(cache, changing)
-    fields = {"clips": changing, "output": folder, "frames": [4], "device": "cpu", "steps": 5, "warmup_steps": 0}
     clips = load_clips(changing, toon)
-    trainer = Trainer(TrainConfig(**fields), toon, clips)
-    folder.mkdir()
+    training = trainer(loaded=clips, clips=changing, steps=5)
 
     def report(event):
         if event["step"] == 1:
@@ -112,6 +104,5 @@ def test_a_cache_that_changes_under_a_run_is_noticed_and_the_steps_are_kept(cach
             Store(changing).remove([clips.names[2].split("#")[0]])
 
     with pytest.raises(DataError, match=r"cache has been changed since this run opened it; .*--resume latest"):
-        Run(trainer, Bars(trainer.config, quiet=True), report).to_the_end()
+        Run(training, Bars(training.config, quiet=True), report).to_the_end()
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-00000002.safetensors"]
-    trainer.unet.detach()

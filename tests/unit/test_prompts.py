@@ -254,21 +254,13 @@ def test_half_precision_is_mixed_in_single(interpolation):
     assert torch.equal(rows, spread([a.float(), b.float()], [Mix(0, 1, 0.3)], interpolation).half())
 
 
-def test_prompts_of_different_lengths_are_repeated():
-    texts = [torch.randn(1, tokens, 4) for tokens in (77, 154, 231)]
-    equal = equal_lengths(texts)
-    assert {text.shape for text in equal} == {(1, 462, 4)}
-    for text, longer in zip(texts, equal, strict=True):
-        assert torch.equal(longer, text.repeat(1, 462 // text.shape[1], 1))
-    assert equal_lengths(texts[:1])[0].equal(texts[0])
-
-
-@pytest.mark.parametrize("chunks", [(7, 7, 7), (1, 30), (3, 4), (4, 5), (40, 40), (1, 2, 3, 4)])
+@pytest.mark.parametrize("chunks", [(7, 7, 7), (1, 30), (3, 4), (4, 5), (40,), (1, 2, 3, 4)])
 def test_prompts_of_one_length_stay_and_others_are_repeated_whole(chunks):
     texts = [torch.randn(1, 77 * n, 4) for n in chunks]
     equal = equal_lengths(texts)
     assert {text.shape[1] for text in equal} == {77 * math.lcm(*chunks)}
-    assert all(torch.equal(longer[:, : text.shape[1]], text) for text, longer in zip(texts, equal, strict=True))
+    for text, longer in zip(texts, equal, strict=True):
+        assert torch.equal(longer, text.repeat(1, longer.shape[1] // text.shape[1], 1))
 
 
 @pytest.mark.parametrize("chunks", [(2, 3, 5, 7), (5, 6), (3, 5, 4, 3)])

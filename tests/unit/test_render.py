@@ -3,14 +3,13 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 
+from runs import end, fork, wait_for
 from sdxl_anime_video import __main__ as command
 from sdxl_anime_video.commands.config import ConfigError
 from sdxl_anime_video.commands.overrides import parse_overrides, read_config
@@ -131,18 +130,11 @@ def test_a_frame_that_is_no_picture_leaves_no_file(config, tmp_path):
 
 
 def test_an_interrupt_leaves_nothing(config, tmp_path):
-    words = [*QUICK, "--steps", "10000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdxl_anime_video", "render", str(config), *words], stderr=subprocess.PIPE, text=True
-    )
-    for _ in range(600):
-        if (tmp_path / "out").exists():
-            break
-        time.sleep(0.1)
+    process = fork(["render", str(config), *QUICK, "--steps", "10000"], tmp_path / "errors")
+    wait_for((tmp_path / "out").exists, process)
     time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted; nothing was written" in errors
+    assert end(process, signal.SIGTERM) == 130
+    assert "interrupted; nothing was written" in (tmp_path / "errors").read_text()
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -1,6 +1,8 @@
 """Every kind of temporal layers on diffusers' UNet: one contract, and a UNet for pipelines."""
 
+import copy
 import re
+import types
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ import tiny
 from sdxl_anime_video.temporal.hosts.diffusers.unet import TemporalUNet, unet_sites
 from sdxl_anime_video.temporal.layers.adapter import TemporalAdapter
 from sdxl_anime_video.temporal.layers.motion_module import MotionConfig, MotionModule
+from tiny import call
 
 FRAMES = 3
+HALVES = (torch.float16, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +48,17 @@ def layers(kind, unet):
 
 @pytest.fixture(scope="module")
 def inputs():
-    rows = 2 * FRAMES
-    return {
-        "sample": tiny.latent(rows, 8, 8),
-        "timestep": torch.tensor(400),
-        "encoder_hidden_states": torch.randn(rows, 77, 64),
-        "added_cond_kwargs": {"text_embeds": torch.randn(rows, 64), "time_ids": torch.full((rows, 6), 64.0)},
-        "return_dict": False,
-    }
+    return tiny.unet_inputs(FRAMES)
 
 
-def call(model, inputs, **keywords):
-    with torch.no_grad():
-        return model(**inputs, **keywords)[0]
+def in_precision(layers, dtype):
+    return torch.nn.Module.to(copy.deepcopy(layers), dtype)  # without the warning of diffusers' own
+
+
+def cast(inputs, dtype):
+    nested = {name: value.to(dtype) for name, value in inputs["added_cond_kwargs"].items()}
+    rows = {name: inputs[name].to(dtype) for name in ("sample", "encoder_hidden_states")}
+    return {**inputs, **rows, "added_cond_kwargs": nested}
 
 
 def test_detach_is_the_inverse_of_attach(unet, layers, inputs):
@@ -75,6 +77,104 @@ def test_detach_is_the_inverse_of_attach(unet, layers, inputs):
     with pytest.raises(ZeroDivisionError), TemporalUNet(unet, layers):
         raise ZeroDivisionError
     assert tiny.traces(unet) == before
+
+
+def test_neutral_settings_are_vanilla(unet, kind, layers, inputs):
+    plain = call(unet, inputs)
+    with TemporalUNet(unet, layers) as temporal:
+        assert torch.equal(call(temporal, inputs, num_frames=1), plain)
+    with TemporalUNet(unet, layers, strength=0.0) as temporal:
+        assert torch.equal(call(temporal, inputs, num_frames=FRAMES), plain)
+    silent = made(kind, sites_of(kind, unet))
+    if kind != "adapter":
+        silent.reset_parameters()
+    assert silent.is_silent() and not layers.is_silent()
+    if kind != "hotshot":  # which still takes its norms across frames
+        with TemporalUNet(unet, silent) as temporal:
+            assert torch.equal(call(temporal, inputs, num_frames=FRAMES), plain)
+
+
+def test_positions(unet, layers, inputs):
+    with TemporalUNet(unet, layers) as temporal:
+        whole = call(temporal, inputs, num_frames=FRAMES)
+        assert torch.equal(call(temporal, inputs, num_frames=FRAMES, positions=torch.arange(FRAMES)), whole)
+        assert not torch.allclose(call(temporal, inputs, num_frames=FRAMES, positions=torch.tensor([4, 5, 6])), whole)
+
+
+@pytest.mark.parametrize("kind", ["adapter"], indirect=True)
+def test_a_second_adapter_is_refused(unet, layers):
+    with TemporalUNet(unet, layers):
+        attached = tiny.traces(unet)
+        with pytest.raises(ValueError, match="Detach that one"):
+            TemporalUNet(unet, layers)
+        assert tiny.traces(unet) == attached
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_layers_on_a_full_unet_are_their_weights_in_full(unet, layers, inputs, dtype):
+    half = in_precision(layers, dtype)
+    with TemporalUNet(unet, in_precision(half, torch.float32)) as temporal:
+        expected = call(temporal, inputs, num_frames=FRAMES)
+    with TemporalUNet(unet, half) as temporal:
+        got = call(temporal, inputs, num_frames=FRAMES)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert call(temporal, inputs, num_frames=FRAMES).isfinite().all()
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+    assert {value.dtype for value in half.parameters()} == {dtype}  # the layers themselves stay as they are
+
+
+@pytest.mark.parametrize("kind", ["adapter"], indirect=True)
+@pytest.mark.parametrize("of_layers", [torch.float32, *HALVES])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_any_adapter_on_a_half_unet(unet, layers, inputs, dtype, of_layers):
+    with TemporalUNet(unet, layers) as temporal:
+        expected = call(temporal, inputs, num_frames=FRAMES)
+    with TemporalUNet(in_precision(unet, dtype), in_precision(layers, of_layers)) as temporal:
+        got = call(temporal, cast(inputs, dtype), num_frames=FRAMES)
+    assert got.dtype == dtype
+    assert (got.float() - expected).norm() / expected.norm() < (1e-2 if dtype == torch.float16 else 1e-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trains_the_layers_alone_and_with_checkpointing(layers, inputs, dtype):
+    gradients = []
+    for checkpointing in (False, True):
+        unet = in_precision(tiny.diffusers_unet(), dtype).requires_grad_(False).train()
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        learning = copy.deepcopy(layers)
+        temporal = TemporalUNet(unet, learning)
+        assert {name.split(".")[0] for name, p in temporal.named_parameters() if p.requires_grad} == {"layers"}
+        temporal(**cast(inputs, dtype), num_frames=FRAMES)[0].float().square().mean().backward()
+        assert all(value.grad is None for value in unet.parameters())
+        gradients.append({name: value.grad for name, value in learning.named_parameters()})
+    assert not any(name.endswith(".pe") for name in gradients[0])
+    for name, grad in gradients[0].items():
+        assert grad.dtype == torch.float32 and grad.isfinite().all() and grad.abs().max() > 0, name
+        assert torch.allclose(grad, gradients[1][name], rtol=1e-4, atol=1e-7), name
+
+
+def with_reference_blocks(unet, adapter, frames):
+    """The UNet with every block's forward written out, the adapter's residual between attn1 and attn2."""
+    for path in unet_sites(unet, TemporalAdapter):
+        block, site = unet.get_submodule(path), adapter.site(path)
+
+        def forward(self, hidden_states, encoder_hidden_states=None, _site=site, **_):
+            h = hidden_states + self.attn1(self.norm1(hidden_states))
+            h = h + _site(h, frames)
+            h = h + self.attn2(self.norm2(h), encoder_hidden_states=encoder_hidden_states)
+            return h + self.ff(self.norm3(h))
+
+        block.forward = types.MethodType(forward, block)
+    return unet
+
+
+@pytest.mark.parametrize("kind", ["adapter"], indirect=True)
+def test_an_adapters_residual_sits_between_the_attentions(unet, layers, inputs):
+    expected = call(with_reference_blocks(tiny.diffusers_unet(), layers, FRAMES), inputs)
+    with TemporalUNet(unet, layers) as temporal:
+        got = call(temporal, inputs, num_frames=FRAMES)
+    assert (got - expected).norm() / expected.norm() < 1e-5
 
 
 def test_frames_are_those_of_the_call_or_of_the_unet(unet, layers, inputs):

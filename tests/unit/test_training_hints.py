@@ -34,19 +34,9 @@ def hints_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def trainer(toon, clips_folder, hints_folder, tmp_path):
-    made = []
-
-    def make(**fields) -> Trainer:
-        hints = {"controlnet": "toon", "hints": hints_folder, "keyframes": "0,100%"} | fields
-        config = TrainConfig(clips=clips_folder, output=tmp_path / "run", precision="fp32", **{**SMALL, **hints})
-        config.output.mkdir(exist_ok=True)
-        made.append(Trainer(config, toon, load_clips(clips_folder, toon, 64)))
-        return made[-1]
-
-    yield make
-    for run in made:
-        run.unet.detach()
+def trainer(trainer, hints_folder):
+    hints = {"controlnet": "toon", "hints": hints_folder, "keyframes": "0,100%"}
+    return lambda **fields: trainer(**{**hints, **fields})
 
 
 def predicted(run: Trainer, rows: list[int] | None) -> torch.Tensor:
@@ -108,10 +98,10 @@ def test_draws_follow_the_share_the_keyframes_and_the_seed(trainer):
     clip, seen = Clip(1, 1, torch.zeros(4, 4, 8, 8)), []
     for seed in range(200):
         steered = run.data.hints.draw([clip], torch.arange(4), torch.Generator().manual_seed(seed))
-        again = run.data.hints.draw([clip], torch.arange(4), torch.Generator().manual_seed(seed))
-        assert (steered is None) == (again is None)
         if steered is not None:
-            assert torch.equal(steered.rows, again.rows) and torch.equal(steered.pictures, again.pictures)
+            if len(seen) < 20:
+                again = run.data.hints.draw([clip], torch.arange(4), torch.Generator().manual_seed(seed))
+                assert torch.equal(steered.rows, again.rows) and torch.equal(steered.pictures, again.pictures)
             assert steered.pictures.shape == (1, len(steered.rows), 3, 64, 64)
             seen.append(tuple(steered.rows.tolist()))
     assert 0.5 < len(seen) / 200 < 0.7

@@ -18,6 +18,7 @@ from sdxl_anime_video.training.run import verb as cli
 from sdxl_anime_video.training.run.memory import Live, estimate, savings
 from sdxl_anime_video.training.step.batch import Batch, HintedFrames
 from sdxl_anime_video.training.step.controlnet import load_controlnet
+from sdxl_anime_video.training.step.layers import create
 from sdxl_anime_video.training.step.loss import Loss
 
 SMALL = tiny.TinyConfig(widths=(64, 128), depth=(0, 1))
@@ -57,10 +58,18 @@ def test_the_estimate_is_what_a_real_step_takes(checkpointing):
     assert memory.parts["base"] == 4 * memory.base_parameters
 
 
+def test_a_motion_module_in_half_is_counted():
+    settings, unet = config(kind="animatediff"), tiny.diffusers_unet(SMALL)
+    memory = estimate(unet.config, settings, half=True, gpu=False)
+    assert memory.adapter_parameters == sum(p.numel() for p in create(settings, unet).parameters())
+    assert memory.parts["base"] == 2 * memory.base_parameters
+    assert memory.step(1, 8, 16, 16) > 0
+
+
 def test_settings_that_save_are_named_with_what_they_save():
     settings, unet = config(ema=0.9, resolution=512, clips_per_step=2, frames=[8]), tiny.diffusers_unet(SMALL)
     size = (2, 8, 64, 64)
-    plain = estimate(unet.config, settings, half=True, gpu=True)
+    plain = estimate(unet.config, settings, half=False, gpu=True)
     said = savings(plain, size)
     assert said[0].startswith("gradient_checkpointing: true (about ")
     assert [words.split(" ")[0] for words in said[1:4]] == ["clips_per_step:", "resolution:", "frames:"]

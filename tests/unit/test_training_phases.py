@@ -5,32 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from runs import SMALL
 from sdxl_anime_video.commands.config import ConfigError
-from sdxl_anime_video.training.clips.folder import load_clips
 from sdxl_anime_video.training.config.train import TrainConfig
 from sdxl_anime_video.training.run.progress import Bars
 from sdxl_anime_video.training.run.run import Run
 from sdxl_anime_video.training.run.trainer import Trainer
 from sdxl_anime_video.training.step import optimizers
 from sdxl_anime_video.training.step.batch import draw_noise, kept_frames
-
-
-@pytest.fixture
-def trainer(toon, clips_folder, tmp_path):
-    made = []
-
-    def make(base=toon, **fields) -> Trainer:
-        config = TrainConfig(clips=clips_folder, output=tmp_path / "run", **{**SMALL, **fields})
-        config.output.mkdir(exist_ok=True)
-        clips = load_clips(clips_folder, base, config.at(0).resolution)
-        for before in made:  # they share the base
-            before.unet.detach()
-        made.append(Trainer(config, base, clips))
-        return made[-1]
-
-    yield make
-    made[-1].unet.detach()
 
 
 def seen_frames(run: Trainer, steps: int) -> list[list[int]]:

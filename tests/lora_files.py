@@ -43,14 +43,16 @@ def kohya_name(name: str) -> str:
     return f"{_SHORT[prefix]}_{rest.replace('.', '_')}"
 
 
+def _halves(some: Layers, up: str, down: str, rename=str) -> dict[str, torch.Tensor]:
+    """The two matrices of each layer under these ends of its name."""
+    ends = (up, down)
+    return {f"{rename(name)}{end}": half for name, pair in some.items() for end, half in zip(ends, pair, strict=True)}
+
+
 def kohya(some: Layers, alpha: float | None = 2.0) -> dict[str, torch.Tensor]:
     """sd-scripts' names; with convolutions it is a LoCon."""
-    found = {}
-    for name, (up, down) in some.items():
-        found[f"{kohya_name(name)}.lora_up.weight"], found[f"{kohya_name(name)}.lora_down.weight"] = up, down
-        if alpha is not None:
-            found[f"{kohya_name(name)}.alpha"] = torch.tensor(alpha)
-    return found
+    alphas = {f"{kohya_name(name)}.alpha": torch.tensor(alpha) for name in some if alpha is not None}
+    return _halves(some, ".lora_up.weight", ".lora_down.weight", kohya_name) | alphas
 
 
 def loha(some: Layers) -> dict[str, torch.Tensor]:
@@ -78,31 +80,23 @@ def lokr(some: Layers) -> dict[str, torch.Tensor]:
 
 def diffusers_2023(some: Layers) -> dict[str, torch.Tensor]:
     """Attention processors' names, as diffusers wrote them first."""
-    found = {}
-    for name, (up, down) in some.items():
+
+    def rename(name: str) -> str:
         if ".attn" in name:
-            module = name.replace(".to_", ".processor.to_").removesuffix(".0") + "_lora"
-        else:
-            module = f"{name}.lora_linear_layer"
-        found[f"{module}.up.weight"], found[f"{module}.down.weight"] = up, down
-    return found
+            return name.replace(".to_", ".processor.to_").removesuffix(".0") + "_lora"
+        return f"{name}.lora_linear_layer"
+
+    return _halves(some, ".up.weight", ".down.weight", rename)
 
 
 def diffusers(some: Layers) -> dict[str, torch.Tensor]:
     """What `save_lora_weights` writes since then."""
-    found = {}
-    for name, (up, down) in some.items():
-        found[f"{name}.lora.up.weight"], found[f"{name}.lora.down.weight"] = up, down
-    return found
+    return _halves(some, ".lora.up.weight", ".lora.down.weight")
 
 
 def diffusers_peft(some: Layers) -> dict[str, torch.Tensor]:
     """What it writes of models under PEFT."""
-    return {
-        f"{name}.lora_{letter}.weight": value
-        for name, pair in some.items()
-        for letter, value in zip("BA", pair, strict=True)
-    }
+    return _halves(some, ".lora_B.weight", ".lora_A.weight")
 
 
 def peft(some: Layers) -> dict[str, torch.Tensor]:

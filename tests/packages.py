@@ -32,11 +32,13 @@ def use(package: Path, output: Path, verbs: list[list[str]], imports: bool) -> N
     sys.stdout = sys.stderr = output.open("w", buffering=1, encoding="utf-8")
     os.chdir(package.parent)
     sys.path.insert(0, str(package.parent))
-    from sdxl_anime_video.__main__ import __file__, main
+    # The finder of `pip install -e` would take from the checkout what the folder lacks.
+    sys.meta_path[:] = [one for one in sys.meta_path if not getattr(one, "__module__", "").startswith("__editable__")]
+    from sdxl_anime_video import __main__ as command
 
-    assert Path(__file__).parent == package
+    assert Path(command.__file__).parent == package
     for arguments in verbs:
-        assert main(arguments) == 0, arguments
+        assert command.main(arguments) == 0, arguments
     for module in pkgutil.walk_packages([str(package)], "sdxl_anime_video.") if imports else []:
         if not module.name.endswith((".__main__", ".setup")):
             try:

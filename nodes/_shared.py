@@ -15,8 +15,11 @@ def named_classmethod(execute: Callable[..., io.NodeOutput]) -> classmethod:
 
     @wraps(execute)
     def named(cls, *args, **inputs):
-        with at_node(cls.define_schema().display_name):
+        try:
             return execute(cls, *args, **inputs)
+        except Exception:
+            with at_node(cls.define_schema().display_name):
+                raise
 
     return classmethod(named)
 

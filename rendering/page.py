@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 from ..media.pixels import to_uint8
 
 TEMPLATE = Path(__file__).with_name("page.html")
-_WIDEST = 384  # pixels of a frame on the page: the page shows frames no larger
+_WIDEST = 384  # pixels: wider frames are made smaller
 _SHEET = 16_000  # pixels of a side of a sheet of frames: WebP ends at 16,383
 
 
@@ -60,7 +60,7 @@ def clips_page(
         "fps": fps,
         "target": target,
         "base": base,
-        "figures": {name: {"title": f.title, "digits": f.digits, "note": f.note} for name, f in figures.items()},
+        "figures": {name: asdict(figure) for name, figure in figures.items()},
         "means": {label: _known(values, figures) for label, values in means.items()},
         "rows": [
             {
@@ -74,8 +74,7 @@ def clips_page(
         ],
         "further": list(further),
     }
-    # In a script element, only "</" could end the data early.
-    data = json.dumps(told, ensure_ascii=False).replace("</", "<\\/")
+    data = json.dumps(told, ensure_ascii=False).replace("<", "\\u003c")  # no caption ends the script element
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", data)
 
 
@@ -87,9 +86,9 @@ def _sheet(frames: Any) -> dict[str, Any]:
     """Return all frames of a clip on one WebP sheet, as a data address, with its number of frames and columns."""
     pictures = [Image.fromarray(to_uint8(frame, "frame")) for frame in frames]
     width, height = pictures[0].size
-    shrink = min(1.0, _WIDEST / width, _SHEET / math.ceil(math.sqrt(len(pictures))) / max(width, height))
-    width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
     columns = math.ceil(math.sqrt(len(pictures)))
+    shrink = min(1.0, _WIDEST / width, _SHEET / columns / max(width, height))
+    width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
     sheet = np.zeros((math.ceil(len(pictures) / columns) * height, columns * width, 3), np.uint8)
     for i, picture in enumerate(pictures):
         y, x = i // columns * height, i % columns * width

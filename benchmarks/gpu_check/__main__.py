@@ -126,7 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("argument --device: there is no CUDA device here; --device cpu runs the lines in small")
     if options.output.is_dir():
         parser.error(f"argument --output: {options.output} is a folder; name a file")
-    results, about = check(options)
+    try:
+        results, about = check(options)
+    except RuntimeError as error:
+        sys.stderr.write(f"error: the reference on the CPU failed, so there is nothing to compare with:\n{error}\n")
+        return 1
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(options.output, json.dumps({"about": about, "results": results}, indent=1) + "\n")
     sys.stdout.write(table(results))

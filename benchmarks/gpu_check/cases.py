@@ -6,6 +6,7 @@ Each is a process of its own, because ComfyUI decides device and memory mode whe
 import asyncio
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 import time
 import types
@@ -33,8 +34,13 @@ class _AbsentAv(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec: Any) -> types.ModuleType:
+        def anything(name: str) -> type:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (), {})  # annotations and base classes are all that is asked for
+
         module = types.ModuleType(spec.name)
-        module.__getattr__ = lambda name: type(name, (), {})  # annotations and base classes are all that is asked for
+        module.__getattr__ = anything
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -147,37 +153,26 @@ def neutral(clips: Clips) -> Any:
     return clips.node("KeyframeAnchor", model, 2, 0.0, "low", 0.0, 1.0)
 
 
-def stop_at(step: int) -> Callable[..., None]:
-    """A sampler's callback that presses Cancel at a step, counted over all segments of a clip."""
+def interrupted(clips: Clips, model: Any, step: int) -> tuple[bool, float]:
+    """Whether sampling stopped when Cancel was pressed at a step, and how many seconds later.
+
+    Steps are counted over all segments of a clip; it must not be the last, after which nothing asks for the button.
+    """
     import comfy.model_management
 
-    count = 0
+    done, pressed = 0, 0.0
 
-    def callback(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == step:
+    def press(*_: Any) -> None:
+        nonlocal done, pressed
+        done += 1
+        if done == step:
+            pressed = time.perf_counter()
             comfy.model_management.interrupt_current_processing()
 
-    return callback
-
-
-def interrupted(clips: Clips, model: Any, step: int) -> tuple[bool, float]:
-    """Whether sampling stopped when it was cancelled at a step, and how many seconds later."""
-    import comfy.model_management
-
-    pressed: list[float] = []
-    press = stop_at(step)
-
-    def callback(*values: Any) -> None:
-        press(*values)
-        if comfy.model_management.interrupt_processing and not pressed:
-            pressed.append(time.perf_counter())
-
     try:
-        clips.sample(model, callback=callback)
+        clips.sample(model, callback=press)
     except comfy.model_management.InterruptProcessingException:
-        return True, time.perf_counter() - pressed[0]
+        return True, time.perf_counter() - pressed
     return False, float("nan")
 
 

@@ -36,9 +36,9 @@ from ...media.reader import read_clip
 from ...media.sheets import animated_webp, contact_sheet, side_by_side
 from ...media.writer import write_clip
 from ...rendering.page import PageClip
-from ..judge import mean_scores
+from ..judge import Judge, mean_scores
 from ..painter import paint_clip
-from .report import FIGURES, PAINTED, TOON_FIGURES, demo_page, figure_table, judge_of, report_figures, report_text
+from .report import FIGURES, PAINTED, TOON_FIGURES, demo_page, figure_table, judges_of, report_figures, report_text
 
 TOON_CAPTIONS = (  # none of these combinations was ever trained on
     "girl, blue hair, white dress, sunset, run",
@@ -144,7 +144,7 @@ def _render(options: argparse.Namespace, console: Console, out: Path, log: Path)
     if options.checkpoint:
         files = {"checkpoints": [options.checkpoint], "temporal_adapters": [options.adapter]}
         prompt = with_files(prompt, checkpoint=options.checkpoint.name, adapter=options.adapter.name)
-    captions = options.caption or (SDXL_CAPTIONS if options.checkpoint else TOON_CAPTIONS)
+    captions = dict.fromkeys(options.caption or (SDXL_CAPTIONS if options.checkpoint else TOON_CAPTIONS))
     steps = options.steps or (None if options.checkpoint else TOON_STEPS)
     given = {"seed": options.seed, "frames": options.frames, "steps": steps}
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn()
@@ -208,7 +208,8 @@ def _publish(
     """Pictures, report, table and page from the rendered clips."""
     out, fps = Path(options.out), float(takes[0].fps)
     rows = [(caption, list(some)) for caption, some in groupby(takes, lambda take: take.caption)]
-    page = [(caption, _page_clips(caption, some, options.seed)) for caption, some in rows]
+    judges = judges_of([caption for caption, _ in rows], takes[0].frames.shape)
+    page = [(c, _page_clips(c, some, judge, options.seed)) for (c, some), judge in zip(rows, judges, strict=True)]
     labels = [clip.label for clip in page[0][1]]
     measured = {label: [clip.figures for _, clips in page for clip in clips if clip.label == label] for label in labels}
     means = {label: mean_scores(some) for label, some in measured.items()}
@@ -222,7 +223,7 @@ def _publish(
 
     files = {(take.caption, take.way): {"file": take.file.name, "seconds": round(take.seconds, 2)} for take in takes}
     clips = [
-        {"caption": caption, "way": clip.label, **files.get((caption, clip.label), {}), **clip.figures}
+        {"caption": caption, "variant": clip.label, **files.get((caption, clip.label), {}), **clip.figures}
         for caption, some in page
         for clip in some
     ]
@@ -243,12 +244,11 @@ def _publish(
         console.print("No browser could be opened here; open index.html yourself.")
 
 
-def _page_clips(caption: str, takes: Sequence[Take], seed: int) -> list[PageClip]:
-    """The clips of a caption with their figures; with the painter's own at the end if it is a toon caption."""
-    length, height, width = takes[0].frames.shape[:3]
-    judge = judge_of(caption, length, (height, width))
+def _page_clips(caption: str, takes: Sequence[Take], judge: Judge | None, seed: int) -> list[PageClip]:
+    """The clips of a caption with their figures; with the painter's own at the end if there is a judge."""
     clips = {take.way: take.frames for take in takes}
     if judge:
+        length, height = takes[0].frames.shape[:2]
         clips[PAINTED] = paint_clip(caption, length, height, seed).frames
     return [PageClip(label, frames, report_figures(frames, judge)) for label, frames in clips.items()]
 

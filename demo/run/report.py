@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,18 +34,20 @@ TOON_FIGURES = {
 }
 
 
-def judge_of(caption: str, frames: int, size: tuple[int, int]) -> Judge | None:
-    """Return the judge of a toon caption, None for any other text and for clips that are not square."""
-    try:
-        return Judge(caption, frames, size[0], references=1) if size[0] == size[1] else None
-    except ValueError:
-        return None
+def judges_of(captions: Sequence[str], shape: Sequence[int]) -> list[Judge | None]:
+    """Return a judge for each caption; None for each unless all are toon captions and clips `[F, H, W, 3]` square."""
+    frames, height, width = shape[:3]
+    if height == width:
+        with suppress(ValueError):  # a caption of another world
+            return [Judge(caption, frames, height, references=1) for caption in captions]
+    return [None] * len(captions)
 
 
 def report_figures(frames: np.ndarray, judge: Judge | None) -> dict[str, float]:
     """Return the figures of a clip, uint8 `[F, H, W, 3]`, by their names in report.json."""
     found = judge.scores(frames) if judge else figures(frames)
-    return {name: found[name] for name in ("coverage", *FIGURES, *(TOON_FIGURES if judge else ())) if name in found}
+    names = dict.fromkeys((*FIGURES, *(TOON_FIGURES if judge else ())))
+    return {"warp_coverage": found["coverage"], **{name: found[name] for name in names}}
 
 
 def figure_table(title: str, ways: Mapping[str, Mapping[str, float]], shown: Mapping[str, Figure]) -> Table:
@@ -86,8 +89,8 @@ def demo_page(
         )
     further = [
         "Next: start ComfyUI with this pack, open <b>Workflow → Browse Templates → SDXL Anime Video</b> and run "
-        "<b>demo</b>: it makes the clips of the third column. Or drop one of the <code>.mp4</code> files beside this "
-        "page on ComfyUI: it opens as the graph that made it.",
+        f"<b>{'demo' if toon else 'temporal_adapter'}</b>: it makes a clip like those of “{best}”. Or drop one of the "
+        "<code>.mp4</code> files beside this page on ComfyUI: it opens as the graph that made it.",
         "With your own SDXL: <code>make demo CHECKPOINT=PATH/sdxl.safetensors ADAPTER=PATH/adapter.safetensors</code>. "
         "README.md says how to train an adapter on your clips.",
     ]

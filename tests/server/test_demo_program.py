@@ -62,7 +62,7 @@ def test_it_renders_measures_and_cleans_up(tmp_path, environment):
 
     report = json.loads((out / "report.json").read_text("utf-8"))
     ways = ["independent frames", "shared noise alone", "temporal adapter"]
-    assert [clip["way"] for clip in report["clips"]] == [*ways, "painted"]
+    assert [clip["variant"] for clip in report["clips"]] == [*ways, "painted"]
     assert (report["frames"], report["steps"], report["cfg"]) == (3, 2, 3.0)
     assert report["adapter"] == "toon/toon_adapter.safetensors" and report["noise"]["mode"]
     for clip in report["clips"]:

@@ -1,14 +1,28 @@
 """The program that compares a GPU with the CPU, with the CPU in both places and in small."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from sdxl_anime_video.benchmarks.gpu_check.__main__ import LIMITS, lines, main
 
+# What makes PyAV absent from a Python that finds this file: the GPU machine may lack it.
+NO_AV = """
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] == "av" else found(name, *rest)
+"""
 
-def test_every_line_holds_on_the_cpu(tmp_path, capfd):
+
+def test_every_line_holds_on_the_cpu_without_pyav(tmp_path, capfd, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(NO_AV)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    av = subprocess.run([sys.executable, "-c", "import av"], capture_output=True, text=True)
+    assert "No module named 'av'" in av.stderr
     output = tmp_path / "found" / "gpu_check.json"
     assert main(["--device", "cpu", "--frames", "3", "--steps", "2", "--output", str(output)]) == 0, capfd.readouterr()
     results = json.loads(output.read_text("utf-8"))["results"]

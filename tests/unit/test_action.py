@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from sdxl_anime_video.demo.painter import LIMB_COLOURS, paint_clip
+from sdxl_anime_video.demo.judge import read_limbs
+from sdxl_anime_video.demo.painter import paint_clip
 from sdxl_anime_video.demo.painter.action import ACTIONS_OF_LIMBS, action_correlation
-from sdxl_anime_video.temporal.measure.paths import limb_paths
 
 
 @pytest.fixture(scope="module", params=ACTIONS_OF_LIMBS)
 def action(request):
     """(action, the limbs' paths in a painted clip of it, as they are found by colour)."""
     clip = paint_clip(f"girl, blue hair, white dress, sunset, {request.param}", 16, 96, seed=3)
-    colours = {name: np.array(colour) / 255 for name, colour in LIMB_COLOURS.items()}
-    return request.param, limb_paths(clip.frames, colours)
+    return request.param, read_limbs(clip.frames)
 
 
 def test_a_painted_clip_does_its_own_action_and_no_other(action):

@@ -85,7 +85,7 @@ def demo_page(
     if toon:
         lead += (
             " The model is a small relative of SDXL, trained on painted clips; it says nothing about SDXL's quality. "
-            f"“{PAINTED}” is what its teacher paints for that caption, from a moment of its own."
+            f"“{PAINTED}” was painted by the program that made those clips; it begins at a moment of its own."
         )
     further = [
         "Next: start ComfyUI with this pack, open <b>Workflow → Browse Templates → SDXL Anime Video</b> and run "
